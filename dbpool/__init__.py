@@ -1,0 +1,1 @@
+"""A connection pool for PostgreSQL, usable from Django, Flask or alone."""

@@ -1,0 +1,1 @@
+"""Django on a dbpool connection pool."""

@@ -1,0 +1,1 @@
+"""Flask on a dbpool connection pool."""
