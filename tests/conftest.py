@@ -1,0 +1,70 @@
+"""Servers for the tests, and a look after each test at what it left behind.
+
+A test that only uses a server takes `postgres`; one that stops, kills or freezes it takes
+`breakable_postgres`. Without any server on the machine the tests fail: a skipped suite proves
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from testproject.postgres import PostgresServer
+from tests.support.servers import GivenPostgres, Postgres
+from tests.support.threads import pool_threads
+from tests.support.waiting import wait_until
+
+SCRAM_PASSWORD = "it's a \\secret/?@: ünd %41"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The server for ordinary tests: our own, or that of DBPOOL_TEST_DSN. Do not break it."""
+    if given := os.environ.get("DBPOOL_TEST_DSN"):
+        yield GivenPostgres(given)
+        return
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """Yield the module's own server; take `breakable_postgres` instead."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def breakable_postgres(own_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A running server of this module's own, which the test may stop, kill or freeze.
+
+    Whatever the test did to it, the next one finds it running. Never that of DBPOOL_TEST_DSN.
+    """
+    own_postgres.ensure_running()
+    yield own_postgres
+    own_postgres.thaw()
+
+
+@pytest.fixture(scope="session")
+def scram_postgres() -> Iterator[PostgresServer]:
+    """A server that asks for a password over TCP (SCRAM), and one full of awkward characters."""
+    with PostgresServer(password=SCRAM_PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fail a test that leaves a thread of ours behind, other than the keeper.
+
+    A thread that is ending gets some seconds: a connector may still wait for its server.
+    """
+    before = set(pool_threads())
+    yield
+    wait_until(
+        lambda: not set(pool_threads()) - before,
+        timeout=8.0,
+        message=lambda: f"threads left behind: {set(pool_threads()) - before}",
+    )

@@ -1,0 +1,1 @@
+"""What several test modules share; nothing in here is collected as a test."""
