@@ -4,6 +4,7 @@
         connection = psycopg2.connect(server.dsn())
         server.restart("immediate")
 
+It listens on the loopback interface only, and trusts whoever connects unless given a password.
 `python -m testproject.postgres` starts one and times it; `--serve` keeps it until Ctrl-C.
 """
 
@@ -13,53 +14,35 @@ import argparse
 import atexit
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from testproject._postgres_guard import Guard, Process, processes
-from testproject._postgres_programs import (
-    PostgresUnavailable,
-    account_to_run_as,
-    dropped_to,
-    find_programs,
-)
+from testproject._postgres_cluster import Cluster
+from testproject._postgres_guard import Process, processes
+from testproject._postgres_programs import PostgresUnavailable, find_programs
 
 __all__ = ["PostgresServer", "PostgresUnavailable"]
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-SOCKET_PATH_LIMIT = 103  # bytes on macOS; 107 on Linux
 # Below the ports that kernels lend to clients: a client that keeps trying while the server is down
 # could otherwise be lent the very port, connect to itself, and keep the server from coming back.
 PORTS = range(15_000, 32_000)
-# Nothing here outlives the run, so nothing need reach the disk. The log shows every connect.
-SETTINGS = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "shared_buffers": "32MB",
-    "max_connections": "100",
-    "log_line_prefix": "%m [%p] %a ",
-    "log_connections": "on",
-    "log_disconnections": "on",
-}
 
 
 class PostgresServer:
-    """One cluster in a directory of its own, with a verb for every fault that it can suffer.
+    """One cluster and the server on it, with a verb for every fault that it can suffer.
 
     Made, but not started: start() or `with` does that. Not for use by two threads at once.
     `conf` are settings as in postgresql.conf. With `password` the superuser "postgres" needs it
-    over TCP (SCRAM-SHA-256); the unix socket trusts everybody. With `ssl` it speaks TLS with
-    `certificate`, made out to localhost and 127.0.0.1. `programs` is "system" or "wheel" (see
-    find_programs). Raises PostgresUnavailable where the machine cannot give what is asked for.
+    over TCP (SCRAM-SHA-256); the unix socket trusts. With `ssl` it speaks TLS with `certificate`,
+    made out to localhost and 127.0.0.1. `programs` is "system" or "wheel" (see find_programs).
+    Raises PostgresUnavailable where the machine cannot give what is asked for.
     """
 
     def __init__(
@@ -70,28 +53,14 @@ class PostgresServer:
         ssl: bool = False,
         programs: str | None = None,
     ) -> None:
-        found = find_programs(programs)
-        self._account = account_to_run_as()
-        self.origin = found.origin
         self.port = _free_port()
         self.password = password
         self.ssl = ssl
-        self.directory = Path(tempfile.mkdtemp(prefix="dbpool-pg-", dir=self._base_directory()))
-        self.directory.chmod(0o755)
-        self.data = self.directory / "data"
-        self.log = self.directory / "server.log"
-        self.certificate = self.directory / "server.crt"
+        self._cluster = Cluster(settings=conf or {}, password=password, ssl=ssl, programs=programs)
         self._postmaster: subprocess.Popen[bytes] | None = None
         self._frozen: list[int] = []
-        self._guard = Guard(str(self.directory))
         self._owner = os.getpid()
         atexit.register(self.destroy)
-        try:
-            self._bindir = found.usable_by(self._account, self.directory)
-            self._make_cluster(conf or {})
-        except BaseException:
-            self.destroy()
-            raise
 
     def __enter__(self) -> PostgresServer:
         return self.start()
@@ -103,17 +72,7 @@ class PostgresServer:
 
     def start(self, timeout: float = 30.0) -> PostgresServer:
         """Start, and return when connections are accepted; raise RuntimeError with its log."""
-        with self.log.open("ab") as log:
-            self._postmaster = subprocess.Popen(
-                [self._bindir / "postgres", "-D", self.data, "-p", str(self.port)],
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(),
-                start_new_session=True,
-                **dropped_to(self._account),
-            )
+        self._postmaster = self._cluster.spawn_server(self.port)
         until = time.monotonic() + timeout
         while not self._accepts_connections():
             ended = self._postmaster.poll() is not None
@@ -151,7 +110,7 @@ class PostgresServer:
         atexit.unregister(self.destroy)
         if os.getpid() != self._owner:
             return  # a forked child that runs its parent's atexit functions
-        self._guard.release()
+        self._cluster.remove()
         if self._postmaster:
             self._postmaster.wait()
             self._postmaster = None
@@ -191,6 +150,21 @@ class PostgresServer:
     # Looking at it
 
     @property
+    def origin(self) -> str:
+        """Where its programs come from: "PG_BINDIR", "system" or a pip package's import name."""
+        return self._cluster.origin
+
+    @property
+    def directory(self) -> Path:
+        """Everything of the server lies in here, its unix socket too."""
+        return self._cluster.directory
+
+    @property
+    def certificate(self) -> Path:
+        """The self-signed certificate (for sslrootcert=) of a server made with ssl=True."""
+        return self._cluster.certificate
+
+    @property
     def pid(self) -> int:
         """The postmaster's process id."""
         return self._running().pid
@@ -202,15 +176,14 @@ class PostgresServer:
 
     def log_text(self) -> str:
         """Return the server's log so far."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        log = self._cluster.log
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def sql(self, statements: str, dbname: str = "postgres") -> str:
         """Run SQL by psql over the unix socket and return the bare rows; for setting things up."""
-        return self._run(
-            "psql", "-XqAt", "-v", "ON_ERROR_STOP=1",
-            "-h", self.directory, "-p", self.port, "-U", "postgres", "-d", dbname,
-            "-c", statements,
-        ).strip()  # fmt: skip
+        where = ["-h", self.directory, "-p", self.port, "-U", "postgres", "-d", dbname]
+        quiet = ["-XqAt", "-v", "ON_ERROR_STOP=1"]
+        return self._cluster.run("psql", *quiet, *where, "-c", statements).strip()
 
     def createdb(self, dbname: str) -> str:
         """Create an empty database and return its URL."""
@@ -252,92 +225,6 @@ class PostgresServer:
             f"/{quote(name, safe='')}{query}"
         )
 
-    # The making of the cluster
-
-    def _base_directory(self) -> str:
-        """Return where the directory can lie: short enough for a socket, open to the account."""
-        for base in (tempfile.gettempdir(), "/tmp"):
-            fits = (
-                len(os.fsencode(f"{base}/dbpool-pg-12345678/.s.PGSQL.65535")) <= SOCKET_PATH_LIMIT
-            )
-            above = [Path(base).resolve(), *Path(base).resolve().parents]
-            if fits and (self._account is None or all(d.stat().st_mode & 0o001 for d in above)):
-                return base
-        raise PostgresUnavailable("No temporary directory is short enough for a unix socket.")
-
-    def _make_cluster(self, conf: Mapping[str, object]) -> None:
-        self._give(self.directory)
-        arguments: list[object] = ["--auth-local=trust", "--auth-host=trust"]
-        if self.password is not None:
-            secret = self.directory / "password"
-            secret.touch(0o600)
-            secret.write_text(self.password)
-            self._give(secret)
-            arguments = ["--auth-local=trust", "--auth-host=scram-sha-256", "--pwfile", secret]
-        self._run(
-            "initdb", "-D", self.data, "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync",
-            *arguments,
-        )  # fmt: skip
-        settings: dict[str, object] = {
-            **SETTINGS,
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": self.directory,
-            **(self._tls_settings() if self.ssl else {}),
-            **conf,
-        }
-        # This file wins over postgresql.conf.
-        lines = (f"{name} = {_conf_quoted(value)}\n" for name, value in settings.items())
-        (self.data / "postgresql.auto.conf").write_text("".join(lines))
-
-    def _tls_settings(self) -> dict[str, object]:
-        try:
-            self._run("postgres", "-D", self.data, "-c", "ssl=on", "-C", "ssl")
-        except RuntimeError as error:
-            raise PostgresUnavailable(
-                f"The PostgreSQL found ({self.origin}) was built without TLS: install the "
-                "system's postgresql package for this."
-            ) from error
-        if not shutil.which("openssl"):
-            raise PostgresUnavailable("TLS needs the program openssl to make a certificate.")
-        key = self.directory / "server.key"
-        subprocess.run(
-            [
-                "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
-                "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-                "-keyout", key, "-out", self.certificate,
-            ],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        key.chmod(0o600)
-        self._give(key)
-        return {"ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": key}
-
-    def _give(self, path: Path) -> None:
-        if self._account:
-            os.chown(path, self._account.pw_uid, self._account.pw_gid)
-
-    # Processes
-
-    def _run(self, program: str, *arguments: object) -> str:
-        done = subprocess.run(
-            [self._bindir / program, *map(str, arguments)],
-            cwd=self.directory,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            **dropped_to(self._account),
-        )
-        if done.returncode:
-            raise RuntimeError(f"{program} ended with {done.returncode}:\n{done.stdout}")
-        return done.stdout
-
-    def _environment(self) -> dict[str, str]:
-        # Without the caller's PG* variables: PGOPTIONS or PGSERVICE would reach psql.
-        kept = {name: v for name, v in os.environ.items() if not name.startswith("PG")}
-        return {**kept, "HOME": str(self.directory), "LC_ALL": "C"}
-
     def _running(self) -> subprocess.Popen[bytes]:
         if self._postmaster is None:
             raise RuntimeError("This server is not running: call start() first.")
@@ -345,7 +232,7 @@ class PostgresServer:
 
     def _accepts_connections(self) -> bool:
         try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            lines = (self._cluster.data / "postmaster.pid").read_text().splitlines()
             # After a crash the file of the one before is still there: hence the pid.
             return int(lines[0]) == self.pid and lines[7].strip() == "ready"
         except (OSError, IndexError, ValueError):
@@ -368,10 +255,6 @@ def _libpq_quoted(value: str) -> str:
     if value and all(c.isalnum() or c in "/._-:" for c in value):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _conf_quoted(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _main() -> None:

@@ -14,8 +14,7 @@ import pytest
 
 from testproject.postgres import PostgresServer
 from tests.support.servers import GivenPostgres, Postgres
-from tests.support.threads import pool_threads
-from tests.support.waiting import wait_until
+from tests.support.threads import pool_threads, wait_for_threads_to_end
 
 SCRAM_PASSWORD = "it's a \\secret/?@: ünd %41"
 
@@ -61,10 +60,6 @@ def no_thread_left() -> Iterator[None]:
 
     A thread that is ending gets some seconds: a connector may still wait for its server.
     """
-    before = set(pool_threads())
+    before = pool_threads()
     yield
-    wait_until(
-        lambda: not set(pool_threads()) - before,
-        timeout=8.0,
-        message=lambda: f"threads left behind: {set(pool_threads()) - before}",
-    )
+    wait_for_threads_to_end(timeout=8.0, except_for=before)

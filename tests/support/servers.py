@@ -29,7 +29,7 @@ class GivenPostgres:
         self._parameters = parse_dsn(dsn)
 
     def dsn(self, **overrides: Any) -> str:
-        return make_dsn(**{**self._parameters, **overrides})
+        return str(make_dsn(**{**self._parameters, **overrides}))
 
     def url(self, **overrides: Any) -> str:
         # libpq takes every parameter in the query, so nothing need be told apart.

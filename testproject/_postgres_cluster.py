@@ -1,0 +1,187 @@
+"""A PostgreSQL cluster in a temporary directory: made here, started by testproject.postgres."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from testproject._postgres_guard import Guard
+from testproject._postgres_programs import (
+    PostgresUnavailable,
+    account_to_run_as,
+    dropped_to,
+    find_programs,
+)
+
+__all__ = ["Cluster"]
+
+SOCKET_NAME = ".s.PGSQL.65535"
+SOCKET_PATH_LIMIT = 103  # bytes on macOS; 107 on Linux
+# Nothing here outlives the run, so nothing need reach the disk. The log shows every connect.
+SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "32MB",
+    "max_connections": "100",
+    "listen_addresses": "127.0.0.1",
+    "log_line_prefix": "%m [%p] %a ",
+    "log_connections": "on",
+    "log_disconnections": "on",
+}
+
+
+class Cluster:
+    """The directory, the programs to use on it, and the account to run them as.
+
+    The superuser is "postgres". `password` is asked for over TCP, never on the unix socket, which
+    only the server's account (and root) can reach. `ssl` makes a certificate. `programs`: see
+    find_programs. Raises PostgresUnavailable where the machine cannot give what is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Mapping[str, object],
+        password: str | None,
+        ssl: bool,
+        programs: str | None,
+    ) -> None:
+        found = find_programs(programs)
+        self.origin = found.origin
+        self._account = account_to_run_as()
+        base = _base_directory(open_to_all=self._account is not None)
+        self.directory = Path(tempfile.mkdtemp(prefix="dbpool-pg-", dir=base))
+        self._guard = Guard(str(self.directory))
+        try:
+            self._give(self.directory)
+            self._programs = found.usable_by(self._account, self.directory)
+            self._initdb(password)
+            self._write_settings({**SETTINGS, **(self._tls() if ssl else {}), **settings})
+        except BaseException:
+            self.remove()
+            raise
+
+    @property
+    def data(self) -> Path:
+        """The server's data directory."""
+        return self.directory / "data"
+
+    @property
+    def log(self) -> Path:
+        """The file that the server logs to; absent before the first start."""
+        return self.directory / "server.log"
+
+    @property
+    def certificate(self) -> Path:
+        """The self-signed certificate for localhost and 127.0.0.1, where TLS was asked for."""
+        return self.directory / "server.crt"
+
+    def remove(self) -> None:
+        """End every program that runs on the cluster and remove it. May be called twice."""
+        self._guard.release()
+
+    def run(self, program: str, *arguments: object) -> str:
+        """Run one of PostgreSQL's programs to its end and return what it printed.
+
+        Raises RuntimeError with the output if it fails.
+        """
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [self._programs / program, *map(str, arguments)],
+            cwd=self.directory,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            **dropped_to(self._account),
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} ended with {done.returncode}:\n{done.stdout}")
+        return done.stdout
+
+    def spawn_server(self, port: int) -> subprocess.Popen[bytes]:
+        """Start the postmaster and return at once."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                # The guard finds the server by these arguments.
+                [self._programs / "postgres", "-D", self.data, "-p", str(port)],
+                cwd=self.directory,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **dropped_to(self._account),
+            )
+
+    def _initdb(self, password: str | None) -> None:
+        arguments = ["-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]
+        arguments += ["--auth-local=trust"]
+        if password is None:
+            self.run("initdb", "-D", self.data, *arguments, "--auth-host=trust")
+            return
+        secret = self._private_file("password", password)
+        arguments += ["--auth-host=scram-sha-256", f"--pwfile={secret}"]
+        self.run("initdb", "-D", self.data, *arguments)
+        secret.unlink()
+
+    def _write_settings(self, settings: Mapping[str, object]) -> None:
+        settings = {"unix_socket_directories": self.directory, **settings}
+        lines = [f"{name} = {_quoted(value)}\n" for name, value in settings.items()]
+        # This file wins over postgresql.conf.
+        (self.data / "postgresql.auto.conf").write_text("".join(lines))
+
+    def _tls(self) -> dict[str, object]:
+        """Make a key and a certificate; return the settings that use them."""
+        try:
+            self.run("postgres", "-D", self.data, "-c", "ssl=on", "-C", "ssl")
+        except RuntimeError as error:
+            raise PostgresUnavailable(
+                f"The PostgreSQL that was found ({self.origin}) is built without TLS: for this, "
+                "install the system's postgresql package."
+            ) from error
+        if not shutil.which("openssl"):
+            raise PostgresUnavailable("TLS needs the program openssl, to make a certificate.")
+        key = self._private_file("server.key", "")
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
+        names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        files = ["-keyout", str(key), "-out", str(self.certificate)]
+        subprocess.run([*request, *names, *files], check=True, capture_output=True)
+        return {"ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": key}
+
+    def _private_file(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.touch(0o600)
+        path.write_text(text)
+        self._give(path)
+        return path
+
+    def _give(self, path: Path) -> None:
+        if self._account:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
+    def _environment(self) -> dict[str, str]:
+        # Without the caller's PG* variables: PGOPTIONS or PGSERVICE would reach psql.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        return {**kept, "HOME": str(self.directory), "LC_ALL": "C"}
+
+
+def _base_directory(*, open_to_all: bool) -> str:
+    """Return where the cluster can lie: short enough for a unix socket, open to the account."""
+    for base in (tempfile.gettempdir(), "/tmp"):
+        real = Path(base).resolve()
+        too_long = len(os.fsencode(f"{base}/dbpool-pg-12345678/{SOCKET_NAME}")) > SOCKET_PATH_LIMIT
+        open_here = all(place.stat().st_mode & 0o001 for place in (real, *real.parents))
+        if not too_long and (open_here or not open_to_all):
+            return base
+    raise PostgresUnavailable("No temporary directory is short and open enough for a server.")
+
+
+def _quoted(value: object) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
