@@ -1,1 +1,26 @@
-"""A connection pool for PostgreSQL, usable from Django, Flask or alone."""
+"""A fair, fork-safe connection pool for threads, and what Django and Flask need of it."""
+
+from __future__ import annotations
+
+from .errors import (
+    ConnectFailed,
+    PoolClosed,
+    PoolError,
+    PoolTimeout,
+    TooManyRequests,
+    TransactionAborted,
+)
+from .pool import ConnectionPool
+
+__all__ = [
+    "ConnectFailed",
+    "ConnectionPool",
+    "PoolClosed",
+    "PoolError",
+    "PoolTimeout",
+    "TooManyRequests",
+    "TransactionAborted",
+    "__version__",
+]
+
+__version__ = "0.1.0"

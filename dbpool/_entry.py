@@ -1,0 +1,82 @@
+"""One open connection as the pool sees it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .stats import BOUNDS, bucket
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["Entry"]
+
+
+class Entry(weakref.ref[Any]):
+    """A weak reference to a connection, and what the pool knows about it.
+
+    While the connection is idle, `conn` holds it; while it is lent, only the borrower does. When
+    a borrower drops it without returning it, the interpreter calls `lost` (the `put` of a
+    SimpleQueue, which a finaliser may call at any point) with the entry, and the slot is free
+    again. Whoever has the connection owns the entry: no field needs a lock.
+    """
+
+    __slots__ = (
+        "attributes",  # session attributes as the pool wants them back
+        "born",
+        "conn",
+        "expires_at",  # end of life; 0 once drained, shrunk away or closed
+        "good_until",  # before this moment it is handed out without a look
+        "key",  # id of the connection
+        "holder",  # ident of the thread that borrowed it
+        "owner",  # (uses, owner): who answers for the loan numbered `uses`
+        "poll",  # `poll` of a poll object on its socket, or None
+        "pool",
+        "proved_at",  # its last complete round trip
+        "since",  # lent, or idle, since then
+        "slow",  # uses of 1 ms and longer, by histogram bucket
+        "used",  # seconds lent, in all
+        "uses",  # how often lent
+    )
+
+    def __new__(
+        cls, conn: Any, lost: Callable[[Entry], object], *args: Any
+    ) -> Entry:
+        return super().__new__(cls, conn, lost)
+
+    def __init__(
+        self,
+        conn: Any,
+        lost: Callable[[Entry], object],
+        pool: weakref.ref[ConnectionPool],
+        poll: Callable[[int], list[tuple[int, int]]] | None,
+        now: float,
+        expires_at: float,
+    ) -> None:
+        super().__init__(conn, lost)  # type: ignore[call-arg]
+        self.conn: Any = conn
+        self.key = id(conn)
+        self.pool = pool
+        self.poll = poll
+        self.attributes: object = None
+        self.born = self.proved_at = self.since = now
+        self.expires_at = expires_at
+        self.good_until = 0.0
+        self.holder = 0
+        self.owner: tuple[int, Any] | None = None
+        self.uses = 0
+        self.used = 0.0
+        self.slow: list[int] | None = None
+
+    # A weakref compares and hashes by its referent; an entry is itself, also when that is gone.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+    def observe(self, seconds: float) -> None:
+        """Count a use of 1 ms or longer; shorter ones are what remains of `uses`."""
+        if self.slow is None:
+            self.slow = [0] * (len(BOUNDS) + 1)
+        self.slow[bucket(seconds)] += 1

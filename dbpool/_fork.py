@@ -1,0 +1,70 @@
+"""What happens to pools in a forked child: they start empty, the parent's sessions are left alone.
+
+An inherited connection shares its socket with the parent's. Closing it would end the parent's
+session, and using it would mix both processes' answers. So the null device is laid over its
+descriptor before anything else can run in the child, and its object is kept: what the driver does
+with it from then on reaches nobody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import _socket
+from ._keeper import keeper
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["abandon", "on_child", "watch"]
+
+# A plain dict: single operations on it are atomic, and a fork can come between any two.
+_pools: dict[int, weakref.ref[ConnectionPool]] = {}
+_callbacks: list[Callable[[], object]] = []
+_kept: list[Any] = []  # their destructors may wait for locks of threads that do not exist here
+
+
+def watch(pool: ConnectionPool) -> None:
+    """Have the pool start anew in forked children."""
+    key = id(pool)
+    _pools[key] = weakref.ref(pool, lambda ref: _pools.pop(key, None))
+
+
+def on_child(callback: Callable[[], object]) -> None:
+    """Call `callback` in each forked child, after the pools have been renewed."""
+    _callbacks.append(callback)
+
+
+def abandon(driver: Any, conn: Any) -> None:
+    """Cut an inherited connection off from its socket, without a byte written, and keep it."""
+    fd = driver.fileno(conn)
+    if fd is not None:
+        _socket.overlay(fd)
+    _kept.append(conn)
+
+
+def _in_child() -> None:
+    keeper.reset()
+    for ref in list(_pools.values()):
+        pool = ref()
+        if pool is not None:
+            pool._start_in_child()
+    for callback in list(_callbacks):
+        callback()
+
+
+def _at_exit() -> None:
+    """Close what is idle politely; nothing is waited for."""
+    for ref in list(_pools.values()):
+        pool = ref()
+        if pool is not None:
+            pool.close(timeout=0)
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,236 @@
+"""The one background thread of a process: it watches the clock for every pool.
+
+It does two things and neither can block: it calls `upkeep` of pools when that is due, and it
+severs connections whose operation has passed its deadline. Connects, which can block in name
+resolution, run in short-lived threads of their own. No pool needs the keeper to be correct.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from . import _socket
+
+if TYPE_CHECKING:
+    from ._entry import Entry
+    from .drivers.base import Driver
+    from .pool import ConnectionPool
+
+__all__ = ["Guard", "Keeper", "keeper"]
+
+logger = logging.getLogger("dbpool.keeper")
+
+_STARVED = 1.0  # seconds late that are worth a word
+
+
+class Keeper:
+    """Holds only weak references to pools; its thread starts on first need, ends with them."""
+
+    def __init__(self) -> None:
+        self.pools: dict[int, weakref.ref[ConnectionPool]] = {}
+        # Guards `_thread`, and a guard's life against the moment in which its socket is severed.
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that belonged to a parent process or must not exist at import."""
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._inbox: queue.SimpleQueue[Entry | None] | None = None
+        # Weak, since an exception may strike between arming and disarming: a guard lives only as
+        # long as the frame whose operation it bounds.
+        self._guards: dict[int, weakref.ref[Guard]] = {}
+        self._wake_at = math.inf
+        self.lag = 0.0
+
+    # -- what finalisers may call
+
+    @property
+    def inbox(self) -> queue.SimpleQueue[Entry | None]:
+        """The queue of entries whose connection was dropped; None in it only wakes the keeper."""
+        # Made on first use: a monkey-patch that comes after the import must find its own class.
+        inbox = self._inbox
+        if inbox is None:
+            with self._lock:
+                inbox = self._inbox = self._inbox or queue.SimpleQueue()
+        return inbox
+
+    def reap(self) -> None:
+        """Free the slots of connections that were dropped; any thread, no pool lock held."""
+        inbox = self.inbox
+        woken = False
+        while not inbox.empty():
+            try:
+                entry = inbox.get_nowait()
+            except queue.Empty:
+                break
+            if entry is None:
+                woken = True
+            else:
+                self._free(entry)
+        if woken:
+            inbox.put(None)
+
+    @staticmethod
+    def _free(entry: Entry) -> None:
+        pool = entry.pool()
+        if pool is not None:
+            pool._lost(entry)
+
+    # -- pools
+
+    def register(self, pool: ConnectionPool) -> None:
+        """Know a pool from now on; without starting anything."""
+        key = id(pool)
+        pools = self.pools
+        pools[key] = weakref.ref(pool, lambda ref: pools.pop(key, None))
+
+    def forget(self, pool: ConnectionPool) -> None:
+        """A pool is closed: nothing is due for it any more."""
+        self.pools.pop(id(pool), None)
+        if self._inbox is not None:
+            self._inbox.put(None)
+
+    def schedule(self, pool: ConnectionPool, when: float) -> None:
+        """Call the pool's upkeep at `when` (monotonic), or sooner; starts the thread."""
+        pool._due = min(pool._due, when)
+        if when < self._wake_at and self.start():
+            self.inbox.put(None)
+
+    def start(self) -> bool:
+        """Have the thread running. False where no thread can be started."""
+        if self._thread is not None:
+            return True
+        thread = threading.Thread(target=self._run, name="dbpool-keeper", daemon=True)
+        with self._lock:
+            first = self._thread is None
+            if first:
+                self._thread = thread
+        if not first:
+            return True
+        try:
+            thread.start()
+        except BaseException as error:
+            self._thread = None
+            if isinstance(error, RuntimeError):  # no more threads, or the interpreter is ending
+                return False
+            raise
+        return True
+
+    # -- deadlines
+
+    def arm(self, guard: Guard) -> bool:
+        """Sever the guard's connection at its deadline. False where no thread can watch it."""
+        self._guards[id(guard)] = weakref.ref(guard)
+        if not self.start():
+            self.disarm(guard)
+            return False
+        if guard.deadline < self._wake_at:
+            self.inbox.put(None)
+        return True
+
+    def disarm(self, guard: Guard) -> None:
+        """After this returns the guard's socket is not touched any more."""
+        with self._lock:
+            self._guards.pop(id(guard), None)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        inbox = self.inbox
+        while True:
+            # From here on whoever adds something due wakes the thread; see arm and schedule.
+            self._wake_at = math.inf
+            now = time.monotonic()
+            due = min(self._sever_overdue(now), self._upkeep(now))
+            with self._lock:
+                if not self.pools and not self._guards and inbox.empty():
+                    if self._thread is threading.current_thread():
+                        self._thread = None
+                    return
+            self._wake_at = due
+            try:
+                # An hour is a belt: a clock that jumps must not put the keeper to sleep for good.
+                entry = inbox.get(timeout=min(max(due - time.monotonic(), 0.0), 3600.0))
+            except queue.Empty:
+                self.lag = lag = time.monotonic() - due
+                if lag > _STARVED:
+                    logger.warning(
+                        "the keeper woke %.1f s late: threads of this process are starved", lag
+                    )
+                continue
+            if entry is not None:
+                self._free(entry)
+            del entry
+
+    def _sever_overdue(self, now: float) -> float:
+        """Cut what is past its deadline; return the next deadline."""
+        due = math.inf
+        for key, ref in list(self._guards.items()):
+            guard = ref()
+            if guard is None:
+                self._guards.pop(key, None)
+            elif guard.deadline > now:
+                due = min(due, guard.deadline)
+            else:
+                with self._lock:  # the owner passes here, in disarm, before it closes the socket
+                    if self._guards.pop(key, None) is not None:
+                        guard.fire()
+        return due
+
+    def _upkeep(self, now: float) -> float:
+        """Look after the pools whose time has come; return when the next one is due."""
+        due = math.inf
+        for ref in list(self.pools.values()):
+            pool = ref()
+            if pool is None:
+                continue
+            if pool._due <= now:
+                pool._due = math.inf
+                try:
+                    pool._due = min(pool._due, pool._upkeep(now))
+                except Exception:
+                    logger.exception("upkeep of pool %r failed; it goes on in 10 s", pool.name)
+                    pool._due = now + 10.0
+            due = min(due, pool._due)
+        return due
+
+
+keeper = Keeper()
+
+
+class Guard:
+    """`with Guard(driver, conn, seconds):` what runs inside ends by then, if need be by an error.
+
+    At the deadline the connection's socket is shut down from the keeper's thread, and the call
+    that is blocked in it raises. Never by `close()` from there, which waits for the connection's
+    lock, nor by `cancel()`, which holds the GIL while the network is dead.
+    """
+
+    __slots__ = ("__weakref__", "_conn", "_driver", "deadline", "fired")
+
+    def __init__(self, driver: Driver, conn: Any, seconds: float) -> None:
+        self._driver = driver
+        self._conn = conn
+        self.deadline = time.monotonic() + seconds
+        self.fired = False
+
+    def __enter__(self) -> Guard:
+        keeper.arm(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        keeper.disarm(self)
+
+    def fire(self) -> None:
+        """Cut the connection; called by the keeper, under the lock that disarming takes."""
+        self.fired = True
+        fd = self._driver.fileno(self._conn)
+        if fd is not None:
+            _socket.sever(fd)

@@ -1,0 +1,152 @@
+"""Whether an idle connection may be handed out, and what is done to those that may not."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from . import _growth, _returning, _socket
+from ._keeper import Guard, keeper
+from .drivers.base import IDLE
+
+if TYPE_CHECKING:
+    from ._entry import Entry
+    from .pool import ConnectionPool
+
+__all__ = ["answers", "sweep", "upkeep", "usable"]
+
+LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quiet pool
+
+
+def usable(pool: ConnectionPool, entry: Entry, now: float, deadline: float) -> bool:
+    """Return whether the entry (ours alone) is good; it is closed if it is not.
+
+    The checks in the order of what they cost: lifetime, a look at the socket, a ping, `check`.
+    """
+    try:
+        if now >= entry.expires_at:
+            reason = "max_lifetime" if entry.expires_at else "drained"
+            pool._retire(entry, entry.conn, reason)
+            return False
+        if pool._validate != "off":
+            seen = _socket.look(entry.poll)
+            if seen == _socket.DEAD:
+                _found_dead(pool, entry)
+                return False
+            if (
+                seen == _socket.SUSPECT
+                or pool._validate == "ping"
+                or now - entry.proved_at >= pool._ping_after
+            ) and not answers(pool, entry, min(pool._ping_timeout, max(deadline - now, 0.05))):
+                _found_dead(pool, entry)
+                return False
+        if pool._check is not None and not _passes_check(pool, entry):
+            return False
+    except BaseException:
+        pool._retire(entry, entry.conn, "broken")
+        raise
+    return True
+
+
+def answers(pool: ConnectionPool, entry: Entry, seconds: float) -> bool:
+    """Return whether the server answers a ping on this connection in time."""
+    conn = entry.conn
+    try:
+        with Guard(pool._driver, conn, seconds):
+            pool._driver.ping(conn)
+    except Exception:
+        return False
+    pool._proved_at = entry.proved_at = time.monotonic()
+    return pool._driver.transaction_status(conn) == IDLE
+
+
+def _passes_check(pool: ConnectionPool, entry: Entry) -> bool:
+    """Run the user's check; it may leave nothing behind but its verdict."""
+    conn = entry.conn
+    try:
+        pool._check(conn)
+        keep = _returning.tidy(pool, entry, conn)
+    except Exception:
+        keep = False
+    if not keep:
+        with pool._lock:
+            pool._totals.found_dead += 1
+        pool._retire(entry, conn, "check_failed")
+    return keep
+
+
+def _found_dead(pool: ConnectionPool, entry: Entry) -> None:
+    """Close a dead connection; where one is dead others are, so have all idle ones looked at."""
+    with pool._lock:
+        pool._totals.found_dead += 1
+    pool._retire(entry, entry.conn, "broken")
+    pool._sweep_due = True
+    if pool._background:
+        keeper.schedule(pool, 0.0)
+    else:
+        upkeep(pool, time.monotonic())
+
+
+def upkeep(pool: ConnectionPool, now: float) -> float:
+    """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
+    pool._sweep_due = False
+    sweep(pool, now)
+    _growth.grow(pool)
+    return _next_due(pool, now)
+
+
+def sweep(pool: ConnectionPool, now: float) -> None:
+    """Look at every idle connection; close the dead, the expired, and the long unused."""
+    idle = pool._idle
+    for _ in range(len(idle)):
+        try:
+            entry = idle.popleft()
+        except IndexError:
+            return
+        reason = _verdict(pool, entry, now)
+        if reason is None:
+            # To the right end: a whole round leaves them in their order.
+            pool._offer(entry)
+        else:
+            if reason == "broken":
+                with pool._lock:
+                    pool._totals.found_dead += 1
+            pool._retire(entry, entry.conn, reason)
+
+
+def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
+    """Return why the idle entry should go, None if it may stay."""
+    if now >= entry.expires_at:
+        # Its successor first, where there is room; it is not handed out any more in any case.
+        replaced = _growth._missing(pool, now) == 0 or not entry.expires_at
+        room = len(pool._entries) < pool.max_size and not pool._backoff.failing_since
+        if replaced or not room or pool._waiters:
+            return "max_lifetime" if entry.expires_at else "drained"
+        return None
+    if pool._validate != "off":
+        seen = _socket.look(entry.poll)
+        if seen == _socket.DEAD:
+            return "broken"
+        if seen == _socket.SUSPECT:
+            entry.good_until = 0.0  # whoever takes it asks the server first
+    if len(pool._entries) > pool.max_size:
+        return "excess"
+    if len(pool._entries) > pool.min_size and now - entry.since >= pool._max_idle:
+        return "max_idle"
+    return None
+
+
+def _next_due(pool: ConnectionPool, now: float) -> float:
+    due = math.inf
+    with pool._lock:
+        surplus = len(pool._entries) > pool.min_size
+        for entry in pool._entries:
+            due = min(due, entry.expires_at - _growth.REPLACE_BEFORE * (pool.min_size > 0))
+            if surplus and entry.conn is not None:
+                due = min(due, entry.since + pool._max_idle)
+            due = min(due, now + LOOK_EVERY)
+        if _growth._missing(pool, now) or pool._waiters:
+            due = min(due, max(pool._backoff.retry_at, now + 0.5))
+    # What could not be done at its time (an expired one that is lent) waits for the next look.
+    return due if due > now else now + 1.0

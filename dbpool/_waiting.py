@@ -1,0 +1,198 @@
+"""The queue of callers without a connection.
+
+The queue is a deque of waiters, oldest first, worked without a lock: whoever has something to give
+answers the oldest waiter (`ConnectionPool._offer`). No wake-up can be lost, since a waiter first
+puts itself on the queue and then looks for an idle connection, while a returner first puts the
+connection among the idle ones and then looks for a waiter: one of them sees the other.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import _growth
+from ._entry import Entry
+from ._keeper import keeper
+from .errors import ConnectFailed, PoolClosed, PoolTimeout, TooManyRequests
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["CLOSED", "GONE", "Waiter", "wait_for_entry"]
+
+GONE = object()  # the answer a waiter gives itself when it stops waiting
+CLOSED = object()  # what close() answers; it also stands in the queue of a closed pool
+
+BELT = 0.5  # seconds after which a waiter looks for itself what nobody told it
+COLLECT_EVERY = 10.0  # seconds between two garbage collections that waiters ask for
+_collected_at = 0.0
+
+
+class Waiter:
+    """One caller in the queue. It is answered once: delivery, timeout and close cannot all win."""
+
+    __slots__ = ("_answer", "_lock", "since")
+
+    def __init__(self, now: float) -> None:
+        # A lock taken at birth is the cheapest thing to sleep on (an Event costs 36 times as
+        # much). threading.Lock is looked up now, so that a late monkey-patch is honoured.
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._answer: dict[int, Any] = {}
+        self.since = now
+
+    def deliver(self, answer: Any) -> bool:
+        """Answer, from any thread. False if somebody (or the waiter itself) was first."""
+        # setdefault is one atomic step: it decides who wins.
+        if self._answer.setdefault(0, answer) is not answer:
+            return False
+        self._lock.release()
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until answered, at most `seconds`; True if answered."""
+        if seconds > 0 and not self._answer:
+            self._lock.acquire(timeout=seconds)
+        return bool(self._answer)
+
+    def withdraw(self) -> Any:
+        """Stop waiting. Return the answer that came first, else GONE."""
+        return self._answer.setdefault(0, GONE)
+
+
+def wait_for_entry(
+    pool: ConnectionPool, started: float, deadline: float, *, again: bool = False
+) -> Entry:
+    """Queue until a connection is there; raise what acquiring raises.
+
+    Arguments: `started` and `deadline` on the monotonic clock; `again` for a caller that was
+    served a connection which turned out to be dead, and goes back to the head of the queue.
+    """
+    keeper.reap()
+    waiter = Waiter(started)
+    try:
+        _enqueue(pool, waiter, again)
+        pool._settle()
+        _sleep(pool, waiter, deadline)
+        answer = waiter.withdraw()
+        now = time.monotonic()
+        with pool._lock:
+            if isinstance(answer, Entry):
+                pool._totals.count_wait(now - started)
+            else:
+                pool._totals.failed += 1
+        if isinstance(answer, Entry):
+            return answer
+        raise _refusal(pool, answer, now - started)
+    except BaseException:
+        answer = waiter.withdraw()
+        if isinstance(answer, Entry):  # it came in the same instant: the next one gets it
+            pool._offer(answer)
+        raise
+    finally:
+        pool._dequeue(waiter)
+
+
+def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool) -> None:
+    waiters = pool._waiters
+    with pool._lock:
+        if pool._state != "open":
+            pool._totals.failed += 1
+            raise pool._closed_error()
+        failure = pool._backoff.permanent
+        if failure is not None and not pool._entries and waiter.since < pool._backoff.retry_at:
+            pool._totals.failed += 1
+            raise _refusal(pool, failure, 0.0)
+        if 0 < pool.max_waiting <= len(waiters) and not again:
+            pool._totals.failed += 1
+            raise pool._error(TooManyRequests)(
+                f"pool {pool.name!r}: {len(waiters)} callers are waiting for a connection already "
+                f"(max_waiting={pool.max_waiting}, {len(pool._in_use)} of {pool.max_size} in "
+                "use): try again later, or make max_size or max_waiting larger"
+            )
+        if not again:
+            pool._totals.queued += 1
+        pool._backoff.given_up = False  # somebody asks: connecting goes on
+        if again:
+            waiters.appendleft(waiter)
+        else:
+            waiters.append(waiter)
+
+
+def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
+    """Return when answered or at the deadline; see now and then to what wakes nobody."""
+    collected = False
+    while True:
+        pool._reclaim()
+        _growth.grow(pool)
+        now = time.monotonic()
+        left = deadline - now
+        if waiter.wait(min(left, _slice(pool, now))) or deadline <= time.monotonic():
+            return
+        if not collected and left <= 2 * BELT:
+            collected = True
+            _collect(now)
+        keeper.reap()
+        if pool._settle():
+            with pool._lock:
+                pool._totals.rescues += 1
+
+
+def _slice(pool: ConnectionPool, now: float) -> float:
+    """Return how long to sleep before anything may have to be done by this caller."""
+    if len(pool._entries) >= pool.max_size:
+        return BELT
+    pause = pool._backoff.retry_at - now
+    return min(pause, BELT) if pause > 0 else _growth.PATIENCE if pool._connecting else BELT
+
+
+def _collect(now: float) -> None:
+    """Find connections that were dropped in reference cycles, before somebody times out."""
+    global _collected_at
+    if now - _collected_at >= COLLECT_EVERY:
+        _collected_at = now
+        gc.collect()
+
+
+def _refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
+    """Return the error for a caller that gets no connection."""
+    if answer is CLOSED:
+        return pool._error(PoolClosed)(
+            f"pool {pool.name!r} was closed while this caller waited for a connection"
+        )
+    if isinstance(answer, _growth.Failure):
+        error: Any = pool._error(ConnectFailed)(
+            f"pool {pool.name!r} cannot connect, and trying again will not help: "
+            f"{_WORDS.get(answer.reason, answer.reason)}"
+        )
+        error.reason = answer.reason
+        error.__cause__ = answer.error
+        return error  # type: ignore[no-any-return]
+    size, in_use, waiting = len(pool._entries), len(pool._in_use), len(pool._waiters)
+    failure = pool._backoff.failure
+    if failure is not None:
+        why = f"connecting fails ({failure.reason}): is the database up and reachable?"
+    elif pool._connecting and in_use < pool.max_size:
+        why = "connecting takes too long: is the database slow or unreachable?"
+    else:
+        why = "return connections sooner, or make max_size or timeout larger"
+    error = pool._error(PoolTimeout)(
+        f"pool {pool.name!r}: no connection within {waited:.2f} s; {in_use} of {pool.max_size} "
+        f"in use, {size} open, {max(0, waiting - 1)} others waiting: {why}"
+    )
+    error.waited, error.size, error.in_use = waited, size, in_use
+    error.waiting = max(0, waiting - 1)
+    error.__cause__ = failure.error if failure is not None else None
+    with pool._lock:
+        pool._totals.timeouts += 1
+    pool._timed_out_at = time.monotonic()
+    return error  # type: ignore[no-any-return]
+
+
+_WORDS = {
+    "auth": "the server refuses the user or password",
+    "unknown_database": "the database does not exist",
+}

@@ -1,0 +1,110 @@
+"""What psycopg2 and psycopg have in common: connection defaults, and the server's error texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["MALFORMED", "check_ports", "defaults", "is_disconnect", "reason"]
+
+MALFORMED = (
+    "the conninfo is not a valid PostgreSQL URL or libpq string (it is not shown here, since it "
+    "may hold a password): write postgresql://user:password@host:port/dbname with %-encoded "
+    "special characters, or host=... dbname=... user=..."
+)
+
+# libpq reads these from the environment where the option is not given.
+_ENVIRONMENT = {"connect_timeout": "PGCONNECT_TIMEOUT"}
+
+
+def check_ports(parsed: Mapping[str, Any]) -> None:
+    """Raise ValueError for a port that is none: libpq would quote what may be a password."""
+    for port in str(parsed.get("port") or "").split(","):
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(MALFORMED)
+
+
+def defaults(
+    given: Mapping[str, Any], environ: Mapping[str, str], timeout: int, name: str
+) -> dict[str, Any]:
+    """Return the connect options that the user has not set.
+
+    Keepalives find a dead path on an idle connection, tcp_user_timeout on one that has sent
+    something: each mends one half only, so both are set.
+    """
+    wanted = {
+        "connect_timeout": max(timeout, 2),  # libpq takes 1 for 2
+        "keepalives_idle": 10,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,  # ms
+        "fallback_application_name": name,  # a service file, PGAPPNAME or the user's own wins
+    }
+    return {
+        key: value
+        for key, value in wanted.items()
+        if key not in given and not environ.get(_ENVIRONMENT.get(key, ""))
+    }
+
+
+_STATES = {
+    "28000": "auth",
+    "28P01": "auth",
+    "3D000": "unknown_database",
+    "53300": "too_many_connections",
+    "57P01": "server_shutdown",
+    "57P02": "server_shutdown",
+    "57P03": "server_shutdown",
+}
+
+# At connect neither driver has a SQLSTATE, so the texts of server and libpq must do; they were
+# read off PostgreSQL 15 to 18. What is not recognised is retried. The first that fits counts.
+_TEXTS = (
+    ("too many clients already", "too_many_connections"),
+    ("remaining connection slots are reserved", "too_many_connections"),
+    ("too many connections for", "too_many_connections"),
+    ("the database system is", "server_shutdown"),
+    ("terminating connection due to", "server_shutdown"),
+    ("password authentication failed", "auth"),
+    ("authentication failed", "auth"),
+    ("no password supplied", "auth"),
+    ("no pg_hba.conf entry", "auth"),
+    ("pg_hba.conf rejects", "auth"),
+    ("is not permitted to log in", "auth"),
+    ("permission denied for database", "auth"),
+    ("could not translate host name", "dns"),
+    ("could not resolve", "dns"),
+    ("timeout expired", "connect_timeout"),
+    ("connection timed out", "connect_timeout"),
+    ("connection refused", "connect_refused"),
+    ("no such file or directory", "connect_refused"),
+    ("does not support ssl", "tls"),
+    ("ssl error", "tls"),
+    ("certificate", "tls"),
+)
+
+
+def reason(sqlstate: str | None, text: str) -> str:
+    """Return a word of REASONS for a failed connect."""
+    if sqlstate:
+        return _STATES.get(sqlstate, "connect_failed")
+    text = text.lower()
+    if "role " in text and "does not exist" in text:
+        return "auth"
+    if "database " in text and "does not exist" in text:
+        return "unknown_database"
+    for part, word in _TEXTS:
+        if part in text:
+            return word
+    return "connect_failed"
+
+
+def is_disconnect(sqlstate: str | None) -> bool:
+    """Return whether the SQLSTATE says that the session is over.
+
+    Class 08; shutdown, crash, starting up, idle timeouts. Not 57014 (cancelled), 40001, 40P01.
+    """
+    return bool(sqlstate) and (
+        str(sqlstate).startswith("08")
+        or sqlstate in ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
+    )

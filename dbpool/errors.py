@@ -1,0 +1,116 @@
+"""The exception tree of the pool.
+
+Every error that acquiring raises is a `PoolError` and at the same time the `OperationalError` of
+the driver in use, so that `except psycopg2.OperationalError` and Django's wrappers catch it. The
+combined class is made once per driver by `for_driver`, not once per raise.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, TypeVar
+
+__all__ = [
+    "ConnectFailed",
+    "PoolClosed",
+    "PoolError",
+    "PoolTimeout",
+    "TooManyRequests",
+    "TransactionAborted",
+]
+
+
+class PoolError(Exception):
+    """The root of all errors that the pool itself raises."""
+
+    _combined_with: tuple[str, str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A combined class cannot be found by its name, so it is made again where it is unpickled.
+        base = next(cls for cls in type(self).__mro__ if "_combined_with" not in vars(cls))
+        if type(self)._combined_with is None:
+            base = type(self)
+        return _restore, (base, type(self)._combined_with, self.args, self.__dict__)
+
+
+class PoolTimeout(PoolError):
+    """No connection could be had in time.
+
+    Attributes: `waited` (seconds), `size` (connections open), `in_use` (of them lent out),
+    `waiting` (other callers in the queue). `__cause__` is the last connect error if connecting is
+    what failed.
+    """
+
+    waited: float = 0.0
+    size: int = 0
+    in_use: int = 0
+    waiting: int = 0
+
+
+class TooManyRequests(PoolError):
+    """The queue of callers is as long as `max_waiting` allows."""
+
+
+class PoolClosed(PoolError):
+    """The pool is not open (any more)."""
+
+
+class ConnectFailed(PoolError):
+    """The server refuses connections for a reason that waiting cannot mend.
+
+    A wrong password, an unknown role or database. `reason` is a word of `drivers.base.REASONS`,
+    `__cause__` the driver's own error.
+    """
+
+    reason: str = "connect_failed"
+
+
+class TransactionAborted(PoolError):
+    """A commit was asked for, but the transaction had failed: the server would roll it back."""
+
+
+_E = TypeVar("_E", bound=PoolError)
+
+
+_combined: dict[tuple[type[PoolError], type[Exception]], type[Any]] = {}
+
+
+def for_driver(error: type[_E], operational_error: type[Exception]) -> type[_E]:
+    """Return `error` combined with the driver's `operational_error`; thread-safe.
+
+    Made once per driver: of two threads that make it at the same time one class wins.
+    """
+    found: type[_E] | None = _combined.get((error, operational_error))
+    if found is not None:
+        return found
+    if issubclass(error, operational_error):
+        return error
+    combined: type[_E] = type(
+        error.__name__,
+        (error, operational_error),
+        {
+            "__module__": error.__module__,
+            "__qualname__": error.__qualname__,
+            "__doc__": error.__doc__,
+            "_combined_with": (operational_error.__module__, operational_error.__qualname__),
+        },
+    )
+    return _combined.setdefault((error, operational_error), combined)
+
+
+def _restore(
+    error: type[PoolError],
+    combined_with: tuple[str, str] | None,
+    args: tuple[Any, ...],
+    state: dict[str, Any],
+) -> PoolError:
+    """Make the error again in another process, which may lack the driver."""
+    if combined_with is not None:
+        module, name = combined_with
+        try:
+            error = for_driver(error, getattr(importlib.import_module(module), name))
+        except (ImportError, AttributeError):
+            pass
+    restored = error(*args)
+    restored.__dict__.update(state)
+    return restored

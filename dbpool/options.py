@@ -1,0 +1,217 @@
+"""Every option of a pool, once: name, default, meaning, check."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["OPTIONS", "Option", "PoolOptions", "checked", "is_number", "nearest", "sizes"]
+
+_Callback = Callable[[Any], object]
+
+
+class PoolOptions(TypedDict, total=False):
+    """The keyword arguments of `ConnectionPool`; `OPTIONS` has their defaults and meanings."""
+
+    min_size: int
+    max_size: int | None
+    timeout: float
+    max_waiting: int
+    max_lifetime: float | None
+    max_idle: float | None
+    validate: str
+    validate_after: float
+    ping_after: float
+    ping_timeout: float
+    max_connecting: int
+    connect_timeout: float
+    reconnect_timeout: float
+    reconnect_failed: Callable[[ConnectionPool], object] | None
+    configure: _Callback | None
+    check: _Callback | None
+    reset: str | _Callback | None
+    reuse: str
+    name: str | None
+    background: bool
+    open: bool
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: what it means when it is not given, and which values it takes."""
+
+    default: Any
+    meaning: str
+    allowed: str
+    check: Callable[[Any], bool]
+
+
+def is_number(value: Any) -> bool:
+    """Return whether the value is a real number: no bool, no NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _count(least: int) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least
+
+
+def _positive(value: Any) -> bool:
+    return is_number(value) and 0 < value < math.inf
+
+
+def _not_negative(value: Any) -> bool:
+    return is_number(value) and 0 <= value < math.inf
+
+
+def _positive_or_none(value: Any) -> bool:
+    return value is None or _positive(value)
+
+
+def _one_of(*words: str) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, str) and v in words
+
+
+def _callable_or_none(value: Any) -> bool:
+    return value is None or callable(value)
+
+
+_SECONDS = "a finite number of seconds greater than 0"
+
+OPTIONS: dict[str, Option] = {
+    "min_size": Option(0, "connections kept open", "a whole number, 0 or more", _count(0)),
+    "max_size": Option(
+        None,
+        "connections open at most; 10, or min_size if that alone is given and larger",
+        "a whole number, 1 or more, and not below min_size",
+        lambda v: v is None or _count(1)(v),
+    ),
+    "timeout": Option(10.0, "seconds to get a connection", _SECONDS, _positive),
+    "max_waiting": Option(
+        0,
+        "callers in the queue at most, beyond it TooManyRequests; 0 is no limit",
+        "a whole number, 0 or more",
+        _count(0),
+    ),
+    "max_lifetime": Option(
+        3600.0,
+        "seconds a connection lives; each its own, up to 25 % less, so that they do not die "
+        "together; None is for ever",
+        f"{_SECONDS}, or None",
+        _positive_or_none,
+    ),
+    "max_idle": Option(
+        600.0,
+        "seconds unused after which a connection above min_size is closed; None is never",
+        f"{_SECONDS}, or None",
+        _positive_or_none,
+    ),
+    "validate": Option(
+        "poll",
+        "before a connection is handed out: look at its socket (no round trip), ping it, or trust",
+        '"poll", "ping" or "off"',
+        _one_of("poll", "ping", "off"),
+    ),
+    "validate_after": Option(
+        0.1, "seconds idle before a look is worth it; 0 is always", "0 or more", _not_negative
+    ),
+    "ping_after": Option(
+        30.0, "seconds since the last good answer before a ping", "0 or more", _not_negative
+    ),
+    "ping_timeout": Option(
+        2.0, "seconds for a ping, rollback or reset of the pool's own", _SECONDS, _positive
+    ),
+    "max_connecting": Option(
+        2, "connects under way at once", "a whole number, 1 or more", _count(1)
+    ),
+    "connect_timeout": Option(5.0, "seconds for a connect", _SECONDS, _positive),
+    "reconnect_timeout": Option(
+        300.0, "seconds of failed connects before reconnect_failed is called", _SECONDS, _positive
+    ),
+    "reconnect_failed": Option(
+        None, "called with the pool, once per outage", "a callable or None", _callable_or_none
+    ),
+    "configure": Option(
+        None, "called with each new connection", "a callable or None", _callable_or_none
+    ),
+    "check": Option(
+        None,
+        "called with a connection before it is handed out; raises if it is not good",
+        "a callable or None",
+        _callable_or_none,
+    ),
+    "reset": Option(
+        None,
+        "what cleans a returned connection beyond its transaction: nothing, DISCARD ALL, or a "
+        "callable",
+        '"rollback", "discard", a callable or None',
+        lambda v: v is None or callable(v) or v in ("rollback", "discard"),
+    ),
+    "reuse": Option(
+        "lifo",
+        "which idle connection goes first: the last returned, or the longest idle",
+        '"lifo" or "fifo"',
+        _one_of("lifo", "fifo"),
+    ),
+    "name": Option(
+        None,
+        "in logs, statistics and application_name; pool-1, pool-2, …",
+        "a string that is not empty, or None",
+        lambda v: v is None or (isinstance(v, str) and bool(v)),
+    ),
+    "background": Option(
+        True,
+        "whether threads may be used; False: upkeep and connects happen in callers",
+        "True or False",
+        lambda v: isinstance(v, bool),
+    ),
+    "open": Option(
+        True, "whether to open at once", "True or False", lambda v: isinstance(v, bool)
+    ),
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ": did you mean 'x'?" for the most similar known name, or "" if none is."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options with their values, defaults filled in.
+
+    Raises TypeError for an unknown option, naming the nearest known one; ValueError for a value
+    that is not allowed, naming the option, the value and what is.
+    """
+    for name in given:
+        if name not in OPTIONS:
+            hint = nearest(name, OPTIONS) or f"; the options are {', '.join(OPTIONS)}"
+            raise TypeError(f"unknown pool option {name!r}{hint}")
+    for name, value in given.items():
+        if not OPTIONS[name].check(value):
+            raise ValueError(f"{name}={value!r} is not possible: it takes {OPTIONS[name].allowed}")
+    values = {name: given.get(name, option.default) for name, option in OPTIONS.items()}
+    values["min_size"], values["max_size"] = sizes(values["min_size"], values["max_size"])
+    return values
+
+
+def sizes(min_size: int, max_size: int | None) -> tuple[int, int]:
+    """Return both sizes; max_size None becomes 10, or min_size if larger.
+
+    Raises ValueError for sizes that are negative or contradict each other.
+    """
+    if not OPTIONS["min_size"].check(min_size):
+        raise ValueError(f"min_size={min_size!r} is not possible: {OPTIONS['min_size'].allowed}")
+    if max_size is None:
+        max_size = max(min_size, 10)
+    if not OPTIONS["max_size"].check(max_size) or max_size < min_size:
+        raise ValueError(
+            f"max_size={max_size!r} with min_size={min_size!r} is not possible: max_size takes "
+            f"{OPTIONS['max_size'].allowed}"
+        )
+    return min_size, max_size

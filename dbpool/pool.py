@@ -1,0 +1,637 @@
+"""The pool: acquire and return, the sizes, open and close."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _fork, _growth, _returning, _validation, drivers, options, stats
+from ._entry import Entry
+from ._growth import Attempt, Backoff, Failure
+from ._keeper import keeper
+from ._waiting import CLOSED, Waiter, wait_for_entry
+from .errors import PoolClosed, PoolError, PoolTimeout, for_driver
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .drivers.base import Driver
+    from .options import PoolOptions
+
+__all__ = ["ConnectionPool", "Lease"]
+
+logger = logging.getLogger("dbpool.pool")
+
+# Without a GIL a look at a deque's length may miss what another thread has just appended; there
+# every return looks again by operations that take the deque's own mutex.
+_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+_numbers = itertools.count(1)
+_E = TypeVar("_E", bound=PoolError)
+
+
+class ConnectionPool:
+    """A fair, fork-safe pool of database connections for threads.
+
+    Arguments: `conninfo`, a URL or libpq string, or a callable that returns one (called at each
+    connect, in a thread of the pool); `driver`, "psycopg2" or a `Driver` of the user's own, where
+    the URL's scheme should not decide; `kwargs` for the driver's connect function, a mapping or a
+    callable that returns one; `options`, see `dbpool.options.OPTIONS`. Times are in seconds.
+
+    Raises TypeError for an unknown option; ValueError for an impossible value, an unknown scheme
+    or a malformed conninfo; ModuleNotFoundError for a driver that is not installed. No error, log
+    line or repr contains the conninfo.
+
+    All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        conninfo: str | Callable[[], str] = "",
+        *,
+        driver: str | Driver | None = None,
+        kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        **options_: Unpack[PoolOptions],
+    ) -> None:
+        values = options.checked(options_)
+        self._driver, plain = drivers.choose(None if callable(conninfo) else conninfo, driver)
+        self._conninfo = conninfo if plain is None else plain
+        self._kwargs = {} if kwargs is None else kwargs
+        self.name: str = values["name"] or f"pool-{next(_numbers)}"
+        self.min_size: int = values["min_size"]
+        self.max_size: int = values["max_size"]
+        self.timeout: float = values["timeout"]
+        self.max_waiting: int = values["max_waiting"]
+        self._max_lifetime: float = values["max_lifetime"] or math.inf
+        self._max_idle: float = values["max_idle"] or math.inf
+        self._validate: str = values["validate"]
+        self._ping_after: float = values["ping_after"]
+        self._ping_timeout: float = values["ping_timeout"]
+        # A check, or a ping each time, is due at every hand-out: nothing is good until later.
+        always = values["check"] is not None or self._validate == "ping"
+        self._validate_after: float = -math.inf if always else values["validate_after"]
+        self._max_connecting: int = values["max_connecting"]
+        self._connect_timeout: float = values["connect_timeout"]
+        self._reconnect_timeout: float = values["reconnect_timeout"]
+        self._reconnect_failed = values["reconnect_failed"]
+        self._configure = values["configure"]
+        self._check = values["check"]
+        self._reset = None if values["reset"] == "rollback" else values["reset"]
+        self._background: bool = values["background"]
+        self._reuse: str = values["reuse"]
+        self._ref = weakref.ref(self)
+        self._status = self._driver.transaction_status
+        self._attributes = self._driver.attributes
+        self._state = "new"
+        self._clear()
+        _fork.watch(self)
+        if values["open"]:
+            self.open()
+
+    def _clear(self) -> None:
+        """Start with nothing; also in a forked child, where the old locks may be held for ever."""
+        # Guards _entries, _connecting, _state, _totals, _backoff and the sizes. Re-entrant: a
+        # signal handler or finaliser may come in anywhere, so each statement under it leaves the
+        # invariants true. No I/O, callback or wait happens while it is held.
+        self._lock = threading.RLock()
+        self._entries: set[Entry] = set()  # every open connection, wherever it is
+        self._connecting: dict[int, weakref.ref[Attempt]] = {}
+        # Worked without a lock, by single atomic operations.
+        self._idle: deque[Entry] = deque()
+        self._take = self._idle.pop if self._reuse == "lifo" else self._idle.popleft
+        self._in_use: dict[int, Entry] = {}  # by id of the connection
+        self._waiters: deque[Any] = deque()  # of Waiter, and CLOSED at the end
+        self._inherited: dict[int, Any] = {}  # connections of a parent process, kept from harm
+        self._totals = stats.Totals()
+        self._popped: dict[str, Any] = {}
+        self._backoff = Backoff()
+        self._filling: list[Waiter] = []
+        self._due = math.inf
+        self._sweep_due = False
+        self._proved_at = -math.inf
+        self._timed_out_at = -math.inf
+
+    # -- acquire and return
+
+    def getconn(self, timeout: float | None = None) -> Any:
+        """Take a connection: the driver's own object, no proxy.
+
+        Arguments: `timeout`, seconds to wait, instead of the pool's; 0 or less takes an idle
+        connection or raises at once.
+        Raises PoolTimeout, TooManyRequests, PoolClosed, or ConnectFailed where waiting cannot
+        help; each is also the driver's OperationalError.
+        """
+        try:
+            entry = self._take()
+        except IndexError:
+            entry = self._acquire_slowly(timeout)
+        now = time.monotonic()
+        if now >= entry.good_until:
+            entry, now = self._fit(entry, now, timeout)
+        # In this order: from here on only the caller holds the connection, and if an exception
+        # ends this at any point, dropping it gives the slot back.
+        conn = entry.conn
+        entry.conn = None
+        self._in_use[entry.key] = entry
+        entry.since = now
+        entry.uses += 1
+        entry.holder = threading.get_ident()
+        return conn
+
+    def _acquire_slowly(self, timeout: float | None) -> Entry:
+        started = time.monotonic()
+        return wait_for_entry(self, started, started + self._seconds(timeout))
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self.timeout
+        if not options.is_number(timeout) or timeout == math.inf:
+            raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
+        return timeout
+
+    def _fit(self, entry: Entry, now: float, timeout: float | None) -> tuple[Entry, float]:
+        """Return this entry, or the first after it, that may be handed out."""
+        started = now
+        deadline = now + self._seconds(timeout)
+        while now >= entry.good_until and not _validation.usable(self, entry, now, deadline):
+            try:
+                entry = self._take()
+            except IndexError:
+                entry = wait_for_entry(self, started, deadline, again=True)
+            now = time.monotonic()
+        if not self._background and now >= self._due:
+            self._due = self._upkeep(now)
+        return entry, now
+
+    def putconn(self, conn: Any, close: bool = False) -> None:
+        """Give a connection back; roll back what it left open.
+
+        Arguments: `close`, whether to close it instead of keeping it.
+        Raises ValueError for a connection that is not lent by this pool (returned twice, or of
+        another pool); that harms nothing. Once it has been lent again to somebody else, a second
+        return cannot be told from theirs: `connection()` never returns twice.
+        """
+        entry = self._in_use.pop(id(conn), None)
+        if entry is None or entry() is not conn:
+            self._refuse(conn, entry)
+            return
+        now = time.monotonic()
+        used = now - entry.since
+        entry.used += used
+        entry.since = now
+        if used >= 0.001:
+            entry.observe(used)
+        if (
+            self._status(conn)
+            or self._attributes(conn) != entry.attributes
+            or entry.holder != threading.get_ident()
+            or close
+            or self._reset is not None
+        ):
+            if not _returning.accept(self, entry, conn, close):
+                return
+            now = time.monotonic()
+        good = now + self._validate_after
+        entry.good_until = good
+        # Read after good_until is written: drain, resize and close write them the other way.
+        if good > entry.expires_at:
+            entry.good_until = entry.expires_at
+            if now >= entry.expires_at:
+                self._retire(entry, conn, "max_lifetime" if entry.expires_at else "drained")
+                return
+        entry.conn = conn
+        if self._waiters:
+            self._offer(entry)
+            return
+        self._idle.append(entry)
+        if self._waiters or _FREE_THREADED:
+            self._settle()
+
+    def connection(self, timeout: float | None = None) -> Lease:
+        """Return a context manager: a connection, committed at the end, rolled back on an error.
+
+        Arguments: `timeout`, seconds to wait, instead of the pool's.
+        Raises on entering what `getconn` raises; on leaving what the driver's commit raises, and
+        TransactionAborted if the block ends without an error in a transaction that has failed
+        (the server would answer such a COMMIT with a silent ROLLBACK).
+        """
+        return Lease(self, timeout)
+
+    def own(self, conn: Any, owner: Any) -> None:
+        """Say who answers for a lent connection.
+
+        Arguments: `owner`, an object with `is_alive()`, which must not hold the connection. When
+        the pool is exhausted, connections whose owner is not alive are taken back and closed.
+        Raises ValueError if this pool has not lent `conn`.
+        """
+        entry = self._in_use.get(id(conn))
+        if entry is None:
+            raise ValueError(f"pool {self.name!r} has not lent this connection")
+        entry.owner = (entry.uses, owner)
+
+    # -- handing over
+
+    def _offer(self, entry: Entry) -> None:
+        """Give an entry to the oldest waiter, or keep it idle. Takes no lock."""
+        waiters, idle = self._waiters, self._idle
+        while True:
+            while True:
+                try:
+                    waiter = waiters[0]
+                except IndexError:
+                    break
+                if waiter is CLOSED:
+                    self._retire(entry, entry.conn, "closed")
+                    return
+                delivered = waiter.deliver(entry)
+                self._dequeue(waiter)
+                if delivered:
+                    return
+            idle.append(entry)
+            # Somebody may have queued before the connection could be seen: look again.
+            try:
+                waiters[0]
+                entry = idle.pop()
+            except IndexError:
+                return
+
+    def _dequeue(self, waiter: Waiter) -> None:
+        """Take a waiter off the queue; done by whoever answered it, and by itself."""
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            pass
+
+    def _settle(self) -> int:
+        """Bring idle entries and waiters together; return how many entries were offered."""
+        moved = 0
+        while True:
+            try:
+                self._waiters[0]
+                entry = self._idle.pop()
+            except IndexError:
+                return moved
+            self._offer(entry)
+            moved += 1
+
+    def _refuse(self, conn: Any, entry: Entry | None) -> None:
+        """Answer a return that is none."""
+        if entry is not None:  # a dropped connection had the id that this stranger has now
+            self._lost(entry)
+        if self._inherited.pop(id(conn), None) is not None:
+            return  # lent before a fork: the parent's, and cut off from it already
+        raise ValueError(
+            f"pool {self.name!r} has not lent this connection: it was returned already, or "
+            "belongs to another pool"
+        )
+
+    # -- the end of a connection
+
+    def _retire(self, entry: Entry, conn: Any, reason: str) -> None:
+        """Close a connection that is ours alone, and free its slot."""
+        try:
+            if conn is not None:
+                self._driver.close(conn)
+        finally:
+            # After the close, not before: the server never sees more than max_size.
+            entry.conn = None
+            with self._lock:
+                known = self._remove(entry, reason)
+        if known:
+            self._event("closed", reason)
+        if self._waiters or self.min_size:
+            _growth.grow(self)
+
+    def _remove(self, entry: Entry, reason: str) -> bool:
+        """Forget an entry and keep its counts; under the lock. False if it was gone already."""
+        if entry not in self._entries:
+            return False
+        self._totals.fold(entry)
+        self._totals.closed[reason] += 1
+        self._entries.discard(entry)
+        if self._in_use.get(entry.key) is entry:
+            del self._in_use[entry.key]
+        return True
+
+    def _lost(self, entry: Entry) -> None:
+        """A connection was dropped without being returned: free its slot."""
+        with self._lock:
+            if not self._remove(entry, "lost"):
+                return
+            self._totals.leaks += 1
+            first = self._totals.leaks == 1
+        self._event("closed", "lost")
+        if first:
+            logger.warning(
+                "pool %r: a connection was dropped without being returned; its slot is free "
+                "again. Use `with pool.connection()`. Further ones are only counted "
+                "(connections_dropped).",
+                self.name,
+            )
+        _growth.grow(self)
+
+    def _reclaim(self) -> None:
+        """Take back what is lent to owners that are dead; called when the pool is exhausted."""
+        for entry in list(self._in_use.values()):
+            owner = entry.owner
+            if owner is None or owner[0] != entry.uses or owner[1].is_alive():
+                continue
+            if self._in_use.pop(entry.key, None) is entry:
+                with self._lock:
+                    self._totals.leaks += 1
+                self._retire(entry, entry(), "abandoned")
+
+    # -- open and close
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Open the pool; connecting happens in the background. Harmless if it is open.
+
+        Arguments: `wait`, whether to wait up to `timeout` seconds for min_size connections.
+        Raises PoolClosed if it was closed; PoolTimeout (and closes) if waiting was in vain.
+        """
+        with self._lock:
+            if self._state == "closed":
+                raise self._closed_error()
+            self._state = "open"
+        if self._background:
+            keeper.register(self)
+            if self.min_size:
+                keeper.schedule(self, 0.0)
+        if wait:
+            self.wait(timeout)
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until min_size connections are open.
+
+        Arguments: `timeout`, seconds.
+        Raises PoolTimeout (and closes the pool) if that takes longer; PoolClosed.
+        """
+        started = time.monotonic()
+        waiter = Waiter(started)
+        with self._lock:
+            if self._state != "open":
+                raise self._closed_error()
+            if len(self._entries) >= self.min_size:
+                return
+            self._filling.append(waiter)
+        _growth.grow(self)
+        waiter.wait(timeout)
+        answer = waiter.withdraw()
+        if answer is None:
+            return
+        if answer is CLOSED:
+            raise self._closed_error()
+        failure = self._backoff.failure
+        error = self._error(PoolTimeout)(
+            f"pool {self.name!r}: {len(self._entries)} of min_size={self.min_size} connections "
+            f"were open after {timeout:.2f} s"
+            + (f"; connecting fails ({failure.reason})" if failure else "")
+        )
+        error.waited, error.size = time.monotonic() - started, len(self._entries)
+        self.close()
+        raise error from (failure.error if failure else None)
+
+    def _tell_filled(self, answer: object) -> None:
+        with self._lock:
+            filling, self._filling = self._filling, []
+        for waiter in filling:
+            waiter.deliver(answer)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool for good: waiters get PoolClosed, idle connections close at once.
+
+        What is lent closes when it comes back. Harmless if it is closed.
+        Arguments: `timeout`, seconds to wait for connects that are under way; 0 does not wait.
+        """
+        with self._lock:
+            self._state = "closed"
+            for entry in self._entries:
+                entry.expires_at = 0.0
+                entry.good_until = 0.0
+            if CLOSED not in self._waiters:
+                self._waiters.append(CLOSED)
+        while (waiter := self._waiters[0]) is not CLOSED:
+            waiter.deliver(CLOSED)
+            self._dequeue(waiter)
+        self._tell_filled(CLOSED)
+        while self._settle():
+            pass
+        until = time.monotonic() + timeout
+        while self._attempts() and time.monotonic() < until:
+            time.sleep(0.005)
+        keeper.forget(self)
+
+    def drain(self) -> None:
+        """Renew all connections: idle ones close now, lent ones when they come back."""
+        with self._lock:
+            entries = list(self._entries)
+        for entry in entries:
+            entry.expires_at = 0.0
+            entry.good_until = 0.0
+        _validation.sweep(self, time.monotonic())
+        _growth.grow(self)
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the sizes: upwards at once, downwards as connections come back.
+
+        Arguments: as in the constructor. Raises ValueError for impossible sizes.
+        """
+        sizes = options.sizes(min_size, max_size)
+        with self._lock:
+            self.min_size, self.max_size = sizes
+        _validation.sweep(self, time.monotonic())
+        _growth.grow(self)
+
+    def check(self) -> None:
+        """Ask the server on every idle connection now; close those that do not answer."""
+        with self._lock:
+            self._backoff.given_up = False
+            self._backoff.retry_at = 0.0
+        for _ in range(len(self._idle)):
+            try:
+                entry = self._idle.popleft()
+            except IndexError:
+                break
+            if _validation.answers(self, entry, self._ping_timeout):
+                self._offer(entry)
+            else:
+                with self._lock:
+                    self._totals.found_dead += 1
+                self._retire(entry, entry.conn, "broken")
+        _growth.grow(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool is not open: not yet, or not any more."""
+        return self._state != "open"
+
+    @property
+    def driver(self) -> Driver:
+        """The driver in use."""
+        return self._driver
+
+    def __enter__(self) -> ConnectionPool:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.name!r}: {self._state}, {self._driver.name}, "
+            f"{len(self._in_use)} of {self.max_size} in use>"
+        )
+
+    def _start_in_child(self) -> None:
+        """Leave what is open to the parent process, and start empty; called at a fork."""
+        inherited = {}
+        for entry in list(self._entries):
+            conn = entry()
+            if conn is not None:
+                _fork.abandon(self._driver, conn)
+                inherited[id(conn)] = conn
+        self._clear()
+        self._inherited = inherited
+        if self._state == "closed":
+            self._waiters.append(CLOSED)
+        elif self._state == "open" and self.min_size:
+            self._due = 0.0  # filled from the first use on: no thread starts in the fork itself
+
+    # -- what the pool tells
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return counters and gauges, named as psycopg_pool names them; see `docs/stats`."""
+        return stats.snapshot(self)
+
+    def pop_stats(self) -> dict[str, Any]:
+        """Return the same, counters since the last `pop_stats`; live counters are never reset."""
+        with self._lock:
+            now = stats.snapshot(self)
+            popped, self._popped = self._popped, now
+        return stats.since(popped, now)
+
+    def proved(self) -> None:
+        """Note that a round trip to the server has just been seen to complete."""
+        self._proved_at = time.monotonic()
+
+    def _audit(self) -> None:
+        """Raise AssertionError if an invariant is broken; for tests, at a quiet point."""
+        with self._lock:
+            idle, lent = list(self._idle), list(self._in_use.values())
+            waiters = [waiter for waiter in self._waiters if waiter is not CLOSED]
+            attempts = self._attempts()
+            faults = [
+                (len(set(idle)) != len(idle), "an entry is idle twice"),
+                (bool(set(idle) & set(lent)), "an entry is idle and lent"),
+                (set(idle) | set(lent) != self._entries, "an entry is nowhere, or unknown"),
+                (any(entry.conn is None for entry in idle), "an idle entry has no connection"),
+                (any(entry.conn is not None for entry in lent), "a lent entry holds on"),
+                (any(self._in_use[key].key != key for key in self._in_use), "a wrong key"),
+                (len(self._entries) + len(attempts) > self.max_size, "more than max_size"),
+                (bool(idle) and bool(waiters), "an idle entry beside a waiter"),
+                (self._state == "closed" and bool(idle or waiters), "closed, but not empty"),
+                (any(entry() is None for entry in self._entries), "a dead entry has a slot"),
+            ]
+        broken = [text for fault, text in faults if fault]
+        if broken:
+            raise AssertionError(f"{self!r}: {'; '.join(broken)}")
+
+    # -- small things that the rooms of the pool share
+
+    def _upkeep(self, now: float) -> float:
+        return _validation.upkeep(self, now)
+
+    def _attempts(self) -> list[Attempt]:
+        """Return the connects under way; one whose thread died of an exception is none."""
+        with self._lock:
+            found = {key: ref() for key, ref in self._connecting.items()}
+            for key in [key for key, attempt in found.items() if attempt is None]:
+                del self._connecting[key]
+            return [attempt for attempt in found.values() if attempt is not None]
+
+    def _threads_allowed(self) -> bool:
+        return self._background
+
+    def _oldest_wait(self, now: float) -> float:
+        """Return for how many seconds the head of the queue has waited."""
+        try:
+            return now - float(self._waiters[0].since)
+        except (IndexError, AttributeError):
+            return 0.0
+
+    def _fail_waiters(self, failure: Failure) -> None:
+        while True:
+            try:
+                waiter = self._waiters[0]
+            except IndexError:
+                return
+            if waiter is CLOSED:
+                return
+            waiter.deliver(failure)
+            self._dequeue(waiter)
+
+    def _error(self, error: type[_E]) -> type[_E]:
+        return for_driver(error, self._driver.OperationalError)
+
+    def _closed_error(self) -> PoolError:
+        new = self._state == "new"
+        return self._error(PoolClosed)(
+            f"pool {self.name!r} is not open yet: call open(), or use it in a with statement"
+            if new
+            else f"pool {self.name!r} is closed, and a closed pool cannot be opened again: make "
+            "a new one"
+        )
+
+    def _event(self, event: str, reason: str = "") -> None:
+        """Tell the log what happened to a connection; never on the hot path."""
+        if logger.isEnabledFor(logging.DEBUG):
+            count = len(self._entries)
+            logger.debug(
+                "pool %r: connection %s%s, %d open",
+                self.name,
+                event,
+                f" ({reason})" if reason else "",
+                count,
+                extra={
+                    "dbpool_event": event,
+                    "dbpool_pool": self.name,
+                    "dbpool_open": count,
+                    "dbpool_reason": reason,
+                },
+            )
+
+
+class Lease:
+    """One connection for the length of a with block; made by `ConnectionPool.connection`."""
+
+    __slots__ = ("_conn", "_pool", "_timeout")
+
+    def __init__(self, pool: ConnectionPool, timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._conn: Any = None
+
+    def __enter__(self) -> Any:
+        if self._conn is not None:
+            raise RuntimeError("this connection() is in use: call pool.connection() again")
+        self._conn = conn = self._pool.getconn(self._timeout)
+        return conn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        conn, self._conn = self._conn, None
+        _returning.finish(self._pool, conn, error)
