@@ -1,0 +1,1 @@
+"""`python -m testproject.demo`: both shops under load, and an account of what became of it."""
