@@ -21,10 +21,10 @@ __all__ = ["Cluster"]
 
 SOCKET_NAME = ".s.PGSQL.65535"
 SOCKET_PATH_LIMIT = 103  # bytes on macOS; 107 on Linux
-# Nothing here outlives the run, so nothing need reach the disk. The log shows every connect.
+# Nothing here outlives the run, so nothing need reach the disk; but what was committed must outlive
+# a kill of the server, hence synchronous_commit stays on. The log shows every connect.
 SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "32MB",
     "max_connections": "100",

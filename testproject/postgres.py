@@ -95,11 +95,20 @@ class PostgresServer:
         self.stop(mode)
         self.start()
 
-    def ensure_running(self) -> None:
-        """Thaw or start the server if a test left it frozen, stopped or dead."""
+    def ensure_running(self, timeout: float = 30.0) -> None:
+        """Return when it answers, having thawed or started it if it was frozen, stopped or dead."""
         self.thaw()
-        if self._postmaster is None or self._postmaster.poll() is not None:
-            self.start()
+        until = time.monotonic() + timeout
+        while True:
+            if self._postmaster is None or self._postmaster.poll() is not None:
+                self.start(timeout)
+            try:
+                self.sql("SELECT 1")
+                return
+            except RuntimeError:  # recovering: after the death of a backend, say
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.05)
 
     def reload(self) -> None:
         """Make the server read its settings again; it does so a moment later."""
@@ -118,12 +127,22 @@ class PostgresServer:
     # Faults
 
     def kill9(self) -> None:
-        """Kill the postmaster with SIGKILL; its children notice and end by themselves."""
+        """Kill the postmaster with SIGKILL; return when its children have noticed and ended.
+
+        One that is too busy to notice within a second is killed too: a start would fail beside it.
+        """
         postmaster = self._running()
+        pids = {child.pid for child in self.children()}
         postmaster.kill()
         postmaster.wait()
         self._postmaster = None
         self.thaw()  # children that were frozen with it could not notice
+        until = time.monotonic() + 1.0
+        while left := [p for p in processes() if p.pid in pids and p.title.startswith("postgres:")]:
+            if time.monotonic() > until:
+                for process in left:
+                    os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.002)
 
     def freeze(self, backends: bool = True) -> None:
         """Stop all execution: the kernel still accepts and acknowledges, nobody answers.
