@@ -41,9 +41,7 @@ class Entry(weakref.ref[Any]):
         "uses",  # how often lent
     )
 
-    def __new__(
-        cls, conn: Any, lost: Callable[[Entry], object], *args: Any
-    ) -> Entry:
+    def __new__(cls, conn: Any, lost: Callable[[Entry], object], *args: Any) -> Entry:
         return super().__new__(cls, conn, lost)
 
     def __init__(

@@ -203,9 +203,7 @@ def _configure(pool: ConnectionPool, conn: Any) -> None:
         )
 
 
-def _admit(
-    pool: ConnectionPool, attempt: Attempt, conn: Any, started: float
-) -> Entry | None:
+def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) -> Entry | None:
     """Make the connection one of the pool's; None if it comes too late to be wanted."""
     now = time.monotonic()
     fd = pool._driver.fileno(conn)

@@ -28,10 +28,11 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool) -> bool:
     try:
         if not close:
             _warn_of_stranger(pool, entry)
-            state = _STATES.get(pool._status(conn))
+            state = _STATES.get(pool._driver.transaction_status(conn))
             if state:
-                logger.warning("pool %r: a connection came back in %s; rolled back",
-                               pool.name, state)
+                logger.warning(
+                    "pool %r: a connection came back in %s; rolled back", pool.name, state
+                )
             reason = "broken"
             keep = tidy(pool, entry, conn) and _reset(pool, entry, conn)
     finally:
@@ -48,13 +49,13 @@ def tidy(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
     # A query or COPY in flight, or a broken link: an answer may still be on the wire.
     if roll_back(pool, conn):
         return False
-    if pool._attributes(conn) != entry.attributes:
+    if not pool._settled(conn, entry.attributes):
         try:
             with Guard(pool._driver, conn, pool._ping_timeout):
                 pool._driver.restore(conn, entry.attributes)
         except Exception:
             return False
-    return pool._status(conn) == IDLE and pool._attributes(conn) == entry.attributes
+    return pool._settled(conn, entry.attributes)
 
 
 def _reset(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
@@ -71,12 +72,14 @@ def _reset(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
             else:
                 reset(conn)
     except Exception:
-        logger.warning("pool %r: reset failed; the connection is replaced", pool.name,
-                       exc_info=True)
+        logger.warning(
+            "pool %r: reset failed; the connection is replaced", pool.name, exc_info=True
+        )
         return False
-    if pool._status(conn) != IDLE:
-        logger.warning("pool %r: reset left a transaction open; the connection is replaced",
-                       pool.name)
+    if pool._driver.transaction_status(conn) != IDLE:
+        logger.warning(
+            "pool %r: reset left a transaction open; the connection is replaced", pool.name
+        )
         return False
     return tidy(pool, entry, conn)
 
@@ -116,7 +119,7 @@ def finish(pool: ConnectionPool, conn: Any, error: BaseException | None) -> None
 
 def roll_back(pool: ConnectionPool, conn: Any) -> bool:
     """Roll back what is open, within the pool's deadline. True if the connection is broken."""
-    status = pool._status(conn)
+    status = pool._driver.transaction_status(conn)
     if status in (INTRANS, INERROR):
         try:
             with Guard(pool._driver, conn, pool._ping_timeout):
@@ -124,7 +127,7 @@ def roll_back(pool: ConnectionPool, conn: Any) -> bool:
         except Exception:
             return True
         pool.proved()
-        status = pool._status(conn)
+        status = pool._driver.transaction_status(conn)
     return status != IDLE
 
 
@@ -133,7 +136,7 @@ def commit(pool: ConnectionPool, conn: Any) -> None:
 
     Raises TransactionAborted if the transaction has failed; what the driver's commit raises.
     """
-    status = pool._status(conn)
+    status = pool._driver.transaction_status(conn)
     if status == INERROR:
         raise pool._error(TransactionAborted)(
             "the transaction has failed (a database error was caught and not rolled back), so "

@@ -170,9 +170,7 @@ OPTIONS: dict[str, Option] = {
         "True or False",
         lambda v: isinstance(v, bool),
     ),
-    "open": Option(
-        True, "whether to open at once", "True or False", lambda v: isinstance(v, bool)
-    ),
+    "open": Option(True, "whether to open at once", "True or False", lambda v: isinstance(v, bool)),
 }
 
 

@@ -11,6 +11,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from threading import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,8 +91,7 @@ class ConnectionPool:
         self._background: bool = values["background"]
         self._reuse: str = values["reuse"]
         self._ref = weakref.ref(self)
-        self._status = self._driver.transaction_status
-        self._attributes = self._driver.attributes
+        self._settled = self._driver.settled
         self._state = "new"
         self._clear()
         _fork.watch(self)
@@ -134,7 +135,7 @@ class ConnectionPool:
             entry = self._take()
         except IndexError:
             entry = self._acquire_slowly(timeout)
-        now = time.monotonic()
+        now = monotonic()
         if now >= entry.good_until:
             entry, now = self._fit(entry, now, timeout)
         # In this order: from here on only the caller holds the connection, and if an exception
@@ -144,11 +145,11 @@ class ConnectionPool:
         self._in_use[entry.key] = entry
         entry.since = now
         entry.uses += 1
-        entry.holder = threading.get_ident()
+        entry.holder = get_ident()
         return conn
 
     def _acquire_slowly(self, timeout: float | None) -> Entry:
-        started = time.monotonic()
+        started = monotonic()
         return wait_for_entry(self, started, started + self._seconds(timeout))
 
     def _seconds(self, timeout: float | None) -> float:
@@ -167,7 +168,7 @@ class ConnectionPool:
                 entry = self._take()
             except IndexError:
                 entry = wait_for_entry(self, started, deadline, again=True)
-            now = time.monotonic()
+            now = monotonic()
         if not self._background and now >= self._due:
             self._due = self._upkeep(now)
         return entry, now
@@ -184,22 +185,21 @@ class ConnectionPool:
         if entry is None or entry() is not conn:
             self._refuse(conn, entry)
             return
-        now = time.monotonic()
+        now = monotonic()
         used = now - entry.since
         entry.used += used
         entry.since = now
         if used >= 0.001:
             entry.observe(used)
         if (
-            self._status(conn)
-            or self._attributes(conn) != entry.attributes
-            or entry.holder != threading.get_ident()
-            or close
+            close
+            or not self._settled(conn, entry.attributes)
+            or entry.holder != get_ident()
             or self._reset is not None
         ):
             if not _returning.accept(self, entry, conn, close):
                 return
-            now = time.monotonic()
+            now = monotonic()
         good = now + self._validate_after
         entry.good_until = good
         # Read after good_until is written: drain, resize and close write them the other way.
@@ -209,11 +209,12 @@ class ConnectionPool:
                 self._retire(entry, conn, "max_lifetime" if entry.expires_at else "drained")
                 return
         entry.conn = conn
-        if self._waiters:
+        waiters = self._waiters
+        if waiters:
             self._offer(entry)
             return
         self._idle.append(entry)
-        if self._waiters or _FREE_THREADED:
+        if waiters or _FREE_THREADED:
             self._settle()
 
     def connection(self, timeout: float | None = None) -> Lease:
@@ -375,7 +376,7 @@ class ConnectionPool:
         Arguments: `timeout`, seconds.
         Raises PoolTimeout (and closes the pool) if that takes longer; PoolClosed.
         """
-        started = time.monotonic()
+        started = monotonic()
         waiter = Waiter(started)
         with self._lock:
             if self._state != "open":
@@ -396,7 +397,7 @@ class ConnectionPool:
             f"were open after {timeout:.2f} s"
             + (f"; connecting fails ({failure.reason})" if failure else "")
         )
-        error.waited, error.size = time.monotonic() - started, len(self._entries)
+        error.waited, error.size = monotonic() - started, len(self._entries)
         self.close()
         raise error from (failure.error if failure else None)
 
@@ -425,8 +426,8 @@ class ConnectionPool:
         self._tell_filled(CLOSED)
         while self._settle():
             pass
-        until = time.monotonic() + timeout
-        while self._attempts() and time.monotonic() < until:
+        until = monotonic() + timeout
+        while self._attempts() and monotonic() < until:
             time.sleep(0.005)
         keeper.forget(self)
 
@@ -437,7 +438,7 @@ class ConnectionPool:
         for entry in entries:
             entry.expires_at = 0.0
             entry.good_until = 0.0
-        _validation.sweep(self, time.monotonic())
+        _validation.sweep(self, monotonic())
         _growth.grow(self)
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
@@ -448,7 +449,7 @@ class ConnectionPool:
         sizes = options.sizes(min_size, max_size)
         with self._lock:
             self.min_size, self.max_size = sizes
-        _validation.sweep(self, time.monotonic())
+        _validation.sweep(self, monotonic())
         _growth.grow(self)
 
     def check(self) -> None:
@@ -522,7 +523,7 @@ class ConnectionPool:
 
     def proved(self) -> None:
         """Note that a round trip to the server has just been seen to complete."""
-        self._proved_at = time.monotonic()
+        self._proved_at = monotonic()
 
     def _audit(self) -> None:
         """Raise AssertionError if an invariant is broken; for tests, at a quiet point."""

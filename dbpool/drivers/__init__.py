@@ -59,7 +59,7 @@ def _by_scheme(
             "of your own"
         )
     plain = "postgresql" if scheme.startswith("postgres") else scheme
-    return _SCHEMES[scheme], plain + conninfo[match.end(1):].lstrip()
+    return _SCHEMES[scheme], plain + conninfo[match.end(1) :].lstrip()
 
 
 def _load(names: tuple[str, ...]) -> Driver:

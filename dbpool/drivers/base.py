@@ -56,8 +56,11 @@ class Driver(Protocol):
     def transaction_status(self, conn: Any) -> int:
         """Return IDLE (0), ACTIVE, INTRANS, INERROR or UNKNOWN (broken); no round trip."""
 
-    def attributes(self, conn: Any) -> object:
-        """Return the session attributes that a borrower may change; no round trip, comparable."""
+    def attributes(self, conn: Any) -> Any:
+        """Return the session attributes that a borrower may change; no round trip."""
+
+    def settled(self, conn: Any, attributes: Any) -> bool:
+        """Return whether it is idle and its attributes are those; runs at each return."""
 
     def restore(self, conn: Any, attributes: Any) -> None:
         """Put back what `attributes` returned; the connection is not in a transaction."""
