@@ -199,6 +199,7 @@ def test_a_killed_runner_leaves_no_server_and_no_directory(then: str) -> None:
         os.kill(runner.pid, signal.SIGKILL)
         wait_until(
             lambda: not directory.exists() and not running_on(directory),
+            timeout=5.0,  # the guard resorts to SIGKILL after 8 s only
             message=lambda: f"{directory} and {running_on(directory)} gone",
         )
         wait_until(
