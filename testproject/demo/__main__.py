@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from testproject.demo import balance, table
 from testproject.demo.load import Load
@@ -24,7 +22,7 @@ from testproject.demo.servers import (
     STOCK,
     App,
     AppServer,
-    environment,
+    environment_of,
     get,
     make_shop,
 )
@@ -40,7 +38,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of load (default: 20)")
     parser.add_argument("--keep", action="store_true", help="keep the shops open until Ctrl-C")
     options = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         return _demo(options.seconds, options.keep)
@@ -62,10 +60,11 @@ def _demo(seconds: float, keep: bool) -> int:
         server = running.enter_context(PostgresServer())
         progress.show("Making the shop: migrate, seed …")
         make_shop(server)
-        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="dbpool-demo-")))
+        folder = server.directory / "shops"  # removed with it, whatever ends the demo
+        folder.mkdir()
         progress.show("Starting both shops under gunicorn …")
         shops = [
-            running.enter_context(AppServer(app, environment(server, DATABASE, app.role), folder))
+            running.enter_context(AppServer(app, environment_of(app, server), folder))
             for app in APPS
         ]
         for shop in shops:

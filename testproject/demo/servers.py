@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg2.extensions import parse_dsn
+
 from testproject.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,9 +42,9 @@ MAX_SIZE = 4
 MOST_SESSIONS = WORKERS * MAX_SIZE
 
 
-def environment(server: PostgresServer, database: str, role: str = "postgres") -> dict[str, str]:
-    """Return the variables by which both shops find their database."""
-    given = server.parameters(dbname=database, user=role)
+def environment(dsn: str, url: str) -> dict[str, str]:
+    """Return the variables by which Django (from the libpq string) and Flask find a database."""
+    given = parse_dsn(dsn)
     # Not the caller's PG* variables: libpq would mix them with what is given here.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {
@@ -50,28 +52,32 @@ def environment(server: PostgresServer, database: str, role: str = "postgres") -
         "PYTHONPATH": str(ROOT),
         "DJANGO_SETTINGS_MODULE": "shop_django.settings",
         "SHOP_DB_NAME": given["dbname"],
-        "SHOP_DB_USER": given["user"],
+        "SHOP_DB_USER": given.get("user", ""),
         "SHOP_DB_PASSWORD": given.get("password", ""),
-        "SHOP_DB_HOST": given["host"],
-        "SHOP_DB_PORT": given["port"],
-        "DBPOOL_URL": server.url(database, user=role),
+        "SHOP_DB_HOST": given.get("host", ""),
+        "SHOP_DB_PORT": given.get("port", ""),
+        "DBPOOL_URL": url,
     }
 
 
-def make_shop(server: PostgresServer, database: str = DATABASE) -> None:
+def make_shop(server: PostgresServer) -> None:
     """Create the database, its tables and products, and a role for each app."""
-    server.createdb(database)
-    for command in ("migrate", f"seed --stock {STOCK}"):
-        manage(command, environment(server, database))
+    variables = environment(server.dsn(dbname=DATABASE), server.createdb(DATABASE))
+    manage("migrate", variables)
+    manage(f"seed --stock {STOCK}", variables)
     for app in APPS:
         server.sql(
-            f"""
-            DO $$ BEGIN CREATE ROLE {app.role} LOGIN;
-            EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-            GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {app.role};
-            """,
-            database,
+            f"CREATE ROLE {app.role} LOGIN;"
+            f" GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {app.role}",
+            DATABASE,
         )
+
+
+def environment_of(app: App, server: PostgresServer) -> dict[str, str]:
+    """Return the variables by which `app` finds the shop's database, as its own role."""
+    return environment(
+        server.dsn(dbname=DATABASE, user=app.role), server.url(DATABASE, user=app.role)
+    )
 
 
 def manage(command: str, variables: Mapping[str, str]) -> str:
