@@ -9,7 +9,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _socket, drivers
+from . import _handover, _socket, drivers
 from ._entry import Entry
 from ._keeper import Guard, keeper
 from .drivers.base import IDLE, PERMANENT
@@ -100,7 +100,7 @@ def grow(pool: ConnectionPool) -> None:
         attempt = _reserve(pool, time.monotonic())
         if attempt is None:
             return
-        if pool._threads_allowed():
+        if pool._background:
             thread = threading.Thread(
                 target=_run,
                 args=(weakref.ref(pool), attempt),
@@ -134,7 +134,7 @@ def _reserve(pool: ConnectionPool, now: float) -> Attempt | None:
             return None
         # A burst over short work is over before a connect is: while connections circulate, one
         # connect at a time will do, unless the oldest caller has waited for some time already.
-        if waiting and timely and pool._entries and pool._oldest_wait(now) < PATIENCE:
+        if waiting and timely and pool._entries and _handover.oldest_wait(pool, now) < PATIENCE:
             return None
         attempt = Attempt(now, pool._connect_timeout)
         pool._connecting[id(attempt)] = weakref.ref(attempt)
@@ -176,7 +176,7 @@ def _connect(pool: ConnectionPool, attempt: Attempt) -> None:
         if entry is None and conn is not None:
             pool._driver.close(conn)
     if entry is not None:
-        pool._offer(entry)
+        _handover.offer(pool, entry)
 
 
 def _open(pool: ConnectionPool) -> Any:
@@ -233,7 +233,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
         filled = len(pool._entries) >= pool.min_size
     pool._event("opened")
     if filled:
-        pool._tell_filled(None)
+        _handover.tell_filling(pool, None)
     if pool._background:
         keeper.schedule(pool, now + 1.0)
     return entry
@@ -262,7 +262,7 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Non
     if first:
         logger.warning("pool %r cannot connect: %s (%s)", pool.name, reason, type(error).__name__)
     if reason in PERMANENT:
-        pool._fail_waiters(failure)
+        _handover.answer_all(pool, failure)
     if give_up and pool._reconnect_failed is not None:
         pool._reconnect_failed(pool)
     if pool._background:

@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from . import _growth, _returning, _socket
+from ._ending import retire
+from ._handover import offer
 from ._keeper import Guard, keeper
 from .drivers.base import IDLE
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["answers", "sweep", "upkeep", "usable"]
+__all__ = ["answers", "ping_or_retire", "sweep", "upkeep", "usable"]
 
 LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quiet pool
 
@@ -27,7 +29,7 @@ def usable(pool: ConnectionPool, entry: Entry, now: float, deadline: float) -> b
     try:
         if now >= entry.expires_at:
             reason = "max_lifetime" if entry.expires_at else "drained"
-            pool._retire(entry, entry.conn, reason)
+            retire(pool, entry, entry.conn, reason)
             return False
         if pool._validate != "off":
             seen = _socket.look(entry.poll)
@@ -44,7 +46,7 @@ def usable(pool: ConnectionPool, entry: Entry, now: float, deadline: float) -> b
         if pool._check is not None and not _passes_check(pool, entry):
             return False
     except BaseException:
-        pool._retire(entry, entry.conn, "broken")
+        retire(pool, entry, entry.conn, "broken")
         raise
     return True
 
@@ -61,6 +63,16 @@ def answers(pool: ConnectionPool, entry: Entry, seconds: float) -> bool:
     return pool._driver.transaction_status(conn) == IDLE
 
 
+def ping_or_retire(pool: ConnectionPool, entry: Entry) -> None:
+    """Ask the server on an idle connection that is ours; keep it or close it."""
+    if answers(pool, entry, pool._ping_timeout):
+        offer(pool, entry)
+        return
+    with pool._lock:
+        pool._totals.found_dead += 1
+    retire(pool, entry, entry.conn, "broken")
+
+
 def _passes_check(pool: ConnectionPool, entry: Entry) -> bool:
     """Run the user's check; it may leave nothing behind but its verdict."""
     conn = entry.conn
@@ -72,7 +84,7 @@ def _passes_check(pool: ConnectionPool, entry: Entry) -> bool:
     if not keep:
         with pool._lock:
             pool._totals.found_dead += 1
-        pool._retire(entry, conn, "check_failed")
+        retire(pool, entry, conn, "check_failed")
     return keep
 
 
@@ -80,7 +92,7 @@ def _found_dead(pool: ConnectionPool, entry: Entry) -> None:
     """Close a dead connection; where one is dead others are, so have all idle ones looked at."""
     with pool._lock:
         pool._totals.found_dead += 1
-    pool._retire(entry, entry.conn, "broken")
+    retire(pool, entry, entry.conn, "broken")
     pool._sweep_due = True
     if pool._background:
         keeper.schedule(pool, 0.0)
@@ -107,12 +119,12 @@ def sweep(pool: ConnectionPool, now: float) -> None:
         reason = _verdict(pool, entry, now)
         if reason is None:
             # To the right end: a whole round leaves them in their order.
-            pool._offer(entry)
+            offer(pool, entry)
         else:
             if reason == "broken":
                 with pool._lock:
                     pool._totals.found_dead += 1
-            pool._retire(entry, entry.conn, reason)
+            retire(pool, entry, entry.conn, reason)
 
 
 def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:

@@ -1,10 +1,4 @@
-"""The queue of callers without a connection.
-
-The queue is a deque of waiters, oldest first, worked without a lock: whoever has something to give
-answers the oldest waiter (`ConnectionPool._offer`). No wake-up can be lost, since a waiter first
-puts itself on the queue and then looks for an idle connection, while a returner first puts the
-connection among the idle ones and then looks for a waiter: one of them sees the other.
-"""
+"""What a caller without a connection does: queue, sleep, and look after itself meanwhile."""
 
 from __future__ import annotations
 
@@ -14,17 +8,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import _growth
+from ._ending import reclaim
 from ._entry import Entry
+from ._handover import CLOSED, dequeue, offer, settle
 from ._keeper import keeper
 from .errors import ConnectFailed, PoolClosed, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["CLOSED", "GONE", "Waiter", "wait_for_entry"]
+__all__ = ["GONE", "Waiter", "nap", "refusal", "wait_for_entry"]
 
 GONE = object()  # the answer a waiter gives itself when it stops waiting
-CLOSED = object()  # what close() answers; it also stands in the queue of a closed pool
 
 BELT = 0.5  # seconds after which a waiter looks for itself what nobody told it
 COLLECT_EVERY = 10.0  # seconds between two garbage collections that waiters ask for
@@ -75,7 +70,7 @@ def wait_for_entry(
     waiter = Waiter(started)
     try:
         _enqueue(pool, waiter, again)
-        pool._settle()
+        settle(pool)
         _sleep(pool, waiter, deadline)
         answer = waiter.withdraw()
         now = time.monotonic()
@@ -86,14 +81,14 @@ def wait_for_entry(
                 pool._totals.failed += 1
         if isinstance(answer, Entry):
             return answer
-        raise _refusal(pool, answer, now - started)
+        raise refusal(pool, answer, now - started)
     except BaseException:
         answer = waiter.withdraw()
         if isinstance(answer, Entry):  # it came in the same instant: the next one gets it
-            pool._offer(answer)
+            offer(pool, answer)
         raise
     finally:
-        pool._dequeue(waiter)
+        dequeue(pool, waiter)
 
 
 def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool) -> None:
@@ -105,7 +100,7 @@ def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool) -> None:
         failure = pool._backoff.permanent
         if failure is not None and not pool._entries and waiter.since < pool._backoff.retry_at:
             pool._totals.failed += 1
-            raise _refusal(pool, failure, 0.0)
+            raise refusal(pool, failure, 0.0)
         if 0 < pool.max_waiting <= len(waiters) and not again:
             pool._totals.failed += 1
             raise pool._error(TooManyRequests)(
@@ -126,22 +121,22 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
     """Return when answered or at the deadline; see now and then to what wakes nobody."""
     collected = False
     while True:
-        pool._reclaim()
+        reclaim(pool)
         _growth.grow(pool)
         now = time.monotonic()
         left = deadline - now
-        if waiter.wait(min(left, _slice(pool, now))) or deadline <= time.monotonic():
+        if waiter.wait(min(left, nap(pool, now))) or deadline <= time.monotonic():
             return
         if not collected and left <= 2 * BELT:
             collected = True
             _collect(now)
         keeper.reap()
-        if pool._settle():
+        if settle(pool):
             with pool._lock:
                 pool._totals.rescues += 1
 
 
-def _slice(pool: ConnectionPool, now: float) -> float:
+def nap(pool: ConnectionPool, now: float) -> float:
     """Return how long to sleep before anything may have to be done by this caller."""
     if len(pool._entries) >= pool.max_size:
         return BELT
@@ -157,7 +152,7 @@ def _collect(now: float) -> None:
         gc.collect()
 
 
-def _refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
+def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
     """Return the error for a caller that gets no connection."""
     if answer is CLOSED:
         return pool._error(PoolClosed)(

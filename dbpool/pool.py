@@ -7,21 +7,31 @@ import logging
 import math
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _fork, _growth, _returning, _validation, drivers, options, stats
+from . import (
+    _audit,
+    _ending,
+    _fork,
+    _handover,
+    _lifecycle,
+    _returning,
+    _validation,
+    drivers,
+    options,
+    stats,
+)
 from ._entry import Entry
-from ._growth import Attempt, Backoff, Failure
+from ._growth import Attempt, Backoff
 from ._keeper import keeper
-from ._waiting import CLOSED, Waiter, wait_for_entry
-from .errors import PoolClosed, PoolError, PoolTimeout, for_driver
+from ._lease import Lease
+from ._waiting import Waiter, wait_for_entry
+from .errors import PoolClosed, PoolError, for_driver
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
     from .drivers.base import Driver
     from .options import PoolOptions
 
-__all__ = ["ConnectionPool", "Lease"]
+__all__ = ["ConnectionPool"]
 
 logger = logging.getLogger("dbpool.pool")
 
@@ -206,16 +216,16 @@ class ConnectionPool:
         if good > entry.expires_at:
             entry.good_until = entry.expires_at
             if now >= entry.expires_at:
-                self._retire(entry, conn, "max_lifetime" if entry.expires_at else "drained")
+                _ending.retire(self, entry, conn, "max_lifetime" if entry.expires_at else "drained")
                 return
         entry.conn = conn
         waiters = self._waiters
         if waiters:
-            self._offer(entry)
+            _handover.offer(self, entry)
             return
         self._idle.append(entry)
         if waiters or _FREE_THREADED:
-            self._settle()
+            _handover.settle(self)
 
     def connection(self, timeout: float | None = None) -> Lease:
         """Return a context manager: a connection, committed at the end, rolled back on an error.
@@ -239,117 +249,16 @@ class ConnectionPool:
             raise ValueError(f"pool {self.name!r} has not lent this connection")
         entry.owner = (entry.uses, owner)
 
-    # -- handing over
-
-    def _offer(self, entry: Entry) -> None:
-        """Give an entry to the oldest waiter, or keep it idle. Takes no lock."""
-        waiters, idle = self._waiters, self._idle
-        while True:
-            while True:
-                try:
-                    waiter = waiters[0]
-                except IndexError:
-                    break
-                if waiter is CLOSED:
-                    self._retire(entry, entry.conn, "closed")
-                    return
-                delivered = waiter.deliver(entry)
-                self._dequeue(waiter)
-                if delivered:
-                    return
-            idle.append(entry)
-            # Somebody may have queued before the connection could be seen: look again.
-            try:
-                waiters[0]
-                entry = idle.pop()
-            except IndexError:
-                return
-
-    def _dequeue(self, waiter: Waiter) -> None:
-        """Take a waiter off the queue; done by whoever answered it, and by itself."""
-        try:
-            self._waiters.remove(waiter)
-        except ValueError:
-            pass
-
-    def _settle(self) -> int:
-        """Bring idle entries and waiters together; return how many entries were offered."""
-        moved = 0
-        while True:
-            try:
-                self._waiters[0]
-                entry = self._idle.pop()
-            except IndexError:
-                return moved
-            self._offer(entry)
-            moved += 1
-
     def _refuse(self, conn: Any, entry: Entry | None) -> None:
         """Answer a return that is none."""
         if entry is not None:  # a dropped connection had the id that this stranger has now
-            self._lost(entry)
+            _ending.lost(self, entry)
         if self._inherited.pop(id(conn), None) is not None:
             return  # lent before a fork: the parent's, and cut off from it already
         raise ValueError(
             f"pool {self.name!r} has not lent this connection: it was returned already, or "
             "belongs to another pool"
         )
-
-    # -- the end of a connection
-
-    def _retire(self, entry: Entry, conn: Any, reason: str) -> None:
-        """Close a connection that is ours alone, and free its slot."""
-        try:
-            if conn is not None:
-                self._driver.close(conn)
-        finally:
-            # After the close, not before: the server never sees more than max_size.
-            entry.conn = None
-            with self._lock:
-                known = self._remove(entry, reason)
-        if known:
-            self._event("closed", reason)
-        if self._waiters or self.min_size:
-            _growth.grow(self)
-
-    def _remove(self, entry: Entry, reason: str) -> bool:
-        """Forget an entry and keep its counts; under the lock. False if it was gone already."""
-        if entry not in self._entries:
-            return False
-        self._totals.fold(entry)
-        self._totals.closed[reason] += 1
-        self._entries.discard(entry)
-        if self._in_use.get(entry.key) is entry:
-            del self._in_use[entry.key]
-        return True
-
-    def _lost(self, entry: Entry) -> None:
-        """A connection was dropped without being returned: free its slot."""
-        with self._lock:
-            if not self._remove(entry, "lost"):
-                return
-            self._totals.leaks += 1
-            first = self._totals.leaks == 1
-        self._event("closed", "lost")
-        if first:
-            logger.warning(
-                "pool %r: a connection was dropped without being returned; its slot is free "
-                "again. Use `with pool.connection()`. Further ones are only counted "
-                "(connections_dropped).",
-                self.name,
-            )
-        _growth.grow(self)
-
-    def _reclaim(self) -> None:
-        """Take back what is lent to owners that are dead; called when the pool is exhausted."""
-        for entry in list(self._in_use.values()):
-            owner = entry.owner
-            if owner is None or owner[0] != entry.uses or owner[1].is_alive():
-                continue
-            if self._in_use.pop(entry.key, None) is entry:
-                with self._lock:
-                    self._totals.leaks += 1
-                self._retire(entry, entry(), "abandoned")
 
     # -- open and close
 
@@ -374,38 +283,10 @@ class ConnectionPool:
         """Wait until min_size connections are open.
 
         Arguments: `timeout`, seconds.
-        Raises PoolTimeout (and closes the pool) if that takes longer; PoolClosed.
+        Raises PoolTimeout (and closes the pool) if that takes longer; ConnectFailed where waiting
+        cannot help; PoolClosed.
         """
-        started = monotonic()
-        waiter = Waiter(started)
-        with self._lock:
-            if self._state != "open":
-                raise self._closed_error()
-            if len(self._entries) >= self.min_size:
-                return
-            self._filling.append(waiter)
-        _growth.grow(self)
-        waiter.wait(timeout)
-        answer = waiter.withdraw()
-        if answer is None:
-            return
-        if answer is CLOSED:
-            raise self._closed_error()
-        failure = self._backoff.failure
-        error = self._error(PoolTimeout)(
-            f"pool {self.name!r}: {len(self._entries)} of min_size={self.min_size} connections "
-            f"were open after {timeout:.2f} s"
-            + (f"; connecting fails ({failure.reason})" if failure else "")
-        )
-        error.waited, error.size = monotonic() - started, len(self._entries)
-        self.close()
-        raise error from (failure.error if failure else None)
-
-    def _tell_filled(self, answer: object) -> None:
-        with self._lock:
-            filling, self._filling = self._filling, []
-        for waiter in filling:
-            waiter.deliver(answer)
+        _lifecycle.wait(self, timeout)
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool for good: waiters get PoolClosed, idle connections close at once.
@@ -413,62 +294,26 @@ class ConnectionPool:
         What is lent closes when it comes back. Harmless if it is closed.
         Arguments: `timeout`, seconds to wait for connects that are under way; 0 does not wait.
         """
-        with self._lock:
-            self._state = "closed"
-            for entry in self._entries:
-                entry.expires_at = 0.0
-                entry.good_until = 0.0
-            if CLOSED not in self._waiters:
-                self._waiters.append(CLOSED)
-        while (waiter := self._waiters[0]) is not CLOSED:
-            waiter.deliver(CLOSED)
-            self._dequeue(waiter)
-        self._tell_filled(CLOSED)
-        while self._settle():
-            pass
-        until = monotonic() + timeout
-        while self._attempts() and monotonic() < until:
-            time.sleep(0.005)
-        keeper.forget(self)
+        _lifecycle.close(self, timeout)
 
     def drain(self) -> None:
         """Renew all connections: idle ones close now, lent ones when they come back."""
-        with self._lock:
-            entries = list(self._entries)
-        for entry in entries:
-            entry.expires_at = 0.0
-            entry.good_until = 0.0
-        _validation.sweep(self, monotonic())
-        _growth.grow(self)
+        _lifecycle.drain(self)
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes: upwards at once, downwards as connections come back.
 
         Arguments: as in the constructor. Raises ValueError for impossible sizes.
         """
-        sizes = options.sizes(min_size, max_size)
-        with self._lock:
-            self.min_size, self.max_size = sizes
-        _validation.sweep(self, monotonic())
-        _growth.grow(self)
+        _lifecycle.resize(self, *options.sizes(min_size, max_size))
 
     def check(self) -> None:
-        """Ask the server on every idle connection now; close those that do not answer."""
-        with self._lock:
-            self._backoff.given_up = False
-            self._backoff.retry_at = 0.0
-        for _ in range(len(self._idle)):
-            try:
-                entry = self._idle.popleft()
-            except IndexError:
-                break
-            if _validation.answers(self, entry, self._ping_timeout):
-                self._offer(entry)
-            else:
-                with self._lock:
-                    self._totals.found_dead += 1
-                self._retire(entry, entry.conn, "broken")
-        _growth.grow(self)
+        """Ask the server on every idle connection now; close those that do not answer.
+
+        Takes up to ping_timeout for each that does not. Connecting, if it was given up after
+        reconnect_timeout, goes on.
+        """
+        _lifecycle.check(self)
 
     @property
     def closed(self) -> bool:
@@ -493,21 +338,6 @@ class ConnectionPool:
             f"{len(self._in_use)} of {self.max_size} in use>"
         )
 
-    def _start_in_child(self) -> None:
-        """Leave what is open to the parent process, and start empty; called at a fork."""
-        inherited = {}
-        for entry in list(self._entries):
-            conn = entry()
-            if conn is not None:
-                _fork.abandon(self._driver, conn)
-                inherited[id(conn)] = conn
-        self._clear()
-        self._inherited = inherited
-        if self._state == "closed":
-            self._waiters.append(CLOSED)
-        elif self._state == "open" and self.min_size:
-            self._due = 0.0  # filled from the first use on: no thread starts in the fork itself
-
     # -- what the pool tells
 
     def get_stats(self) -> dict[str, Any]:
@@ -525,32 +355,19 @@ class ConnectionPool:
         """Note that a round trip to the server has just been seen to complete."""
         self._proved_at = monotonic()
 
-    def _audit(self) -> None:
-        """Raise AssertionError if an invariant is broken; for tests, at a quiet point."""
-        with self._lock:
-            idle, lent = list(self._idle), list(self._in_use.values())
-            waiters = [waiter for waiter in self._waiters if waiter is not CLOSED]
-            attempts = self._attempts()
-            faults = [
-                (len(set(idle)) != len(idle), "an entry is idle twice"),
-                (bool(set(idle) & set(lent)), "an entry is idle and lent"),
-                (set(idle) | set(lent) != self._entries, "an entry is nowhere, or unknown"),
-                (any(entry.conn is None for entry in idle), "an idle entry has no connection"),
-                (any(entry.conn is not None for entry in lent), "a lent entry holds on"),
-                (any(self._in_use[key].key != key for key in self._in_use), "a wrong key"),
-                (len(self._entries) + len(attempts) > self.max_size, "more than max_size"),
-                (bool(idle) and bool(waiters), "an idle entry beside a waiter"),
-                (self._state == "closed" and bool(idle or waiters), "closed, but not empty"),
-                (any(entry() is None for entry in self._entries), "a dead entry has a slot"),
-            ]
-        broken = [text for fault, text in faults if fault]
-        if broken:
-            raise AssertionError(f"{self!r}: {'; '.join(broken)}")
-
     # -- small things that the rooms of the pool share
 
     def _upkeep(self, now: float) -> float:
         return _validation.upkeep(self, now)
+
+    def _lost(self, entry: Entry) -> None:
+        _ending.lost(self, entry)
+
+    def _start_in_child(self) -> None:
+        _lifecycle.start_in_child(self)
+
+    def _audit(self) -> None:
+        _audit.audit(self)
 
     def _attempts(self) -> list[Attempt]:
         """Return the connects under way; one whose thread died of an exception is none."""
@@ -559,27 +376,6 @@ class ConnectionPool:
             for key in [key for key, attempt in found.items() if attempt is None]:
                 del self._connecting[key]
             return [attempt for attempt in found.values() if attempt is not None]
-
-    def _threads_allowed(self) -> bool:
-        return self._background
-
-    def _oldest_wait(self, now: float) -> float:
-        """Return for how many seconds the head of the queue has waited."""
-        try:
-            return now - float(self._waiters[0].since)
-        except (IndexError, AttributeError):
-            return 0.0
-
-    def _fail_waiters(self, failure: Failure) -> None:
-        while True:
-            try:
-                waiter = self._waiters[0]
-            except IndexError:
-                return
-            if waiter is CLOSED:
-                return
-            waiter.deliver(failure)
-            self._dequeue(waiter)
 
     def _error(self, error: type[_E]) -> type[_E]:
         return for_driver(error, self._driver.OperationalError)
@@ -610,29 +406,3 @@ class ConnectionPool:
                     "dbpool_reason": reason,
                 },
             )
-
-
-class Lease:
-    """One connection for the length of a with block; made by `ConnectionPool.connection`."""
-
-    __slots__ = ("_conn", "_pool", "_timeout")
-
-    def __init__(self, pool: ConnectionPool, timeout: float | None) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._conn: Any = None
-
-    def __enter__(self) -> Any:
-        if self._conn is not None:
-            raise RuntimeError("this connection() is in use: call pool.connection() again")
-        self._conn = conn = self._pool.getconn(self._timeout)
-        return conn
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        conn, self._conn = self._conn, None
-        _returning.finish(self._pool, conn, error)

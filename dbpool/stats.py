@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from . import _handover
+
 if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
@@ -121,7 +123,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             "connections_closed": dict(total.closed),
             "timeouts": total.timeouts,
             "rescues": total.rescues,
-            "oldest_wait": pool._oldest_wait(now),
+            "oldest_wait": _handover.oldest_wait(pool, now),
             "oldest_use": max((now - since for since in lent), default=0.0),
             "wait_time": histogram([total.waits[0] + immediate, *total.waits[1:]], total.waited),
             "use_time": histogram([max(0, uses - len(lent) - sum(slow[1:])), *slow[1:]], used),

@@ -1,0 +1,39 @@
+"""The invariants of a pool, asserted; for tests, at a quiet point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._handover import CLOSED
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["audit"]
+
+
+def audit(pool: ConnectionPool) -> None:
+    """Raise AssertionError if an invariant is broken. No caller may be inside the pool."""
+    with pool._lock:
+        idle, lent = list(pool._idle), list(pool._in_use.values())
+        waiters = [waiter for waiter in pool._waiters if waiter is not CLOSED]
+        entries, size = pool._entries, len(pool._entries) + len(pool._attempts())
+        faults = {
+            "an entry is idle twice": len(set(idle)) != len(idle),
+            "an entry is idle and lent": bool(set(idle) & set(lent)),
+            "an entry is nowhere, or unknown": set(idle) | set(lent) != entries,
+            "an idle entry has no connection": any(entry.conn is None for entry in idle),
+            "a lent entry holds its connection": any(entry.conn is not None for entry in lent),
+            "a lent entry has another's key": any(
+                entry.key != key for key, entry in pool._in_use.items()
+            ),
+            "a dropped connection has a slot": any(entry() is None for entry in entries),
+            f"{size} open and connecting exceed max_size": size > pool.max_size,
+            "an idle entry rests beside a waiter": bool(idle) and bool(waiters),
+            "a closed pool is not empty": pool._state == "closed" and bool(idle or waiters),
+            "a closed pool lets waiters queue": pool._state == "closed"
+            and CLOSED not in pool._waiters,
+        }
+    broken = [text for text, fault in faults.items() if fault]
+    if broken:
+        raise AssertionError(f"{pool!r}: {'; '.join(broken)}")

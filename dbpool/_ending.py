@@ -1,0 +1,80 @@
+"""The end of a connection: retired by the pool, dropped by a borrower, or left by a dead owner."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from . import _growth
+
+if TYPE_CHECKING:
+    from ._entry import Entry
+    from .pool import ConnectionPool
+
+__all__ = ["expire", "lost", "reclaim", "retire"]
+
+logger = logging.getLogger("dbpool.pool")
+
+
+def retire(pool: ConnectionPool, entry: Entry, conn: Any, reason: str) -> None:
+    """Close a connection that is ours alone, and free its slot, whatever happens."""
+    try:
+        if conn is not None:
+            pool._driver.close(conn)
+    finally:
+        # After the close, not before: the server never sees more than max_size.
+        entry.conn = None
+        with pool._lock:
+            known = _remove(pool, entry, reason)
+    if known:
+        pool._event("closed", reason)
+    if pool._waiters or pool.min_size:
+        _growth.grow(pool)
+
+
+def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
+    """Forget an entry and keep its counts; under the lock. False if it was gone already."""
+    if entry not in pool._entries:
+        return False
+    pool._totals.fold(entry)
+    pool._totals.closed[reason] += 1
+    pool._entries.discard(entry)
+    if pool._in_use.get(entry.key) is entry:
+        del pool._in_use[entry.key]
+    return True
+
+
+def lost(pool: ConnectionPool, entry: Entry) -> None:
+    """Free the slot of a connection that was dropped without being returned."""
+    with pool._lock:
+        if not _remove(pool, entry, "lost"):
+            return
+        pool._totals.leaks += 1
+        first = pool._totals.leaks == 1
+    pool._event("closed", "lost")
+    if first:
+        logger.warning(
+            "pool %r: a connection was dropped without being returned; its slot is free again. "
+            "Use `with pool.connection()`. Further ones are only counted (connections_dropped).",
+            pool.name,
+        )
+    _growth.grow(pool)
+
+
+def reclaim(pool: ConnectionPool) -> None:
+    """Take back what is lent to owners that are dead; called when the pool is exhausted."""
+    for entry in list(pool._in_use.values()):
+        owner = entry.owner
+        if owner is None or owner[0] != entry.uses or owner[1].is_alive():
+            continue
+        if pool._in_use.pop(entry.key, None) is entry:
+            with pool._lock:
+                pool._totals.leaks += 1
+            retire(pool, entry, entry(), "abandoned")
+
+
+def expire(entry: Entry) -> None:
+    """End an entry's life now: it is closed when next it is idle, or at once by a sweep."""
+    # In this order: a return writes good_until and then reads expires_at.
+    entry.expires_at = 0.0
+    entry.good_until = 0.0

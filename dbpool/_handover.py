@@ -1,0 +1,99 @@
+"""How a connection passes from one caller to the next, without a lock.
+
+Every step is one atomic operation on a deque, and each order of steps of any number of threads
+leaves a connection in exactly one place. No wake-up can be lost: a caller first queues and then
+looks for an idle connection, who returns one first puts it among the idle and then looks for a
+waiter, so one of them sees the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import _ending
+
+if TYPE_CHECKING:
+    from ._entry import Entry
+    from ._waiting import Waiter
+    from .pool import ConnectionPool
+
+__all__ = ["CLOSED", "answer_all", "dequeue", "offer", "oldest_wait", "settle"]
+
+CLOSED = object()  # what close() answers; it also stands in the queue of a closed pool for good
+
+
+def offer(pool: ConnectionPool, entry: Entry) -> None:
+    """Give an entry that is ours alone to the oldest waiter, or keep it idle."""
+    waiters, idle = pool._waiters, pool._idle
+    while True:
+        while True:
+            try:
+                waiter = waiters[0]
+            except IndexError:
+                break
+            if waiter is CLOSED:
+                _ending.retire(pool, entry, entry.conn, "closed")
+                return
+            # Answered first and taken off the queue after: an exception between the two leaves
+            # an answered waiter at the head, which the next one passes over.
+            delivered = waiter.deliver(entry)
+            dequeue(pool, waiter)
+            if delivered:
+                return
+        idle.append(entry)
+        try:
+            waiters[0]
+            entry = idle.pop()
+        except IndexError:
+            return
+
+
+def settle(pool: ConnectionPool) -> int:
+    """Bring idle entries and waiters together; return how many entries were offered."""
+    moved = 0
+    while True:
+        try:
+            pool._waiters[0]
+            entry = pool._idle.pop()
+        except IndexError:
+            return moved
+        offer(pool, entry)
+        moved += 1
+
+
+def dequeue(pool: ConnectionPool, waiter: Waiter) -> None:
+    """Take a waiter off the queue; done by whoever answered it, and by itself."""
+    try:
+        pool._waiters.remove(waiter)
+    except ValueError:
+        pass
+
+
+def answer_all(pool: ConnectionPool, answer: object) -> None:
+    """Answer everybody in the queue, and everybody who waits for the pool to fill."""
+    while True:
+        try:
+            waiter = pool._waiters[0]
+        except IndexError:
+            break
+        if waiter is CLOSED:
+            break
+        waiter.deliver(answer)
+        dequeue(pool, waiter)
+    tell_filling(pool, answer)
+
+
+def tell_filling(pool: ConnectionPool, answer: object) -> None:
+    """Answer those who wait until min_size connections are open."""
+    with pool._lock:
+        filling, pool._filling = pool._filling, []
+    for waiter in filling:
+        waiter.deliver(answer)
+
+
+def oldest_wait(pool: ConnectionPool, now: float) -> float:
+    """Return for how many seconds the head of the queue has waited; 0 if nobody waits."""
+    try:
+        return now - float(pool._waiters[0].since)
+    except (IndexError, AttributeError):  # nobody; or CLOSED
+        return 0.0

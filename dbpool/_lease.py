@@ -1,0 +1,86 @@
+"""`with pool.connection()`: one connection for the length of a block, committed or rolled back."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ._keeper import Guard
+from .drivers.base import IDLE, INERROR, INTRANS
+from .errors import TransactionAborted
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["Lease", "commit", "roll_back"]
+
+
+class Lease:
+    """The context manager that `ConnectionPool.connection` returns. It never returns twice."""
+
+    __slots__ = ("_conn", "_pool", "_timeout")
+
+    def __init__(self, pool: ConnectionPool, timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._conn: Any = None
+
+    def __enter__(self) -> Any:
+        if self._conn is not None:
+            raise RuntimeError("this connection() is in use: call pool.connection() again")
+        self._conn = conn = self._pool.getconn(self._timeout)
+        return conn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pool, conn, self._conn = self._pool, self._conn, None
+        # After anything but an Exception (KeyboardInterrupt, a greenlet's timeout) a query may
+        # have been cut short with its answer on the wire, whatever the status says.
+        close = True
+        try:
+            if error is None:
+                commit(pool, conn)
+                close = False
+            elif isinstance(error, Exception):
+                close = roll_back(pool, conn) or pool._driver.is_disconnect(conn, error)
+        except Exception as failure:
+            close = roll_back(pool, conn) or pool._driver.is_disconnect(conn, failure)
+            raise
+        finally:
+            pool.putconn(conn, close)
+
+
+def commit(pool: ConnectionPool, conn: Any) -> None:
+    """Commit, never silently rolling back.
+
+    Raises TransactionAborted if the transaction has failed (the server would answer COMMIT with a
+    silent ROLLBACK); what the driver's commit raises.
+    """
+    status = pool._driver.transaction_status(conn)
+    if status == INERROR:
+        raise pool._error(TransactionAborted)(
+            "the transaction has failed (a database error was caught and not rolled back), so "
+            "nothing of it can be committed: it is rolled back. Let the error through, or use a "
+            "savepoint around the statement that may fail"
+        )
+    pool._driver.commit(conn)
+    if status != IDLE:
+        pool.proved()
+
+
+def roll_back(pool: ConnectionPool, conn: Any) -> bool:
+    """Roll back what is open, within the pool's deadline. True if the connection is of no use."""
+    status = pool._driver.transaction_status(conn)
+    if status in (INTRANS, INERROR):
+        try:
+            with Guard(pool._driver, conn, pool._ping_timeout):
+                pool._driver.rollback(conn)
+        except Exception:
+            return True
+        pool.proved()
+        status = pool._driver.transaction_status(conn)
+    return bool(status != IDLE)

@@ -1,0 +1,119 @@
+"""Filling a pool, changing its sizes, closing it, and starting anew in a forked child."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from . import _ending, _fork, _growth, _handover, _validation
+from ._handover import CLOSED
+from ._keeper import keeper
+from ._waiting import GONE, Waiter, nap, refusal
+from .errors import PoolTimeout
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["check", "close", "drain", "resize", "start_in_child", "wait"]
+
+
+def wait(pool: ConnectionPool, timeout: float) -> None:
+    """Wait until min_size connections are open."""
+    started = time.monotonic()
+    waiter = Waiter(started)
+    with pool._lock:
+        if pool._state != "open":
+            raise pool._closed_error()
+        pool._backoff.given_up = False
+        if len(pool._entries) >= pool.min_size:
+            return
+        pool._filling.append(waiter)
+    while True:
+        _growth.grow(pool)
+        now = time.monotonic()
+        left = started + timeout - now
+        if waiter.wait(min(left, nap(pool, now))) or left <= 0:
+            break
+    answer = waiter.withdraw()
+    if answer is None:
+        return
+    if answer is not GONE:
+        raise refusal(pool, answer, time.monotonic() - started)
+    failure = pool._backoff.failure
+    size = len(pool._entries)
+    error = pool._error(PoolTimeout)(
+        f"pool {pool.name!r}: {size} of min_size={pool.min_size} connections were open after "
+        f"{timeout:.2f} s" + (f"; connecting fails ({failure.reason})" if failure else "")
+    )
+    error.waited, error.size = time.monotonic() - started, size
+    pool.close()
+    raise error from (failure.error if failure else None)
+
+
+def close(pool: ConnectionPool, timeout: float) -> None:
+    """Close for good: first the waiters are told, then what is idle closes."""
+    with pool._lock:
+        pool._state = "closed"
+        for entry in pool._entries:
+            _ending.expire(entry)
+        if CLOSED not in pool._waiters:
+            pool._waiters.append(CLOSED)
+    _handover.answer_all(pool, CLOSED)
+    _handover.settle(pool)  # CLOSED stands in the queue: whatever is offered to it is closed
+    until = time.monotonic() + timeout
+    while pool._attempts() and time.monotonic() < until:
+        time.sleep(0.005)
+    keeper.forget(pool)
+
+
+def drain(pool: ConnectionPool) -> None:
+    """Renew everything that is open."""
+    with pool._lock:
+        for entry in pool._entries:
+            _ending.expire(entry)
+    _validation.sweep(pool, time.monotonic())
+    _growth.grow(pool)
+
+
+def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
+    """Change the sizes; idle ones beyond go first, then lent ones as they come back."""
+    with pool._lock:
+        pool.min_size, pool.max_size = min_size, max_size
+    _validation.sweep(pool, time.monotonic())
+    with pool._lock:
+        excess = len(pool._entries) - max_size
+        for entry in list(pool._entries)[: max(0, excess)]:
+            _ending.expire(entry)
+    _growth.grow(pool)
+
+
+def check(pool: ConnectionPool) -> None:
+    """Ask the server on every idle connection now."""
+    with pool._lock:
+        pool._backoff.given_up = False
+        pool._backoff.retry_at = 0.0
+    for _ in range(len(pool._idle)):
+        try:
+            entry = pool._idle.popleft()
+        except IndexError:
+            break
+        _validation.ping_or_retire(pool, entry)
+    _growth.grow(pool)
+
+
+def start_in_child(pool: ConnectionPool) -> None:
+    """Leave what is open to the parent process, and start empty; called at a fork."""
+    inherited = dict(pool._inherited)
+    for entry in list(pool._entries):
+        conn = entry()
+        if conn is not None:
+            _fork.abandon(pool._driver, conn)
+            inherited[id(conn)] = conn
+    pool._clear()
+    pool._inherited = inherited
+    if pool._state == "closed":
+        pool._waiters.append(CLOSED)
+    elif pool._state == "open" and pool._background:
+        keeper.register(pool)
+        if pool.min_size:
+            pool._due = 0.0  # filled from the first use on: no thread starts in the fork itself
