@@ -169,12 +169,12 @@ class PoolEvents:
 
     @classmethod
     def count(cls, events: Iterable[dict[str, Any]]) -> PoolEvents:
-        opened = open_now = most = 0
+        opened = most = 0
+        open_now: dict[tuple[int, str], int] = {}
         for event in sorted(events, key=itemgetter("time")):
-            if event["event"] == "opened":
-                opened += 1
-                open_now += 1
-            else:
-                open_now -= 1
-            most = max(most, open_now)
+            opened += event["event"] == "opened"
+            # What the pool says it has, not one more or less than before: of two threads' events
+            # the later one may be written first.
+            open_now[event["pid"], event["pool"]] = event["open"]
+            most = max(most, sum(open_now.values()))
         return cls(opened, most)

@@ -93,14 +93,20 @@ def test_orders_of_nobody_and_units_without_an_order_are_problems() -> None:
     assert len(strangers(attempts, Stored(bought, 7, 6))) == 1
 
 
-def test_events_of_several_workers_are_merged_by_time() -> None:
-    def event(time: float, pid: int, what: str) -> dict[str, object]:
-        return {"time": time, "pid": pid, "event": what}
+def event(time: float, pid: int, what: str, left_open: int) -> dict[str, object]:
+    return {"time": time, "pid": pid, "pool": "default", "event": what, "open": left_open}
 
-    one = [event(1, 1, "opened"), event(4, 1, "closed"), event(5, 1, "opened")]
-    two = [event(2, 2, "opened"), event(3, 2, "opened")]
+
+def test_events_of_several_workers_are_merged_by_time() -> None:
+    one = [event(1, 1, "opened", 1), event(4, 1, "closed", 0), event(5, 1, "opened", 1)]
+    two = [event(2, 2, "opened", 1), event(3, 2, "opened", 2)]
     assert PoolEvents.count(one + two) == PoolEvents(opened=4, most_open=3)
     assert PoolEvents.count([]) == PoolEvents(opened=0, most_open=0)
+
+
+def test_a_close_that_is_written_late_does_not_count_as_open() -> None:
+    late = [event(1, 1, "opened", 1), event(2, 1, "opened", 1), event(3, 1, "closed", 1)]
+    assert PoolEvents.count(late) == PoolEvents(opened=2, most_open=1)
 
 
 def account(**changes: Any) -> Account:
