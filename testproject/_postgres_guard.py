@@ -65,16 +65,11 @@ os.register_at_fork(after_in_child=_drop_pipes_in_child)
 
 
 class Process(NamedTuple):
-    """One row of the process table. Zombies have no arguments."""
+    """One row of the process table."""
 
     pid: int
     parent: int
-    arguments: list[str]
-
-    @property
-    def title(self) -> str:
-        """What ps shows: the command line, or what a backend wrote over it."""
-        return " ".join(self.arguments).strip()
+    title: str  # the command line, or what a backend wrote over it; empty for a zombie
 
 
 def processes() -> list[Process]:
@@ -87,10 +82,10 @@ def processes() -> list[Process]:
             with open(f"/proc/{name}/stat", "rb") as stat, open(f"/proc/{name}/cmdline", "rb") as c:
                 # The second field is the program's name in brackets and may contain brackets.
                 parent = int(stat.read().rpartition(b")")[2].split()[1])
-                arguments = os.fsdecode(c.read()).rstrip("\0").split("\0")
+                title = os.fsdecode(c.read()).replace("\0", " ").strip()
         except OSError:
             continue  # it ended meanwhile
-        rows.append(Process(int(name), parent, arguments))
+        rows.append(Process(int(name), parent, title))
     return rows
 
 
@@ -99,14 +94,14 @@ def _processes_by_ps() -> list[Process]:
         ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
     fields = (line.split(None, 2) for line in listing.splitlines())
-    return [Process(int(f[0]), int(f[1]), f[2].split(" ")) for f in fields if len(f) == 3]
+    return [Process(int(f[0]), int(f[1]), f[2].strip()) for f in fields if len(f) == 3]
 
 
 def _processes_of(directory: str) -> tuple[list[int], list[int]]:
     """Return (programs running on the directory's cluster, everything below them)."""
     table = processes()
-    data = os.path.join(directory, "data")
-    roots = [row.pid for row in table if "-D" in row.arguments and data in row.arguments]
+    cluster = f"-D {os.path.join(directory, 'data')}"
+    roots = [row.pid for row in table if cluster in row.title]
     found = set(roots)
     below: list[int] = []
     while fresh := [row.pid for row in table if row.parent in found and row.pid not in found]:

@@ -52,8 +52,7 @@ def asked(dsn: str, query: str = "SELECT 1") -> object:
 
 
 def running_on(directory: Path) -> list[guard.Process]:
-    data = str(directory / "data")
-    return [process for process in guard.processes() if data in process.arguments]
+    return [process for process in guard.processes() if str(directory / "data") in process.title]
 
 
 # Which server
