@@ -18,9 +18,10 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Guard", "Process", "processes"]
+__all__ = ["Guard", "Process", "processes", "send"]
 
 # An immediate shutdown takes 20 ms; postgres itself kills children that linger after 5 s.
 QUIT_SECONDS = 8.0
@@ -110,7 +111,8 @@ def _processes_of(directory: str) -> tuple[list[int], list[int]]:
     return roots, below
 
 
-def _signal(pids: list[int], number: int) -> None:
+def send(pids: Iterable[int], number: int) -> None:
+    """Send a signal to those of the processes that are still there."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -121,13 +123,13 @@ def _signal(pids: list[int], number: int) -> None:
 def _end(directory: str) -> None:
     """End the server: at once but in order (it frees its shared memory), by force if need be."""
     roots, below = _processes_of(directory)
-    _signal(below + roots, signal.SIGCONT)  # a stopped process heeds SIGKILL alone
-    _signal(roots, signal.SIGQUIT)
+    send(below + roots, signal.SIGCONT)  # a stopped process heeds SIGKILL alone
+    send(roots, signal.SIGQUIT)
     until = time.monotonic() + QUIT_SECONDS
     while roots and time.monotonic() < until:
         time.sleep(0.005)
         roots, below = _processes_of(directory)
-    _signal(below + roots, signal.SIGKILL)
+    send(below + roots, signal.SIGKILL)
 
 
 def _remove(directory: str) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from testproject._postgres_cluster import Cluster
-from testproject._postgres_guard import Process, processes
+from testproject._postgres_guard import Process, processes, send
 from testproject._postgres_programs import PostgresUnavailable, find_programs
 
 __all__ = ["PostgresServer", "PostgresUnavailable"]
@@ -63,7 +63,11 @@ class PostgresServer:
         atexit.register(self.destroy)
 
     def __enter__(self) -> PostgresServer:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.destroy()
+            raise
 
     def __exit__(self, *exc: object) -> None:
         self.destroy()
@@ -72,6 +76,8 @@ class PostgresServer:
 
     def start(self, timeout: float = 30.0) -> PostgresServer:
         """Start, and return when connections are accepted; raise RuntimeError with its log."""
+        if self._postmaster is not None and self._postmaster.poll() is None:
+            raise RuntimeError("This server is running already.")
         self._postmaster = self._cluster.spawn_server(self.port)
         until = time.monotonic() + timeout
         while not self._accepts_connections():
@@ -140,8 +146,7 @@ class PostgresServer:
         until = time.monotonic() + 1.0
         while left := [p for p in processes() if p.pid in pids and p.title.startswith("postgres:")]:
             if time.monotonic() > until:
-                for process in left:
-                    os.kill(process.pid, signal.SIGKILL)
+                send((process.pid for process in left), signal.SIGKILL)
             time.sleep(0.002)
 
     def freeze(self, backends: bool = True) -> None:
@@ -151,20 +156,15 @@ class PostgresServer:
         """
         postmaster = self._running()
         # The postmaster first, so that it starts no child that would be missed.
-        self._frozen = [postmaster.pid]
-        os.kill(postmaster.pid, signal.SIGSTOP)
-        for child in self.children() if backends else ():
-            self._frozen.append(child.pid)
-            os.kill(child.pid, signal.SIGSTOP)
+        send([postmaster.pid], signal.SIGSTOP)
+        children = [child.pid for child in self.children()] if backends else []
+        send(children, signal.SIGSTOP)
+        self._frozen = [postmaster.pid, *children]
 
     def thaw(self) -> None:
         """Undo freeze()."""
-        frozen, self._frozen = self._frozen, []
-        for pid in frozen:
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
+        send(self._frozen, signal.SIGCONT)
+        self._frozen = []
 
     # Looking at it
 

@@ -385,13 +385,11 @@ def test_the_children_are_told_by_their_titles(own_postgres: PostgresServer) -> 
         assert titles[pid].startswith("postgres: postgres postgres 127.0.0.1")
 
 
-def test_a_server_that_cannot_start_shows_its_log() -> None:
+def test_a_server_that_cannot_start_shows_its_log_and_goes() -> None:
     server = PostgresServer(conf={"max_connections": "nonsense"})
-    try:
-        with pytest.raises(RuntimeError, match='"max_connections"'):
-            server.start()
-    finally:
-        server.destroy()
+    with pytest.raises(RuntimeError, match='"max_connections"'), server:
+        pass
+    assert not server.directory.exists()
 
 
 # Addresses
