@@ -21,8 +21,8 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
+from testproject._postgres_address import as_dsn, as_url
 from testproject._postgres_cluster import Cluster
 from testproject._postgres_guard import Process, processes, send
 from testproject._postgres_programs import PostgresUnavailable, find_programs
@@ -212,7 +212,7 @@ class PostgresServer:
 
     # Addresses
 
-    def parameters(self, *, unix: bool = False, **overrides: object) -> dict[str, str]:
+    def parameters(self, *, unix: bool = False, **overrides: object) -> dict[str, object]:
         """Return libpq's connection parameters; `unix` takes the socket instead of TCP."""
         given: dict[str, object] = {
             "host": self.directory if unix else "127.0.0.1",
@@ -224,25 +224,17 @@ class PostgresServer:
             given["password"] = self.password
         if self.ssl and not unix:
             given["sslmode"] = "require"
-        return {name: str(value) for name, value in {**given, **overrides}.items()}
+        return {**given, **overrides}
 
     def dsn(self, *, unix: bool = False, **overrides: object) -> str:
         """Return a libpq string, such as `host=127.0.0.1 port=… user=postgres dbname=postgres`."""
-        return " ".join(
-            f"{name}={_libpq_quoted(value)}"
-            for name, value in self.parameters(unix=unix, **overrides).items()
-        )
+        return as_dsn(self.parameters(unix=unix, **overrides))
 
     def url(self, dbname: str = "postgres", *, unix: bool = False, **overrides: object) -> str:
-        """Return the same as a URL; what is neither of its parts becomes a query parameter."""
-        rest = self.parameters(unix=unix, dbname=dbname, **overrides)
-        host, port, user, name = (rest.pop(part) for part in ("host", "port", "user", "dbname"))
-        secret = f":{quote(rest.pop('password'), safe='')}" if "password" in rest else ""
-        query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
-        return (
-            f"postgresql://{quote(user, safe='')}{secret}@{quote(host, safe='')}:{port}"
-            f"/{quote(name, safe='')}{query}"
-        )
+        """Return the same as a URL."""
+        return as_url(self.parameters(unix=unix, dbname=dbname, **overrides))
+
+    # The postmaster
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._postmaster is None:
@@ -268,12 +260,6 @@ def _free_port() -> int:
             except OSError:
                 continue
             return port
-
-
-def _libpq_quoted(value: str) -> str:
-    if value and all(c.isalnum() or c in "/._-:" for c in value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _main() -> None:

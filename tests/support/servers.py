@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode
 
 import psycopg2
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import parse_dsn
+
+from testproject._postgres_address import as_dsn, as_url
 
 __all__ = ["GivenPostgres", "Postgres", "count_sessions"]
 
@@ -29,18 +30,10 @@ class GivenPostgres:
         self._parameters = parse_dsn(dsn)
 
     def dsn(self, **overrides: Any) -> str:
-        return str(make_dsn(**{**self._parameters, **overrides}))
+        return as_dsn({**self._parameters, **overrides})
 
     def url(self, **overrides: Any) -> str:
-        # libpq takes every parameter in the query, so nothing need be told apart.
-        rest = {name: str(v) for name, v in {**self._parameters, **overrides}.items()}
-        user, host = quote(rest.pop("user", ""), safe=""), quote(rest.pop("host", ""), safe="")
-        secret = f":{quote(rest.pop('password'), safe='')}" if "password" in rest else ""
-        port = f":{rest.pop('port')}" if "port" in rest else ""
-        name = quote(rest.pop("dbname", ""), safe="")
-        query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
-        at = "@" if user else ""
-        return f"postgresql://{user}{secret}{at}{host}{port}/{name}{query}"
+        return as_url({**self._parameters, **overrides})
 
 
 def count_sessions(server: Postgres, application_name: str) -> int:
