@@ -1,1 +1,3 @@
-"""Django on a dbpool connection pool."""
+"""Django on a dbpool connection pool: `"ENGINE": "dbpool_django.backends.postgresql"`."""
+
+from __future__ import annotations

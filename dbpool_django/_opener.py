@@ -1,0 +1,75 @@
+"""How a pool opens connections: as Django does, but by nobody's wrapper in particular."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from dbpool.drivers import _postgres
+from dbpool.drivers.base import Driver
+
+from ._settings import copied
+
+__all__ = ["Opener"]
+
+
+class Opener:
+    """A driver of dbpool whose `connect` goes through a Django wrapper that has pooling off.
+
+    The wrapper is of the class of the project's own, so that what that class changes (parameters,
+    a password that is fetched) counts here too, once per connection instead of once per request.
+    It is made anew for each connect, over a copy of the settings: neither the wrapper nor the
+    thread that happened to make the pool is kept, nor does a later change of settings get in.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        wrapper: BaseDatabaseWrapper,
+        configure: Callable[[Any], object] | None,
+    ) -> None:
+        self._driver = driver
+        self._class = type(wrapper)
+        self._alias = wrapper.alias
+        self._settings = _unpooled(wrapper.settings_dict)
+        self._zone = {"timezone": wrapper.timezone, "timezone_name": wrapper.timezone_name}
+        self._users_configure = configure
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def connect(
+        self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
+    ) -> Any:
+        """Open a connection in autocommit mode; the settings count, not the arguments."""
+        wrapper = self._detached()
+        given = wrapper.get_connection_params()
+        defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
+        conn = wrapper.get_new_connection({**defaults, **given})
+        try:
+            conn.autocommit = True
+        except BaseException:
+            self._driver.close(conn)
+            raise
+        return conn
+
+    def configure(self, conn: Any) -> None:
+        """Give a connection Django's time zone and role, then what the user wants."""
+        self._detached()._configure_connection(conn)  # type: ignore[attr-defined]
+        if self._users_configure is not None:
+            self._users_configure(conn)
+
+    def _detached(self) -> BaseDatabaseWrapper:
+        wrapper = self._class(copied(self._settings), self._alias)
+        wrapper.__dict__.update(self._zone)  # both are cached properties
+        return wrapper
+
+
+def _unpooled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = copied(dict(settings))
+    plain["OPTIONS"]["pool"] = False
+    return plain

@@ -1,0 +1,82 @@
+"""What the PostgreSQL backends have in common: Django's session state, once per connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
+from django.utils.asyncio import async_unsafe
+
+from dbpool import ConnectionPool, drivers
+
+from . import _settings
+from ._opener import Opener
+from ._wrapper import PooledWrapper
+
+__all__ = ["PooledPostgres"]
+
+
+class PooledPostgres(PooledWrapper):
+    """Goes before Django's PostgreSQL wrapper, or one made from it."""
+
+    isolation_level: Any
+
+    def _dbpool_make(self) -> ConnectionPool:
+        options = _settings.pool_options(self.settings_dict, self.alias)
+        driver, _ = drivers.choose(None, "psycopg" if is_psycopg3 else "psycopg2")
+        opener = Opener(driver, self, options.pop("configure", None))
+        return ConnectionPool(driver=opener, configure=opener.configure, **options)
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""
+        settings = self.settings_dict
+        if not settings["OPTIONS"].get("pool"):
+            return super().get_connection_params()
+        # Django refuses a pool on psycopg2. Everybody else must go on seeing the same object.
+        self.settings_dict = {**settings, "OPTIONS": {**settings["OPTIONS"], "pool": False}}
+        try:
+            return super().get_connection_params()
+        finally:
+            self.settings_dict = settings
+
+    @async_unsafe
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """Return the driver's own connection object, out of the pool where there is one."""
+        if self.pool is not None:
+            self.isolation_level = self._dbpool_isolation_level()
+        return super().get_new_connection(conn_params)
+
+    def _dbpool_isolation_level(self) -> Any:
+        # As Django's own does, which makes the connection at the same time.
+        try:
+            wanted = self.settings_dict["OPTIONS"]["isolation_level"]
+        except KeyError:
+            return IsolationLevel.READ_COMMITTED
+        try:
+            return IsolationLevel(wanted)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"Invalid transaction isolation level {wanted} specified. Use one of the "
+                "psycopg.IsolationLevel values."
+            ) from None
+
+    def init_connection_state(self) -> None:
+        """Check the server's version once; time zone and role were set when it was opened."""
+        if self._dbpool_lender is None:
+            super().init_connection_state()
+            return
+        BaseDatabaseWrapper.init_connection_state(self)
+        # No round trip, unless somebody's SET TIME ZONE has stayed behind.
+        if self._configure_timezone(self.connection) and not self.get_autocommit():
+            self.connection.commit()
+
+    def ensure_timezone(self) -> bool:
+        """Give the connection in hand the zone of the settings; the pool's key has it too."""
+        if self.connection is None:
+            return False
+        return bool(self._configure_timezone(self.connection))
+
+    def _configure_timezone(self, connection: Any) -> Any:
+        return super()._configure_timezone(connection)  # type: ignore[misc]

@@ -1,0 +1,19 @@
+"""The wrapper that Django loads for `"ENGINE": "dbpool_django.backends.postgresql"`."""
+
+from __future__ import annotations
+
+from django.db.backends.postgresql import base
+
+from dbpool_django._postgres import PooledPostgres
+
+from .creation import DatabaseCreation
+from .features import DatabaseFeatures
+
+__all__ = ["DatabaseWrapper"]
+
+
+class DatabaseWrapper(PooledPostgres, base.DatabaseWrapper):
+    """Django's PostgreSQL wrapper, with connections out of a pool."""
+
+    creation_class = DatabaseCreation
+    features_class = DatabaseFeatures
