@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import (
+    CommitUnknown,
     ConnectFailed,
     PoolClosed,
     PoolError,
@@ -13,6 +14,7 @@ from .errors import (
 from .pool import ConnectionPool
 
 __all__ = [
+    "CommitUnknown",
     "ConnectFailed",
     "ConnectionPool",
     "PoolClosed",

@@ -6,13 +6,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._keeper import Guard
-from .drivers.base import IDLE, INERROR, INTRANS
-from .errors import TransactionAborted
+from .drivers.base import IDLE, INERROR, INTRANS, UNKNOWN
+from .errors import CommitUnknown, TransactionAborted
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Lease", "commit", "roll_back"]
+__all__ = ["Lease", "check", "commit", "roll_back"]
 
 
 class Lease:
@@ -57,8 +57,28 @@ class Lease:
 def commit(pool: ConnectionPool, conn: Any) -> None:
     """Commit, never silently rolling back.
 
-    Raises TransactionAborted if the transaction has failed (the server would answer COMMIT with a
-    silent ROLLBACK); what the driver's commit raises.
+    Raises TransactionAborted if the transaction cannot be committed any more; CommitUnknown if
+    the link is lost during the COMMIT; what else the driver's commit raises.
+    """
+    status = check(pool, conn)
+    try:
+        pool._driver.commit(conn)
+    except Exception as error:
+        if status == IDLE or not pool._driver.is_disconnect(conn, error):
+            raise
+        raise pool._error(CommitUnknown)(
+            "the link to the server was lost during COMMIT: whether the transaction was committed "
+            "is not known here. Look for what it wrote before writing it again"
+        ) from error
+    if status != IDLE:
+        pool.proved()
+
+
+def check(pool: ConnectionPool, conn: Any) -> int:
+    """Return the transaction's status; no round trip.
+
+    Raises TransactionAborted if it has failed (the server would answer COMMIT with a silent
+    ROLLBACK) or is known to have been lost with its link.
     """
     status = pool._driver.transaction_status(conn)
     if status == INERROR:
@@ -67,9 +87,12 @@ def commit(pool: ConnectionPool, conn: Any) -> None:
             "nothing of it can be committed: it is rolled back. Let the error through, or use a "
             "savepoint around the statement that may fail"
         )
-    pool._driver.commit(conn)
-    if status != IDLE:
-        pool.proved()
+    if status == UNKNOWN:
+        raise pool._error(TransactionAborted)(
+            "the link to the server was lost before the commit, and the transaction with it: "
+            "nothing of it is committed. Let the error that told of the lost link through"
+        )
+    return status
 
 
 def roll_back(pool: ConnectionPool, conn: Any) -> bool:

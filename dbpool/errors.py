@@ -11,6 +11,7 @@ import importlib
 from typing import Any, TypeVar
 
 __all__ = [
+    "CommitUnknown",
     "ConnectFailed",
     "PoolClosed",
     "PoolError",
@@ -67,6 +68,14 @@ class ConnectFailed(PoolError):
 
 class TransactionAborted(PoolError):
     """A commit was asked for, but the transaction had failed: the server would roll it back."""
+
+
+class CommitUnknown(PoolError):
+    """The link was lost during COMMIT: whether the server committed cannot be known from here.
+
+    Never retried by the pool. Look for what was written, by a key of its own, before writing it
+    again. `__cause__` is the driver's own error.
+    """
 
 
 _E = TypeVar("_E", bound=PoolError)
