@@ -13,27 +13,36 @@ import queue
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _socket
 
 if TYPE_CHECKING:
     from ._entry import Entry
     from .drivers.base import Driver
-    from .pool import ConnectionPool
 
-__all__ = ["Guard", "Keeper", "keeper"]
+__all__ = ["Guard", "Keeper", "Watched", "keeper"]
 
 logger = logging.getLogger("dbpool.keeper")
 
 _STARVED = 1.0  # seconds late that are worth a word
 
 
+class Watched(Protocol):
+    """What the keeper looks after: a pool, or the spare connection of a pool's health check."""
+
+    name: str
+    _due: float
+
+    def _upkeep(self, now: float) -> float:
+        """Do what is due, without blocking; return when to come back."""
+
+
 class Keeper:
     """Holds only weak references to pools; its thread starts on first need, ends with them."""
 
     def __init__(self) -> None:
-        self.pools: dict[int, weakref.ref[ConnectionPool]] = {}
+        self.pools: dict[int, weakref.ref[Watched]] = {}
         # Guards `_thread`, and a guard's life against the moment in which its socket is severed.
         self._lock = threading.Lock()
         self.reset()
@@ -85,19 +94,19 @@ class Keeper:
 
     # -- pools
 
-    def register(self, pool: ConnectionPool) -> None:
+    def register(self, pool: Watched) -> None:
         """Know a pool from now on; without starting anything."""
         key = id(pool)
         pools = self.pools
         pools[key] = weakref.ref(pool, lambda ref: pools.pop(key, None))
 
-    def forget(self, pool: ConnectionPool) -> None:
+    def forget(self, pool: Watched) -> None:
         """A pool is closed: nothing is due for it any more."""
         self.pools.pop(id(pool), None)
         if self._inbox is not None:
             self._inbox.put(None)
 
-    def schedule(self, pool: ConnectionPool, when: float) -> None:
+    def schedule(self, pool: Watched, when: float) -> None:
         """Call the pool's upkeep at `when` (monotonic), or sooner; starts the thread."""
         pool._due = min(pool._due, when)
         if when < self._wake_at and self.start():

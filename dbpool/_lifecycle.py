@@ -64,6 +64,8 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     while pool._attempts() and time.monotonic() < until:
         time.sleep(0.005)
     keeper.forget(pool)
+    if pool._prober is not None:
+        pool._prober.close()
 
 
 def drain(pool: ConnectionPool) -> None:

@@ -176,8 +176,9 @@ OPTIONS: dict[str, Option] = {
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ": did you mean 'x'?" for the most similar known name, or "" if none is."""
-    close = difflib.get_close_matches(name.lower(), list(known), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+    folded = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1)
+    return f": did you mean {folded[close[0]]!r}?" if close else ""
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from .errors import PoolClosed, PoolError, for_driver
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ._prober import Prober
     from .drivers.base import Driver
     from .options import PoolOptions
 
@@ -103,6 +104,7 @@ class ConnectionPool:
         self._ref = weakref.ref(self)
         self._settled = self._driver.settled
         self._state = "new"
+        self._prober: Prober | None = None  # made by the first health check
         self._clear()
         _fork.watch(self)
         if values["open"]:
@@ -129,6 +131,7 @@ class ConnectionPool:
         self._due = math.inf
         self._sweep_due = False
         self._proved_at = -math.inf
+        self._doubted_at = -math.inf
         self._timed_out_at = -math.inf
 
     # -- acquire and return
@@ -354,6 +357,13 @@ class ConnectionPool:
     def proved(self) -> None:
         """Note that a round trip to the server has just been seen to complete."""
         self._proved_at = monotonic()
+
+    def doubted(self) -> None:
+        """Note that a round trip has just failed: what was proved before counts no more.
+
+        It does not make the pool ill; the next health check asks the server.
+        """
+        self._doubted_at = monotonic()
 
     # -- small things that the rooms of the pool share
 

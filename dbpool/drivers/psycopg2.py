@@ -22,6 +22,7 @@ class Psycopg2Driver:
 
     name = "psycopg2"
     OperationalError: type[Exception] = psycopg2.OperationalError
+    name_option = "application_name"
 
     # A method of psycopg2's own, without a Python frame around it.
     transaction_status = staticmethod(extensions.connection.get_transaction_status)

@@ -1,0 +1,239 @@
+"""The `/healthz/db` exchange, framework-free: what a load balancer asks, and the bytes it gets.
+
+For readiness and load balancers, not for liveness: a liveness check on a shared database would
+restart every instance when the database blinks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import _fork, _prober
+from ._prober import FAIL, PASS, REASONS, WARN, Flight, Prober, Verdict
+from .options import is_number, nearest
+from .pool import ConnectionPool
+
+__all__ = ["REASONS", "Answer", "HealthCheck", "is_draining", "respond", "set_draining"]
+
+logger = logging.getLogger("dbpool.health")
+
+Answer = tuple[int, list[tuple[str, str]], bytes]  # status, headers, body
+Pools = Callable[[], Mapping[str, ConnectionPool]]
+
+# What the frameworks' configuration calls the arguments of `HealthCheck`.
+SETTINGS = {
+    "DBPOOL_HEALTH_PATH": "prefix",
+    "DBPOOL_HEALTH_DEADLINE": "deadline",
+    "DBPOOL_HEALTH_TTL": "ttl",
+    "DBPOOL_HEALTH_SLOW": "slow",
+    "DBPOOL_HEALTH_WARN_STATUS": "warn_status",
+    "DBPOOL_HEALTH_DRAIN_STATUS": "drain_status",
+}
+
+_METHODS = ("GET", "HEAD", "OPTIONS")
+_ALLOW = ("Allow", ", ".join(_METHODS))
+_NO_STORE = ("Cache-Control", "no-store")
+_WORST_FIRST = (FAIL, WARN, PASS)
+_GOING = frozenset(("draining", "closed"))  # not ill, but going away
+
+_draining = False
+_unanswerable = False  # whether the log knows that there are no pools to ask
+
+
+def set_draining(draining: bool = True) -> None:
+    """Say that this process is going away: every health answer of it is `fail` from now on.
+
+    For the hook that runs before a server stops. Requests are still served, and
+    `ConnectionPool.drain`, which renews connections, is something else. Any thread may call it.
+    """
+    global _draining
+    changed, _draining = _draining is not draining, draining
+    if changed:
+        logger.info("this process is %s", "draining" if draining else "not draining any more")
+
+
+def is_draining() -> bool:
+    """Return whether `set_draining` was called in this process."""
+    return _draining
+
+
+def respond(
+    method: str,
+    path: str,
+    query: str,
+    headers: Mapping[str, str],
+    remote_addr: str,
+    *,
+    check: HealthCheck,
+) -> Answer:
+    """Return `check.respond(...)`: status, headers, body."""
+    return check.respond(method, path, query, headers, remote_addr)
+
+
+class HealthCheck:
+    """One health endpoint: where it is, which pools it asks, how long, and how it words answers.
+
+    Arguments: `pools`, called at each request, returns the pools by name without connecting;
+    `prefix`, the path of all pools together, one pool's being `<prefix>/<name>`, None for off;
+    `deadline`, seconds to an answer; `ttl`, seconds for which what is known counts; `slow`,
+    seconds from which on a probe is called slow; `warn_status` and `drain_status`, the statuses
+    for a degraded pool and for a process that is going away (HAProxy takes 404 for the latter).
+    Raises ValueError for values that are not possible. It keeps nothing between two requests.
+    """
+
+    def __init__(
+        self,
+        pools: Pools,
+        *,
+        prefix: str | None = "/healthz/db",
+        deadline: float = 0.75,
+        ttl: float = 1.0,
+        slow: float = 0.25,
+        warn_status: int = 200,
+        drain_status: int = 503,
+    ) -> None:
+        if prefix is not None and not str(prefix).strip("/"):
+            raise ValueError(f"prefix={prefix!r} is not possible: it takes a path, or None for off")
+        for name, value in (("deadline", deadline), ("ttl", ttl), ("slow", slow)):
+            if not is_number(value) or not 0 < value < math.inf:
+                raise ValueError(
+                    f"{name}={value!r} is not possible: it takes seconds greater than 0"
+                )
+        _check_status("warn_status", warn_status, 200)
+        _check_status("drain_status", drain_status, 400)
+        self.prefix = None if prefix is None else "/" + prefix.strip("/")
+        self.deadline = deadline
+        self.ttl = ttl
+        self.slow = slow
+        self.warn_status = warn_status
+        self.drain_status = drain_status
+        self._pools = pools
+
+    @classmethod
+    def configured(cls, pools: Pools, settings: Mapping[str, Any]) -> HealthCheck:
+        """Return a check with what a framework's settings say; other settings are not looked at.
+
+        Raises ValueError for an unknown DBPOOL_HEALTH_ key, naming the nearest known one, and for
+        values that are not possible.
+        """
+        given = {key: settings[key] for key in settings if key.startswith("DBPOOL_HEALTH_")}
+        for key in given:
+            if key not in SETTINGS:
+                raise ValueError(f"unknown setting {key}{nearest(key, SETTINGS)}")
+        return cls(pools, **{SETTINGS[key]: value for key, value in given.items()})
+
+    def matches(self, path: str) -> bool:
+        """Return whether a request for `path` is for this endpoint."""
+        prefix = self.prefix
+        return prefix is not None and (path == prefix or path.startswith(prefix + "/"))
+
+    def respond(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], remote_addr: str
+    ) -> Answer:
+        """Answer one request; blocks until the deadline at most, raises nothing.
+
+        Arguments: `path`, decoded, without the query; `headers`, with names in lower case.
+        `query`, `headers` and `remote_addr` only ever decide about the verbose form; who has no
+        right to it gets the same bytes as without them.
+        """
+        if method not in _METHODS:
+            return _answer(method, 405, FAIL)
+        verdict = self._verdict(path)
+        if verdict is None:
+            return _answer(method, 404, FAIL)
+        return _answer(method, self._status(verdict), verdict.status)
+
+    def _verdict(self, path: str) -> Verdict | None:
+        """Return the worst of what is asked for; None if there is no such pool."""
+        rest = path[len(self.prefix or "") :] if self.matches(path) else None
+        if rest is None:
+            return None
+        name = rest[1:-1] if rest.endswith("/") and len(rest) > 1 else rest[1:]
+        try:
+            pools = self._pools()
+            asked = list(pools.values()) if rest in ("", "/") else [pools[name]]
+        except KeyError:
+            if rest not in ("", "/"):
+                return None
+            asked = []
+        except Exception as error:
+            return self._cannot_ask(_prober.describe(error))
+        if _draining:
+            return Verdict(FAIL, ("draining",))
+        if not asked:
+            return self._cannot_ask("no pool is configured")
+        return self._ask(asked)
+
+    def _ask(self, pools: list[ConnectionPool]) -> Verdict:
+        """Start all probes that are due, then wait for them: together they take one deadline."""
+        begun: list[tuple[Prober, ConnectionPool, Flight | Verdict]] = []
+        for pool in pools:
+            prober = _prober.prober_of(pool)
+            begun.append((prober, pool, prober.begin(pool, self.deadline, self.ttl, self.slow)))
+        verdicts = [
+            prober.wait(pool, flight, self.deadline, self.ttl, self.slow)
+            if isinstance(flight, Flight)
+            else flight
+            for prober, pool, flight in begun
+        ]
+        # Of the failing ones one that is ill counts more than one that is going away.
+        return min(
+            verdicts,
+            key=lambda verdict: (
+                _WORST_FIRST.index(verdict.status),
+                _GOING.issuperset(verdict.reasons),
+            ),
+        )
+
+    @staticmethod
+    def _cannot_ask(why: str) -> Verdict:
+        global _unanswerable
+        if not _unanswerable:
+            _unanswerable = True
+            logger.error("there are no pools to ask for a health check: %s", why)
+        return Verdict(FAIL, ("internal",))
+
+    def _status(self, verdict: Verdict) -> int:
+        if verdict.status == PASS:
+            return 200
+        if verdict.status == WARN:
+            return self.warn_status
+        return self.drain_status if _GOING.issuperset(verdict.reasons) else 503
+
+
+def _answer(method: str, status: int, word: str) -> Answer:
+    """Return the exchange's bytes; nothing but the closed words ever gets here."""
+    body = b'{"status":"%s"}\n' % word.encode()
+    retry = [("Retry-After", "1")] if status == 503 else []
+    if method == "OPTIONS":
+        return status, [_ALLOW, _NO_STORE, ("Content-Length", "0"), *retry], b""
+    headers = [
+        ("Content-Type", "application/health+json"),
+        _NO_STORE,
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Length", str(len(body))),
+        *retry,
+    ]
+    if status == 405:
+        headers.append(_ALLOW)
+    return status, headers, b"" if method == "HEAD" else body
+
+
+def _check_status(name: str, value: object, least: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool)
+    if not ok or not least <= value <= 599 or 300 <= value < 400 or value == 500:  # type: ignore[operator]
+        raise ValueError(
+            f"{name}={value!r} is not possible: it takes an HTTP status from {least} to 599, no "
+            "redirect and not 500"
+        )
+
+
+def _start_in_child() -> None:
+    global _draining, _unanswerable
+    _draining = _unanswerable = False
+
+
+_fork.on_child(_start_in_child)

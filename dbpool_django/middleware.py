@@ -1,0 +1,91 @@
+"""`/healthz/db` for Django; put it first in MIDDLEWARE.
+
+First, so that nothing stands before it: ALLOWED_HOSTS (CommonMiddleware), SECURE_SSL_REDIRECT, a
+login check, or a middleware that queries the database would answer a load balancer otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from dbpool.health import HealthCheck
+
+if TYPE_CHECKING:
+    from dbpool import ConnectionPool
+
+__all__ = ["HealthMiddleware", "health_check", "health_response"]
+
+_GetResponse = Callable[[HttpRequest], "HttpResponseBase | Awaitable[HttpResponseBase]"]
+
+
+class HealthMiddleware:
+    """Answer requests for the health endpoint, under WSGI and ASGI; pass on all others.
+
+    Raises ImproperlyConfigured for DBPOOL_HEALTH_ settings that are not possible, when the
+    server starts.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: _GetResponse) -> None:
+        self.get_response = get_response
+        self.check = health_check()
+        self._async = iscoroutinefunction(get_response)
+        if self._async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Answer a request, or pass it on."""
+        if not self.check.matches(request.path_info):
+            return self.get_response(request)
+        if self._async:
+            return self._respond_async(request)
+        return health_response(self.check, request, request.path_info)
+
+    async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
+        # In any thread: the one that Django's synchronous code shares may be busy.
+        respond = sync_to_async(health_response, thread_sensitive=False)
+        return await respond(self.check, request, request.path_info)
+
+
+def health_check() -> HealthCheck:
+    """Return the check that the DBPOOL_HEALTH_ settings describe."""
+    given = {name: getattr(settings, name) for name in dir(settings) if name.isupper()}
+    try:
+        return HealthCheck.configured(_pools, given)
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from None
+
+
+def health_response(check: HealthCheck, request: HttpRequest, path: str) -> HttpResponse:
+    """Return the exchange's answer as Django's, byte for byte."""
+    meta = cast("Mapping[str, Any]", request.META)
+    status, headers, body = check.respond(
+        request.method or "",
+        path,
+        meta.get("QUERY_STRING", ""),
+        {name.lower(): value for name, value in request.headers.items()},
+        meta.get("REMOTE_ADDR", ""),
+    )
+    response = HttpResponse(body, status=status)
+    del response["Content-Type"]  # Django's own, where the exchange has none
+    for name, value in headers:
+        response[name] = value
+    # Django logs each answer from 400 on, those from 500 on as errors that are mailed to the
+    # admins: one per probe. `dbpool.health` has logged the change of state, once.
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
+
+
+def _pools() -> Mapping[str, ConnectionPool]:
+    from .pools import all_pools
+
+    return all_pools()
