@@ -15,6 +15,7 @@ from typing import Any
 
 PAUSE_SECONDS = 0.02  # what bounds the load: nobody asks faster than that
 PATIENCE_SECONDS = 30.0
+LEAVING = 0.02  # the share of requests that open a connection of their own
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Notes:
 
 
 class Customer(threading.Thread):
-    """Buys, looks and blunders, over one kept-alive connection, until told to stop."""
+    """Buys, looks and blunders, mostly over one kept-alive connection, until told to stop."""
 
     def __init__(self, port: int, number: int, stop: threading.Event) -> None:
         super().__init__(name=f"customer-{port}-{number}", daemon=True)
@@ -84,6 +85,8 @@ class Customer(threading.Thread):
         weights, actions = zip(*habits, strict=True)
         try:
             while not self._stop_asked.wait(PAUSE_SECONDS):
+                if self._random.random() < LEAVING:
+                    self._connection.close()  # and come back, to a worker with time perhaps
                 if self._plenty:
                     self._random.choices(actions, weights)[0]()
                 else:
