@@ -1,0 +1,211 @@
+"""Slots come back from borrowers that never give their connection back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import wait_until
+from tests.web_django.project import Project, in_thread
+from tests.web_django.site import Site
+
+
+@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+def test_threads_that_end_without_close_cost_no_slot() -> None:
+    from django.db import connection, connections
+
+    from tests.web_django.shelf.models import Book
+
+    kept = []
+
+    def query() -> int:
+        kept.append(connections["default"])  # not even collecting the wrapper helps
+        return Book.objects.count()
+
+    for _ in range(4):
+        assert in_thread(query) == 0
+    assert Book.objects.count() == 0
+    connection.close()
+    assert connection.pool.get_stats()["pool_size"] <= 2
+    connection.pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+def test_a_wrapper_that_was_collected_costs_no_slot() -> None:
+    from django.db import connection
+
+    copy = connection.copy()
+    copy.inc_thread_sharing()
+    copy.ensure_connection()
+    del copy
+    gc.collect()
+    connection.ensure_connection()
+    connection.close()
+    connection.pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 1, "timeout": 0.3})
+def test_a_living_thread_keeps_its_connection() -> None:
+    from django.db import OperationalError, connection
+
+    held, done = threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    def hold() -> None:
+        with connection.cursor() as cursor:
+            held.set()
+            done.wait(20)
+            cursor.execute("SELECT 1")
+            seen.extend(cursor.fetchone())
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    with pytest.raises(OperationalError):
+        connection.ensure_connection()
+    done.set()
+    thread.join()
+    assert seen == [1]
+
+
+@pytest.mark.project(pool={"max_size": 1, "timeout": 0.3})
+def test_a_shared_wrapper_is_not_swept_when_its_thread_ends() -> None:
+    from django.db import OperationalError, connection, connections
+
+    shared = []
+
+    def borrow() -> None:
+        wrapper = connections["default"]
+        wrapper.inc_thread_sharing()
+        wrapper.ensure_connection()
+        shared.append(wrapper)
+
+    in_thread(borrow)
+    with pytest.raises(OperationalError):
+        connection.ensure_connection()
+    with shared[0].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    shared[0].close()
+    connection.ensure_connection()
+    connection.close()
+
+
+def _asgi_request(path: str, send: Any) -> Any:
+    """Return a coroutine: one request, as an ASGI server makes it."""
+    from django.core.handlers.asgi import ASGIHandler
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "path": f"/{path}",
+        "query_string": b"",
+        "headers": [],
+    }
+    first = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        if not first:
+            await asyncio.sleep(3600)
+        return first.pop()
+
+    return ASGIHandler()(scope, receive, send)
+
+
+async def _answer_of(path: str) -> int:
+    status: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            status.append(message["status"])
+
+    await _asgi_request(path, send)
+    return status[0]
+
+
+# Django leaves the request's body file open in both cases.
+@pytest.mark.filterwarnings("ignore:Unclosed file", "ignore:Exception ignored in.*Spooled")
+@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+def test_asgi_clients_that_go_away_cost_no_slot(site: Site, project: Project) -> None:
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    @site.view("count")
+    def count(request: Any) -> Any:
+        return HttpResponse(str(Book.objects.count()))
+
+    async def closed(message: Any) -> None:
+        raise OSError("the client has gone")
+
+    async def run() -> list[int]:
+        for _ in range(4):
+            with pytest.raises(OSError, match="gone"):
+                await _asgi_request("count", closed)
+        return [await _answer_of("count") for _ in range(2)]
+
+    assert asyncio.run(run()) == [200, 200]
+    gc.collect()
+    assert project.sessions() <= 2
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed file", "ignore:Exception ignored in.*Spooled")
+@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+def test_streaming_generators_that_raise_cost_no_slot(site: Site, project: Project) -> None:
+    from django.http import HttpResponse, StreamingHttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    @site.view("count")
+    def count(request: Any) -> Any:
+        return HttpResponse(str(Book.objects.count()))
+
+    @site.view("stream")
+    def stream(request: Any) -> Any:
+        def rows() -> Any:
+            yield str(Book.objects.count())
+            raise RuntimeError("in the middle of the body")
+
+        return StreamingHttpResponse(rows())
+
+    async def run() -> list[int]:
+        for _ in range(4):
+            with pytest.raises(RuntimeError, match="middle"):
+                await _answer_of("stream")
+        return [await _answer_of("count") for _ in range(2)]
+
+    with pytest.warns(Warning, match="StreamingHttpResponse"):
+        assert asyncio.run(run()) == [200, 200]
+    gc.collect()
+    assert project.sessions() <= 2
+
+
+@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+def test_asgi_requests_share_the_pool_although_each_has_a_thread_of_its_own(
+    site: Site, project: Project
+) -> None:
+    from django.db import connection
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    @site.view("count")
+    def count(request: Any) -> Any:
+        return HttpResponse(str(Book.objects.count()))
+
+    async def run() -> list[int]:
+        one_by_one = [await _answer_of("count") for _ in range(12)]
+        together = await asyncio.gather(*(_answer_of("count") for _ in range(12)))
+        return [*one_by_one, *together]
+
+    assert asyncio.run(run()) == [200] * 24
+    assert project.sessions() <= 2
+    pool = connection.pool
+    wait_until(lambda: pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"])
+    pool._audit()

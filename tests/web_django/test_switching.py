@@ -1,0 +1,72 @@
+"""The ENGINE line alone switches a project over, and what it hands out is the driver's own."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from tests.web_django.project import Project
+from tests.web_django.site import Site
+
+
+@pytest.mark.project
+def test_psycopg2_is_what_runs() -> None:
+    from django.db import connection
+
+    assert importlib.util.find_spec("psycopg") is None
+    assert connection.Database.__name__ == "psycopg2"
+
+
+@pytest.mark.project
+def test_the_engine_line_alone_gives_a_request_a_pooled_connection(
+    site: Site, project: Project
+) -> None:
+    from django.db import connection
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    @site.view("write")
+    def write(request: Any) -> Any:
+        Book.objects.create(title="Emma")
+        assert connection.pool.get_stats()["pool_available"] == 0
+        return HttpResponse("written")
+
+    assert site.get("write") == (200, "written")
+    assert project.titles() == ["Emma"]
+    # Given back, and still open.
+    assert connection.connection is None
+    stats = connection.pool.get_stats()
+    assert (stats["pool_size"], stats["pool_available"]) == (1, 1)
+    assert project.sessions("dbpool:default") == 1
+    connection.pool._audit()
+
+
+@pytest.mark.project
+def test_the_connection_is_the_drivers_own() -> None:
+    import psycopg2.extensions
+    import psycopg2.extras
+    from django.db import connection
+
+    connection.ensure_connection()
+    raw = connection.connection
+    assert type(raw) is psycopg2.extensions.connection
+    # Functions that refuse a proxy.
+    psycopg2.extras.register_uuid(conn_or_curs=raw)
+    assert psycopg2.extensions.quote_ident("a b", raw) == '"a b"'
+
+
+@pytest.mark.project
+def test_a_request_without_a_query_takes_no_connection(site: Site, project: Project) -> None:
+    from django.db import connection
+    from django.http import HttpResponse
+
+    @site.view("plain")
+    def plain(request: Any) -> Any:
+        return HttpResponse("plain")
+
+    assert site.get("plain").status == 200
+    assert connection.pool.get_stats()["requests_num"] == 0
+    assert project.sessions() == 0
