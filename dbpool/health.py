@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _fork, _prober
-from ._prober import FAIL, PASS, REASONS, WARN, Flight, Prober, Verdict
+from ._prober import Flight
+from ._verdict import FAIL, PASS, REASONS, WARN, Limits, Verdict
 from .options import is_number, nearest
 from .pool import ConnectionPool
 
@@ -36,8 +37,7 @@ SETTINGS = {
 _METHODS = ("GET", "HEAD", "OPTIONS")
 _ALLOW = ("Allow", ", ".join(_METHODS))
 _NO_STORE = ("Cache-Control", "no-store")
-_WORST_FIRST = (FAIL, WARN, PASS)
-_GOING = frozenset(("draining", "closed"))  # not ill, but going away
+_DRAINING = Verdict(FAIL, ("draining",))
 
 _draining = False
 _unanswerable = False  # whether the log knows that there are no pools to ask
@@ -77,10 +77,10 @@ class HealthCheck:
     """One health endpoint: where it is, which pools it asks, how long, and how it words answers.
 
     Arguments: `pools`, called at each request, returns the pools by name without connecting;
-    `prefix`, the path of all pools together, one pool's being `<prefix>/<name>`, None for off;
+    `prefix`, the path for all pools together, one pool's being `<prefix>/<name>`, None for off;
     `deadline`, seconds to an answer; `ttl`, seconds for which what is known counts; `slow`,
     seconds from which on a probe is called slow; `warn_status` and `drain_status`, the statuses
-    for a degraded pool and for a process that is going away (HAProxy takes 404 for the latter).
+    for a degraded pool and for one that is going away (HAProxy takes 404 for the latter).
     Raises ValueError for values that are not possible. It keeps nothing between two requests.
     """
 
@@ -95,21 +95,14 @@ class HealthCheck:
         warn_status: int = 200,
         drain_status: int = 503,
     ) -> None:
-        if prefix is not None and not str(prefix).strip("/"):
-            raise ValueError(f"prefix={prefix!r} is not possible: it takes a path, or None for off")
-        for name, value in (("deadline", deadline), ("ttl", ttl), ("slow", slow)):
-            if not is_number(value) or not 0 < value < math.inf:
-                raise ValueError(
-                    f"{name}={value!r} is not possible: it takes seconds greater than 0"
-                )
-        _check_status("warn_status", warn_status, 200)
-        _check_status("drain_status", drain_status, 400)
-        self.prefix = None if prefix is None else "/" + prefix.strip("/")
-        self.deadline = deadline
-        self.ttl = ttl
-        self.slow = slow
-        self.warn_status = warn_status
-        self.drain_status = drain_status
+        self.prefix = _checked_path("prefix", prefix)
+        self.limits = Limits(
+            _checked_seconds("deadline", deadline),
+            _checked_seconds("ttl", ttl),
+            _checked_seconds("slow", slow),
+        )
+        self.warn_status = _checked_status("warn_status", warn_status, 200)
+        self.drain_status = _checked_status("drain_status", drain_status, 400)
         self._pools = pools
 
     @classmethod
@@ -122,7 +115,8 @@ class HealthCheck:
         given = {key: settings[key] for key in settings if key.startswith("DBPOOL_HEALTH_")}
         for key in given:
             if key not in SETTINGS:
-                raise ValueError(f"unknown setting {key}{nearest(key, SETTINGS)}")
+                hint = nearest(key, SETTINGS) or f"; there are {', '.join(SETTINGS)}"
+                raise ValueError(f"unknown setting {key}{hint}")
         return cls(pools, **{SETTINGS[key]: value for key, value in given.items()})
 
     def matches(self, path: str) -> bool:
@@ -139,69 +133,69 @@ class HealthCheck:
         `query`, `headers` and `remote_addr` only ever decide about the verbose form; who has no
         right to it gets the same bytes as without them.
         """
+        if not self.matches(path):
+            return _answer(method, 404, FAIL)
+        name = path[len(self.prefix or "") :].removeprefix("/").removesuffix("/")
+        return self.respond_for(name, method, query, headers, remote_addr)
+
+    def respond_for(
+        self, name: str, method: str, query: str, headers: Mapping[str, str], remote_addr: str
+    ) -> Answer:
+        """Answer as `respond` does, for the pool of that name, or for all if it is empty."""
         if method not in _METHODS:
             return _answer(method, 405, FAIL)
-        verdict = self._verdict(path)
+        try:
+            verdict = self._verdict(name)
+        except Exception as error:  # whatever the settings or the prober do: never a 500
+            verdict = _cannot_ask(_prober.describe(error))
         if verdict is None:
             return _answer(method, 404, FAIL)
         return _answer(method, self._status(verdict), verdict.status)
 
-    def _verdict(self, path: str) -> Verdict | None:
-        """Return the worst of what is asked for; None if there is no such pool."""
-        rest = path[len(self.prefix or "") :] if self.matches(path) else None
-        if rest is None:
+    def _verdict(self, name: str) -> Verdict | None:
+        """Return how the pool of that name is, or the worst of all; None if there is none."""
+        if _draining and not name:
+            return _DRAINING
+        pools = self._pools()
+        if name and name not in pools:
             return None
-        name = rest[1:-1] if rest.endswith("/") and len(rest) > 1 else rest[1:]
-        try:
-            pools = self._pools()
-            asked = list(pools.values()) if rest in ("", "/") else [pools[name]]
-        except KeyError:
-            if rest not in ("", "/"):
-                return None
-            asked = []
-        except Exception as error:
-            return self._cannot_ask(_prober.describe(error))
         if _draining:
-            return Verdict(FAIL, ("draining",))
+            return _DRAINING
+        asked = [pools[name]] if name else list(pools.values())
         if not asked:
-            return self._cannot_ask("no pool is configured")
-        return self._ask(asked)
-
-    def _ask(self, pools: list[ConnectionPool]) -> Verdict:
-        """Start all probes that are due, then wait for them: together they take one deadline."""
-        begun: list[tuple[Prober, ConnectionPool, Flight | Verdict]] = []
-        for pool in pools:
-            prober = _prober.prober_of(pool)
-            begun.append((prober, pool, prober.begin(pool, self.deadline, self.ttl, self.slow)))
+            return _cannot_ask("no pool is configured")
+        # First all probes that are due are started, then waited for: together one deadline.
+        probers = [(_prober.prober_of(pool), pool) for pool in asked]
+        begun = [prober.begin(pool, self.limits) for prober, pool in probers]
         verdicts = [
-            prober.wait(pool, flight, self.deadline, self.ttl, self.slow)
-            if isinstance(flight, Flight)
-            else flight
-            for prober, pool, flight in begun
+            prober.wait(pool, known, self.limits) if isinstance(known, Flight) else known
+            for (prober, pool), known in zip(probers, begun, strict=True)
         ]
-        # Of the failing ones one that is ill counts more than one that is going away.
-        return min(
-            verdicts,
-            key=lambda verdict: (
-                _WORST_FIRST.index(verdict.status),
-                _GOING.issuperset(verdict.reasons),
-            ),
-        )
-
-    @staticmethod
-    def _cannot_ask(why: str) -> Verdict:
-        global _unanswerable
-        if not _unanswerable:
-            _unanswerable = True
-            logger.error("there are no pools to ask for a health check: %s", why)
-        return Verdict(FAIL, ("internal",))
+        return min(verdicts, key=_by_severity)
 
     def _status(self, verdict: Verdict) -> int:
         if verdict.status == PASS:
             return 200
         if verdict.status == WARN:
             return self.warn_status
-        return self.drain_status if _GOING.issuperset(verdict.reasons) else 503
+        return self.drain_status if _is_going(verdict) else 503
+
+
+def _by_severity(verdict: Verdict) -> tuple[int, bool]:
+    # Of two that fail, one that is ill counts more than one that is going away.
+    return (FAIL, WARN, PASS).index(verdict.status), _is_going(verdict)
+
+
+def _is_going(verdict: Verdict) -> bool:
+    return verdict.reasons in (("draining",), ("closed",))
+
+
+def _cannot_ask(why: str) -> Verdict:
+    global _unanswerable
+    if not _unanswerable:
+        _unanswerable = True
+        logger.error("health checks answer fail: the pools cannot be asked (%s)", why)
+    return Verdict(FAIL, ("internal",))
 
 
 def _answer(method: str, status: int, word: str) -> Answer:
@@ -222,13 +216,27 @@ def _answer(method: str, status: int, word: str) -> Answer:
     return status, headers, b"" if method == "HEAD" else body
 
 
-def _check_status(name: str, value: object, least: int) -> None:
-    ok = isinstance(value, int) and not isinstance(value, bool)
-    if not ok or not least <= value <= 599 or 300 <= value < 400 or value == 500:  # type: ignore[operator]
+def _checked_path(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip("/"):
+        raise ValueError(f"{name}={value!r} is not possible: it takes a path, or None for off")
+    return "/" + value.strip("/")
+
+
+def _checked_seconds(name: str, value: float) -> float:
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r} is not possible: it takes seconds greater than 0")
+    return value
+
+
+def _checked_status(name: str, value: int, least: int) -> int:
+    if not is_number(value) or value not in range(least, 600) or value // 100 == 3 or value == 500:
         raise ValueError(
-            f"{name}={value!r} is not possible: it takes an HTTP status from {least} to 599, no "
-            "redirect and not 500"
+            f"{name}={value!r} is not possible: it takes an HTTP status from {least} to 599 that "
+            "is neither a redirect nor 500"
         )
+    return int(value)
 
 
 def _start_in_child() -> None:

@@ -7,7 +7,7 @@ login check, or a middleware that queries the database would answer a load balan
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
@@ -47,13 +47,9 @@ class HealthMiddleware:
         if not self.check.matches(request.path_info):
             return self.get_response(request)
         if self._async:
-            return self._respond_async(request)
-        return health_response(self.check, request, request.path_info)
-
-    async def _respond_async(self, request: HttpRequest) -> HttpResponseBase:
-        # In any thread: the one that Django's synchronous code shares may be busy.
-        respond = sync_to_async(health_response, thread_sensitive=False)
-        return await respond(self.check, request, request.path_info)
+            # In any thread: the one that Django's synchronous code shares may be busy.
+            return sync_to_async(health_response, thread_sensitive=False)(self.check, request)
+        return health_response(self.check, request)
 
 
 def health_check() -> HealthCheck:
@@ -65,15 +61,23 @@ def health_check() -> HealthCheck:
         raise ImproperlyConfigured(str(error)) from None
 
 
-def health_response(check: HealthCheck, request: HttpRequest, path: str) -> HttpResponse:
-    """Return the exchange's answer as Django's, byte for byte."""
-    meta = cast("Mapping[str, Any]", request.META)
-    status, headers, body = check.respond(
-        request.method or "",
-        path,
-        meta.get("QUERY_STRING", ""),
+def health_response(
+    check: HealthCheck, request: HttpRequest, pool: str | None = None
+) -> HttpResponse:
+    """Return the exchange's answer as Django's, byte for byte.
+
+    Arguments: `pool`, a pool's name, "" for all, None where the request's path says which.
+    """
+    about = (
+        request.META.get("QUERY_STRING", ""),
         {name.lower(): value for name, value in request.headers.items()},
-        meta.get("REMOTE_ADDR", ""),
+        request.META.get("REMOTE_ADDR", ""),
+    )
+    method = request.method or ""
+    status, headers, body = (
+        check.respond(method, request.path_info, *about)
+        if pool is None
+        else check.respond_for(pool, method, *about)
     )
     response = HttpResponse(body, status=status)
     del response["Content-Type"]  # Django's own, where the exchange has none

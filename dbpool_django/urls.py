@@ -20,11 +20,8 @@ app_name = "dbpool"
 
 @csrf_exempt
 def health(request: HttpRequest, pool: str = "") -> HttpResponse:
-    """Answer for one pool, or for all of them."""
-    # The place of the route decides where it is, not the setting, which may be None.
-    check = health_check()
-    check.prefix = "/healthz/db"
-    return health_response(check, request, f"{check.prefix}/{pool}")
+    """Answer for one pool, or for all of them; where that is, the URLconf decides."""
+    return health_response(health_check(), request, pool)
 
 
 urlpatterns = [
