@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 
+from dbpool import ConnectionPool
+from dbpool_flask import DBPool
 from tests.support.servers import Postgres
+from tests.support.waiting import wait_until
 
 TABLES = """
     CREATE TABLE note (id serial PRIMARY KEY, text text NOT NULL);
@@ -72,3 +79,76 @@ def database(_database: Database) -> Database:
     """The tables, empty."""
     _database.execute("TRUNCATE note, parent, child, deadly")
     return _database
+
+
+@dataclass
+class Site:
+    """An app with its extension, and what a test asks of both."""
+
+    app: Flask
+    db: DBPool
+    database: Database
+
+    @property
+    def pool(self) -> ConnectionPool:
+        return self.pools["default"]
+
+    @property
+    def pools(self) -> Mapping[str, ConnectionPool]:
+        with self.app.app_context():
+            return self.db.pools
+
+    def lent(self) -> int:
+        """Return how many connections are in somebody's hands."""
+        return sum(len(pool._in_use) for pool in self.pools.values())
+
+    def write(self, text: str) -> None:
+        """Write a note; for views."""
+        with self.db.connection.cursor() as cursor:
+            cursor.execute("INSERT INTO note (text) VALUES (%s)", [text])
+
+    def violate(self) -> None:
+        """Write what fails at COMMIT and not before; for views."""
+        with self.db.connection.cursor() as cursor:
+            cursor.execute("INSERT INTO child VALUES (1)")
+
+    def fail(self) -> None:
+        """Have a statement fail; for views."""
+        with self.db.connection.cursor() as cursor:
+            cursor.execute("SELECT 1 / 0")
+
+    def client(self) -> FlaskClient:
+        return self.app.test_client()
+
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def make_site(database: Database) -> Iterator[MakeSite]:
+    """Make apps; afterwards every connection of theirs must be back."""
+    sites: list[Site] = []
+
+    def make(db: DBPool | None = None, **config: Any) -> Site:
+        db = db or DBPool()
+        app = Flask(f"site{len(sites)}")
+        if not config.keys() & {"DBPOOL_URL", "DBPOOL_DATABASES"}:
+            config["DBPOOL_URL"] = database.url
+        app.config.update(config)
+        db.init_app(app)
+        sites.append(Site(app, db, database))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        # A context that a failing test keeps in a traceback may still hold one.
+        wait_until(lambda s=site: gc.collect() >= 0 and not s.lent(), message="all are back")
+        for pool in site.pools.values():
+            pool._audit()
+            pool.close()
+
+
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    """One app on the database of these tests; errors are answered, not raised into the test."""
+    return make_site()

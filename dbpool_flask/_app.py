@@ -1,0 +1,118 @@
+"""What the extension keeps for one app: its pools, and its part in the life of a request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, MutableMapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from flask.signals import (
+    appcontext_tearing_down,
+    request_finished,
+    request_started,
+    request_tearing_down,
+)
+
+from ._context import _cv_app, current_context
+from ._scope import Scope
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
+    from flask.ctx import AppContext, RequestContext
+
+    from dbpool import ConnectionPool
+
+    Scopes = MutableMapping[AppContext | RequestContext, Scope]
+
+__all__ = ["AppState"]
+
+logger = logging.getLogger("dbpool.flask")
+
+
+class AppState:
+    """The pools of one app, and what happens to its connections at the end of each context.
+
+    Kept in `app.extensions`; it must not hold the app, nor may the pools.
+    """
+
+    def __init__(self, pools: dict[str, ConnectionPool], scopes: Scopes) -> None:
+        self._pools = MappingProxyType(pools)
+        self._scopes = scopes
+        self._opened = False
+
+    def pools(self) -> Mapping[str, ConnectionPool]:
+        """Return the pools by name, open (which does not mean connected)."""
+        if not self._opened:
+            for pool in self._pools.values():
+                pool.open()
+            self._opened = True
+        return self._pools
+
+    def scope(self, context: AppContext | RequestContext) -> Scope:
+        """Return the scope of that context, which is made on first use."""
+        scope = self._scopes.get(context)
+        if scope is None:
+            scope = self._scopes.setdefault(context, Scope(context, self.pools))
+        return scope
+
+    def connect(self, app: Flask) -> None:
+        """Take part in the life of the app's contexts."""
+        # Receivers are held weakly: bound methods of an object that app.extensions keeps.
+        request_started.connect(self._started, app)
+        request_finished.connect(self._finished, app)
+        app.teardown_request(self._tear_down_request)
+        app.teardown_appcontext(self._tear_down_app_context)
+        # Functions registered before ours run after ours and may take a connection again.
+        request_tearing_down.connect(self._tear_down_request_again, app)
+        appcontext_tearing_down.connect(self._tear_down_app_context_again, app)
+
+    # -- the end of a request
+
+    def _started(self, sender: Flask, **kwargs: Any) -> None:
+        context = current_context()
+        if context is not None:
+            self.scope(context).begin()
+
+    def _finished(self, sender: Flask, response: Response, **kwargs: Any) -> None:
+        """Commit or roll back: the last moment at which the client can be told of a failure.
+
+        Comes a second time, with the answer of the app's error handlers, if this raises.
+        """
+        context = current_context()
+        scope = None if context is None else self._scopes.get(context)
+        if scope is None or scope.ended:
+            return
+        try:
+            scope.finish(commit=response.status_code < 400)
+        except BaseException:
+            # The answer is dropped. If it is a stream that has its context pushed (Flask up to
+            # 3.1.1), the next request on this thread would find that one.
+            try:
+                response.close()
+            except Exception:
+                logger.exception("closing an answer that could not be committed failed")
+            raise
+
+    # -- whatever is left; these may run twice for one context and never raise
+
+    def _tear_down_request(self, error: BaseException | None) -> None:
+        self._clean(current_context(), error)
+
+    def _tear_down_app_context(self, error: BaseException | None) -> None:
+        # Not current_context(): a bare app context may end inside a request that goes on.
+        self._clean(_cv_app.get(None), error)
+
+    def _tear_down_request_again(self, sender: Flask, **kwargs: Any) -> None:
+        self._clean(current_context(), kwargs.get("exc"))
+
+    def _tear_down_app_context_again(self, sender: Flask, **kwargs: Any) -> None:
+        self._clean(_cv_app.get(None), kwargs.get("exc"))
+
+    def _clean(
+        self, context: AppContext | RequestContext | None, error: BaseException | None
+    ) -> None:
+        scope = None if context is None else self._scopes.get(context)
+        if scope is not None:
+            # GeneratorExit reaches a stream at its yield, never inside a call of the driver.
+            scope.clean(torn=not isinstance(error, (Exception, GeneratorExit, type(None))))

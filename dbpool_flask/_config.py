@@ -1,0 +1,103 @@
+"""The configuration: every key once, and the pools that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dbpool import ConnectionPool
+from dbpool.health import SETTINGS
+from dbpool.options import OPTIONS, nearest
+
+__all__ = ["KEYS", "make_pools"]
+
+KEYS = {
+    "DBPOOL_URL": "the default database: a URL, a libpq string, or a callable that returns one",
+    "DBPOOL_OPTIONS": "options of the pools, a mapping (also driver and kwargs)",
+    "DBPOOL_DATABASES": "databases by name: a URL, or a mapping with url and options of its own",
+    **{key: f"`{argument}` of `dbpool.health.HealthCheck`" for key, argument in SETTINGS.items()},
+}
+
+# `open` is ours: init_app never connects, each pool opens at its first use.
+_OPTIONS = ("driver", "kwargs", *(name for name in OPTIONS if name != "open"))
+
+
+def make_pools(config: Mapping[str, Any]) -> dict[str, ConnectionPool]:
+    """Make the pools of an app, not opened yet.
+
+    Raises ValueError or TypeError for a wrong key or value, naming it and what is possible;
+    ModuleNotFoundError for a driver that is not installed. None of them quotes a URL.
+    """
+    _refuse_unknown_keys(config)
+    common = _mapping(config.get("DBPOOL_OPTIONS"), "DBPOOL_OPTIONS")
+    _refuse_unknown_options(common, "DBPOOL_OPTIONS", _OPTIONS)
+    databases = dict(_mapping(config.get("DBPOOL_DATABASES"), "DBPOOL_DATABASES"))
+    url = config.get("DBPOOL_URL")
+    if url is not None:
+        if "default" in databases:
+            raise ValueError(
+                "DBPOOL_URL and DBPOOL_DATABASES['default'] both name the default database: "
+                "leave one of them out"
+            )
+        databases = {"default": url, **databases}
+    if not databases:
+        raise ValueError(
+            "no database is configured: set app.config['DBPOOL_URL'] (or DBPOOL_DATABASES) before "
+            "init_app, for example to 'postgresql://user:password@host/dbname'"
+        )
+    return {
+        name: _make_pool(
+            name,
+            value,
+            common,
+            "DBPOOL_URL"
+            if name == "default" and url is not None
+            else f"DBPOOL_DATABASES[{name!r}]",
+        )
+        for name, value in databases.items()
+    }
+
+
+def _make_pool(name: str, value: Any, common: Mapping[str, Any], where: str) -> ConnectionPool:
+    own: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"url": value}
+    _refuse_unknown_options(own, where, ("url", *_OPTIONS))
+    if "url" not in own:
+        raise ValueError(f"{where} has no 'url'")
+    url = own.pop("url")
+    if not isinstance(url, str) and not callable(url):
+        raise TypeError(
+            f"{where} is a {type(url).__name__}: it takes a URL, a libpq string, or a callable "
+            "that returns one"
+        )
+    options = {"name": name, **common, **own, "open": False}
+    try:
+        return ConnectionPool(url, **options)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{where}: {error}", name=error.name) from None
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{where}: {error}") from None
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where} is a {type(value).__name__}: it takes a mapping")
+    return value
+
+
+def _refuse_unknown_keys(config: Mapping[str, Any]) -> None:
+    for key in config:
+        if key.startswith("DBPOOL_") and key not in KEYS:
+            hint = nearest(key, KEYS) or f"; the keys are {', '.join(KEYS)}"
+            raise ValueError(f"unknown configuration key {key!r}{hint}")
+
+
+def _refuse_unknown_options(given: Mapping[str, Any], where: str, known: tuple[str, ...]) -> None:
+    for option in given:
+        if option == "open":
+            raise ValueError(f"{where}: 'open' is not to be set: a pool opens at its first use")
+        if option not in known:
+            hint = nearest(str(option), known) or f"; the options are {', '.join(known)}"
+            raise TypeError(f"{where}: unknown option {option!r}{hint}")

@@ -1,0 +1,141 @@
+"""The extension: `db = DBPool()`, `db.init_app(app)`, `db.connection`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from dbpool._wsgi import HealthEndpoint
+from dbpool.health import HealthCheck
+
+from . import _config
+from ._app import AppState
+from ._context import current_context
+from ._transaction import Transaction
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from flask.ctx import AppContext, RequestContext
+
+    from dbpool import ConnectionPool
+
+    from ._fence import FencedConnection
+    from ._scope import Scope
+
+__all__ = ["DBPool"]
+
+
+class DBPool:
+    """Connections from a pool, one per request, committed before the answer leaves.
+
+    `DBPool(app)`, or `db = DBPool()` and `db.init_app(app)` in an app factory; several apps may
+    share one object. Nothing connects before `db.connection` is read.
+
+    At the end of a request, after all `after_request` functions and before its answer starts,
+    everything is committed if the answer's status is below 400, rolled back otherwise. If that
+    commit fails, the client gets the app's own error answer. Elsewhere (commands, threads,
+    scripts) nothing is committed unless you ask: `with db.transaction():` or `db.commit()`.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self._apps: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
+        self._scopes: WeakKeyDictionary[AppContext | RequestContext, Scope] = WeakKeyDictionary()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Set the app up by its configuration, and answer /healthz/db; does not connect.
+
+        Raises RuntimeError if the app has a DBPool already; ValueError, TypeError or
+        ModuleNotFoundError for a configuration that cannot work, naming the key.
+        """
+        if "dbpool" in app.extensions:
+            raise RuntimeError(
+                f"app {app.name!r} has a DBPool already: call init_app once per app. For a second "
+                "database use DBPOOL_DATABASES"
+            )
+        state = AppState(_config.make_pools(app.config), self._scopes)
+        health = HealthCheck.configured(state.pools, app.config)
+        state.connect(app)
+        if health.prefix is not None:
+            app.wsgi_app = HealthEndpoint(app.wsgi_app, health)  # type: ignore[method-assign]
+        self._apps[app] = app.extensions["dbpool"] = state
+
+    # -- what views use
+
+    @property
+    def connection(self) -> FencedConnection:
+        """The request's (or app context's) connection to the default database.
+
+        Taken from the pool on first use, the same one until the end. Raises what the pool raises
+        when it has none to give: PoolTimeout and its kin, each also the driver's
+        OperationalError; RuntimeError outside any context.
+        """
+        return self._scope().connection("default")
+
+    def get_connection(self, name: str = "default") -> FencedConnection:
+        """Return the connection to the database of that name, as `connection` does.
+
+        Raises LookupError, naming the nearest one, if no such database is configured.
+        """
+        return self._scope().connection(name)
+
+    def transaction(self, name: str = "default") -> Transaction:
+        """Return a context manager: all or nothing, for the length of a `with` block.
+
+        Blocks may be nested. In a request each is a savepoint in the request's transaction;
+        elsewhere the outermost one commits when it ends. Entering returns the connection.
+        """
+        return Transaction(self._scope(), name)
+
+    def commit(self, name: str | None = None) -> None:
+        """Commit now what was done on the database of that name, or on all that were used.
+
+        What is committed stays, whatever becomes of the request. Raises TransactionAborted if
+        that transaction has failed, CommitUnknown if its link is lost during the commit.
+        """
+        self._scope().commit(name)
+
+    def rollback(self, name: str | None = None) -> None:
+        """Roll back now what was done on the database of that name, or on all that were used."""
+        self._scope().rollback(name)
+
+    def doom(self) -> None:
+        """Have the end of this request roll back, whatever its status. Cannot be taken back."""
+        self._scope().doom()
+
+    @property
+    def pools(self) -> Mapping[str, ConnectionPool]:
+        """The app's pools by name, open."""
+        return self._app_state(self._context()).pools()
+
+    # --
+
+    def _scope(self) -> Scope:
+        context = current_context()
+        scope = None if context is None else self._scopes.get(context)
+        if scope is None:
+            context = self._context()
+            scope = self._app_state(context).scope(context)
+        return scope
+
+    @staticmethod
+    def _context() -> AppContext | RequestContext:
+        context = current_context()
+        if context is None:
+            raise RuntimeError(
+                "there is no request and no app context here, so it is not known which app is "
+                "meant: do this in a view or command, or inside `with app.app_context():`"
+            )
+        return context
+
+    def _app_state(self, context: AppContext | RequestContext) -> AppState:
+        app = context.app
+        try:
+            return self._apps[app]
+        except KeyError:
+            raise RuntimeError(
+                f"this DBPool does not know the app {app.name!r}: call db.init_app(app) in its "
+                "set-up"
+            ) from None

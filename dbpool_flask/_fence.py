@@ -1,0 +1,243 @@
+"""What an app gets to hold: the driver's connection behind a fence that shuts at the end.
+
+A connection that was kept past its request would by then serve another one. So the driver's object
+is never handed out itself: each use goes through the lease, which knows whether it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ._errors import released
+
+if TYPE_CHECKING:
+    from ._lease import ContextLease
+
+__all__ = ["FencedConnection", "FencedCursor"]
+
+_set = object.__setattr__
+
+
+class _Fenced:
+    """A stand-in for an object of the driver's; everything not defined here is that object's."""
+
+    __slots__ = ("__weakref__", "_lease")
+
+    _lease: ContextLease
+
+    def _target(self) -> Any:
+        raise NotImplementedError
+
+    def _result(self, result: Any) -> Any:
+        raise NotImplementedError
+
+    @property
+    def raw(self) -> Any:
+        """The driver's own object, without the fence: for functions that insist on it.
+
+        Do not keep it: nothing can stop it from being used after the end.
+        """
+        return self._target()
+
+    def __getattr__(self, name: str) -> Any:
+        target = self._target()
+        value = getattr(target, name)
+        if callable(value) and getattr(value, "__self__", None) is target:
+            return _Method(self, name)  # looks again when it is called
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._target(), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._target(), name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self._target())})
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} can neither be copied nor pickled")
+
+
+class FencedConnection(_Fenced):
+    """The driver's connection, for as long as its request or app context lasts.
+
+    After that each use raises ConnectionReleased, and so do cursors made through it.
+    `commit` never rolls back silently: it raises TransactionAborted. `close` rolls back; the
+    connection itself goes back to the pool when its context ends.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, lease: ContextLease) -> None:
+        _set(self, "_lease", lease)
+
+    def _target(self) -> Any:
+        return self._lease.raw()
+
+    def _result(self, result: Any) -> Any:
+        if result is self._lease.conn:
+            return self
+        if hasattr(result, "fetchone"):  # psycopg 3 and sqlite3 execute on connections, too
+            return FencedCursor(self, self._lease, self._lease.adopt(result))
+        return result
+
+    def cursor(self, *args: Any, **kwargs: Any) -> FencedCursor:
+        """Make a cursor of the driver's, with the driver's arguments."""
+        lease = self._lease
+        return FencedCursor(self, lease, lease.adopt(lease.raw().cursor(*args, **kwargs)))
+
+    def commit(self) -> None:
+        """Commit what is open now. Raises TransactionAborted, CommitUnknown, driver's errors."""
+        self._lease.commit()
+
+    def rollback(self) -> None:
+        """Roll back what is open now."""
+        self._lease.rollback()
+
+    def close(self) -> None:
+        """Roll back what is open now; harmless after the end."""
+        if self._lease.conn is not None:
+            self._lease.rollback()
+
+    @property
+    def closed(self) -> Any:
+        """What the driver says; True after the end."""
+        conn = self._lease.conn
+        return True if conn is None else getattr(conn, "closed", False)
+
+    def __enter__(self) -> FencedConnection:
+        self._lease.raw()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Commit, or roll back after an error, as psycopg2 has it. Closes nothing."""
+        if error is None:
+            self._lease.commit()
+        elif not isinstance(error, Exception):
+            self._lease.torn = True
+        elif self._lease.conn is not None:
+            self._lease.rollback()
+
+    def __repr__(self) -> str:
+        lease = self._lease
+        state = "given back" if lease.conn is None else lease.pool.driver.name
+        return f"<{type(self).__name__} of pool {lease.pool.name!r}: {state}>"
+
+
+class FencedCursor(_Fenced):
+    """A cursor of the driver's that ends with its connection's request or app context."""
+
+    __slots__ = ("_connection", "_cursor")
+
+    _connection: FencedConnection
+    _cursor: Any
+
+    def __init__(self, connection: FencedConnection, lease: ContextLease, cursor: Any) -> None:
+        _set(self, "_lease", lease)
+        _set(self, "_connection", connection)
+        _set(self, "_cursor", cursor)
+
+    def _target(self) -> Any:
+        if self._lease.conn is None:
+            raise released()
+        return self._cursor
+
+    def _result(self, result: Any) -> Any:
+        if result is self._cursor:
+            return self
+        return self._connection if result is self._lease.conn else result
+
+    @property
+    def connection(self) -> FencedConnection:
+        """The connection, in its fence."""
+        return self._connection
+
+    @property
+    def closed(self) -> Any:
+        """What the driver says; True after the end."""
+        return True if self._lease.conn is None else getattr(self._cursor, "closed", False)
+
+    # The methods that most statements use, spelled out for speed.
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute a statement, with the driver's arguments and result."""
+        if self._lease.conn is None:
+            raise released()
+        cursor = self._cursor
+        result = cursor.execute(*args, **kwargs)
+        return self if result is cursor else result
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None."""
+        if self._lease.conn is None:
+            raise released()
+        return self._cursor.fetchone()
+
+    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next rows."""
+        if self._lease.conn is None:
+            raise released()
+        return self._cursor.fetchmany(*args, **kwargs)
+
+    def fetchall(self) -> Any:
+        """Return the remaining rows."""
+        if self._lease.conn is None:
+            raise released()
+        return self._cursor.fetchall()
+
+    def close(self) -> None:
+        """Close the cursor; harmless after the end."""
+        if self._lease.conn is not None:
+            self._cursor.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows()
+
+    def _rows(self) -> Iterator[Any]:
+        # A generator costs a row less than a __next__ in Python. It looks before it goes back to
+        # the driver, since a cursor on the server would fetch through the connection.
+        lease = self._lease
+        rows = iter(self._target())
+        for row in rows:
+            yield row
+            if lease.conn is None:
+                raise released()
+
+    def __next__(self) -> Any:
+        return next(self._target())
+
+    def __enter__(self) -> FencedCursor:
+        self._target()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "given back" if self._lease.conn is None else type(self._cursor).__name__
+        return f"<{type(self).__name__}: {state}>"
+
+
+class _Method:
+    """A method of the driver's object that was looked up and may be called much later."""
+
+    __slots__ = ("_name", "_of")
+
+    def __init__(self, of: _Fenced, name: str) -> None:
+        self._of = of
+        self._name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        of = self._of
+        return of._result(getattr(of._target(), self._name)(*args, **kwargs))
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._of!r}>"

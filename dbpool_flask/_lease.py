@@ -1,0 +1,176 @@
+"""One connection, lent to one context: what ends it, and what it may still do."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from dbpool import TransactionAborted
+from dbpool._lease import check, commit, roll_back
+
+from ._errors import released
+
+if TYPE_CHECKING:
+    from dbpool import ConnectionPool
+
+    from ._context import ContextOwner
+
+__all__ = ["ContextLease"]
+
+logger = logging.getLogger("dbpool.flask")
+
+
+class ContextLease:
+    """A connection of the pool in the hands of a context, with the cursors made through it.
+
+    `conn` is None from the moment in which it goes back: everything that was handed out looks
+    there first. Whoever calls `give_back` must have taken the lease away from its scope before,
+    which only one can.
+    """
+
+    __slots__ = (
+        "_cursors",
+        "_limit",
+        "_was_read_only",
+        "blocks",  # the db.transaction() blocks that are open, innermost last
+        "conn",
+        "doomed",  # nothing more is to be committed
+        "lost",  # the link broke, and the app has rolled back: the next read takes a new one
+        "pool",
+        "torn",  # something was cut short: the state of the transaction is not known
+    )
+
+    def __init__(self, pool: ConnectionPool, owner: ContextOwner) -> None:
+        self.pool = pool
+        self.conn: Any = pool.getconn()
+        self.blocks: list[Any] = []
+        self.doomed = self.lost = self.torn = False
+        self._cursors: list[weakref.ref[Any]] = []
+        self._limit = 16
+        self._was_read_only: Any = None
+        pool.own(self.conn, owner)
+
+    def raw(self) -> Any:
+        """Return the driver's connection. Raises ConnectionReleased after the end."""
+        conn = self.conn
+        if conn is None:
+            raise released()
+        return conn
+
+    def adopt(self, cursor: Any) -> Any:
+        """Remember a cursor of the driver's, so that it ends with the lease."""
+        cursors = self._cursors
+        if len(cursors) >= self._limit:
+            cursors[:] = [ref for ref in cursors if ref() is not None]
+            self._limit = max(16, 2 * len(cursors))
+        cursors.append(weakref.ref(cursor))
+        if self.conn is None:  # the end came between making it and remembering it
+            _close(cursor)
+            raise released()
+        return cursor
+
+    def status(self) -> int:
+        """Return the transaction's status as libpq numbers it; no round trip."""
+        return self.pool.driver.transaction_status(self.raw())
+
+    # -- the transaction
+
+    def check(self) -> None:
+        """Raise TransactionAborted if this could not be committed; no round trip."""
+        conn = self.raw()
+        if self.lost:
+            return
+        if self.torn:
+            raise self._aborted("an operation on this connection was cut short (by a timeout?)")
+        if self.blocks:
+            raise self._aborted("a `with db.transaction()` block was still open")
+        check(self.pool, conn)
+
+    def commit(self) -> None:
+        """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""
+        conn = self.raw()
+        self.refuse_in_block("commit")
+        if self.doomed:
+            raise self._aborted("db.doom() was called")
+        self.check()
+        if not self.lost:
+            commit(self.pool, conn)
+
+    def rollback(self) -> None:
+        """Roll back what is open; if the link is broken, the server does."""
+        conn = self.raw()
+        self.refuse_in_block("rollback")
+        self.lost = roll_back(self.pool, conn)
+
+    def refuse_in_block(self, verb: str) -> None:
+        """Raise RuntimeError if a block is open, whose transaction is its own to end."""
+        if self.blocks:
+            raise RuntimeError(
+                f"{verb}() inside a `with db.transaction()` block would end the block's "
+                "transaction under it: leave the block first (to undo it, raise an exception)"
+            )
+
+    def _aborted(self, why: str) -> TransactionAborted:
+        return self.pool._error(TransactionAborted)(
+            f"{why}, so nothing of this transaction can be committed: it is rolled back"
+        )
+
+    # -- after the end of the request
+
+    def make_read_only(self) -> None:
+        """Have the server refuse writes, which nobody would commit any more."""
+        name = _read_only_attribute(self.conn)
+        if name is not None:
+            self._was_read_only = getattr(self.conn, name)
+            setattr(self.conn, name, True)
+
+    def set_writable(self, on: bool) -> None:
+        """Suspend `make_read_only` for the length of a block that commits for itself."""
+        name = _read_only_attribute(self.raw())
+        if name is not None:
+            roll_back(self.pool, self.conn)  # what only has read, at the start of the block
+            setattr(self.conn, name, self._was_read_only if on else True)
+
+    # -- the end
+
+    def give_back(self, torn: bool = False) -> None:
+        """Roll back what is open and return the connection.
+
+        Arguments: `torn`, whether something cut an operation short: then nothing more is sent,
+        and the connection is closed.
+        """
+        conn, self.conn = self.conn, None
+        close = True
+        try:
+            if not (torn or self.torn or self.lost):
+                close = roll_back(self.pool, conn)
+                close = self._close_cursors() or close
+        finally:
+            self.pool.putconn(conn, close)
+
+    def _close_cursors(self) -> bool:
+        """Close the cursors. True if one survives on the server (WITH HOLD)."""
+        survives = False
+        for ref in self._cursors:
+            cursor = ref()
+            if cursor is None:
+                continue
+            if getattr(cursor, "name", None) is None:
+                _close(cursor)
+            elif getattr(cursor, "withhold", False) and not cursor.closed:
+                survives = True  # any other cursor of the server's has ended with its transaction
+        self._cursors.clear()
+        return survives
+
+
+def _close(cursor: Any) -> None:
+    try:
+        cursor.close()
+    except Exception:
+        logger.debug("closing a cursor failed", exc_info=True)
+
+
+def _read_only_attribute(conn: Any) -> str | None:
+    """Return the name under which the driver's connection can be made read-only."""
+    return next((name for name in ("readonly", "read_only") if hasattr(conn, name)), None)

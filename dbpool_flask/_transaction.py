@@ -1,0 +1,132 @@
+"""`with db.transaction():` an atomic block."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dbpool import TransactionAborted
+from dbpool.drivers.base import IDLE, INERROR
+
+from ._errors import released
+
+if TYPE_CHECKING:
+    from ._fence import FencedConnection
+    from ._lease import ContextLease
+    from ._scope import Scope
+
+__all__ = ["Transaction"]
+
+logger = logging.getLogger("dbpool.flask")
+
+
+class Transaction:
+    """All or nothing: an exception undoes the block, wherever it is caught afterwards.
+
+    The outermost block commits at its end. While a request is being answered the request itself
+    is the outermost one, so there every block is a savepoint, committed with the request. Made by
+    `DBPool.transaction`; entered once.
+    """
+
+    __slots__ = ("_began", "_lease", "_name", "_outermost", "_savepoint", "_scope")
+
+    def __init__(self, scope: Scope, name: str) -> None:
+        self._scope = scope
+        self._name = name
+        self._lease: ContextLease | None = None
+        self._outermost = False
+        self._began = False
+        self._savepoint = ""
+
+    def __enter__(self) -> FencedConnection:
+        if self._lease is not None:
+            raise RuntimeError("this transaction block was entered before: call db.transaction()")
+        scope = self._scope
+        connection = scope.connection(self._name)
+        lease = connection._lease
+        in_request = scope.dispatched and not scope.ended
+        self._outermost = not (lease.blocks or in_request)
+        if scope.ended and not lease.blocks:
+            lease.set_writable(True)
+        self._open(lease)
+        self._lease = lease
+        lease.blocks.append(self)
+        return connection
+
+    def _open(self, lease: ContextLease) -> None:
+        idle = lease.status() == IDLE
+        if idle and getattr(lease.conn, "autocommit", False):
+            _execute(lease, "BEGIN")
+            self._began = True
+        elif not (idle and self._outermost):
+            # What was done before the block survives it if it fails.
+            self._savepoint = f"dbpool_{len(lease.blocks) + 1}"
+            _execute(lease, f"SAVEPOINT {self._savepoint}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        lease = self._lease
+        if lease is None or lease.conn is None:
+            if error is None:
+                raise released()
+            return
+        if self in lease.blocks:  # and whatever was opened in it and never left
+            del lease.blocks[lease.blocks.index(self) :]
+        if error is not None and not isinstance(error, Exception):
+            lease.torn = True
+            return
+        try:
+            if error is not None:
+                self._undo(lease)
+            else:
+                self._keep(lease)
+        finally:
+            if self._scope.ended and not lease.blocks:
+                lease.set_writable(False)
+
+    def _keep(self, lease: ContextLease) -> None:
+        """End the block well. If it cannot be, undo it and raise."""
+        if lease.status() == INERROR:
+            self._undo(lease)
+            raise lease.pool._error(TransactionAborted)(
+                "a database error was caught inside this `with db.transaction()` block, so the "
+                "block could not be kept: it is rolled back. Let the error leave the block"
+            )
+        if self._outermost or self._began:
+            try:
+                lease.commit()
+            except Exception:
+                self._undo(lease)
+                raise
+        elif self._savepoint:
+            _execute(lease, f"RELEASE SAVEPOINT {self._savepoint}")
+
+    def _undo(self, lease: ContextLease) -> None:
+        """Undo the block. An error in here must not hide the one that made it necessary."""
+        try:
+            if self._savepoint and lease.status() != IDLE:
+                name = self._savepoint
+                _execute(lease, f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
+            else:
+                lease.rollback()
+        except Exception as error:
+            lease.torn = True  # the block's work may still be there: it must not be committed
+            logger.warning(
+                "pool %r: a transaction block could not be rolled back (%s); its connection is "
+                "closed when its context ends",
+                lease.pool.name,
+                type(error).__name__,
+            )
+
+
+def _execute(lease: ContextLease, sql: str) -> Any:
+    cursor = lease.raw().cursor()
+    try:
+        cursor.execute(sql)
+    finally:
+        cursor.close()
