@@ -18,10 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import Postgres
-from tests.web_django.project import Project
+from tests.web_django.project import INSIDE, Project, is_inside
 from tests.web_django.site import Site
 
-INSIDE = "DBPOOL_TEST_INSIDE"
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
-    if INSIDE in os.environ or pyfuncitem.get_closest_marker("project") is None:
+    if is_inside() or pyfuncitem.get_closest_marker("project") is None:
         return None
     postgres: Postgres = pyfuncitem._request.getfixturevalue("postgres")
     environ = {**os.environ, INSIDE: "1", "DBPOOL_TEST_DSN": postgres.dsn()}
@@ -57,7 +56,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 @pytest.fixture
 def project(request: pytest.FixtureRequest) -> Iterator[Project | None]:
     """The Django project that this process is; None outside, where nothing is set up."""
-    if INSIDE not in os.environ:
+    if not is_inside():
         yield None
         return
     marker = request.node.get_closest_marker("project")

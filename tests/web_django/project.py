@@ -13,9 +13,16 @@ from psycopg2.extensions import parse_dsn
 
 from tests.support.servers import Postgres
 
-__all__ = ["Project", "database", "in_thread"]
+__all__ = ["INSIDE", "Project", "database", "in_thread", "is_inside"]
 
 T = TypeVar("T")
+
+INSIDE = "DBPOOL_TEST_INSIDE"
+
+
+def is_inside() -> bool:
+    """Return whether this is the process of one test, with Django set up."""
+    return INSIDE in os.environ
 
 
 def database(dsn: str, pool: object = None, **changes: Any) -> dict[str, Any]:
