@@ -1,0 +1,1 @@
+"""Measurements of the pool beside its peers; `make bench` runs them."""

@@ -1,0 +1,98 @@
+"""One thread takes an idle connection and gives it back: what a pool costs when all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import repeat
+from time import perf_counter
+from typing import Any
+
+from benchmarks._others import DBUtilsPool, PsycopgPool, SQLAlchemyPool
+from benchmarks._peers import BareQueue, Dbpool, LocksAndDeque, Peer, Psycopg2Pool
+from benchmarks._report import Column, Table, rotated
+
+__all__ = ["measure"]
+
+LOOKING = "dbpool, a look at the socket each time"
+BLOCK = "dbpool, with pool.connection()"
+PEER_BLOCK = "psycopg_pool, with pool.connection()"
+
+
+def measure(dsn: str, rounds: int, cycles: int, absent: Callable[[type[Peer]], bool]) -> Table:
+    """Time `cycles` uses per pool and round."""
+    table = Table(
+        "idle", "Acquire and return an idle connection, one thread", (Column("us", "µs"),)
+    )
+    opened: list[Peer] = []
+    timed: list[tuple[str, Callable[[int], float]]] = []
+    kinds = (
+        Dbpool,
+        Psycopg2Pool,
+        PsycopgPool,
+        SQLAlchemyPool,
+        DBUtilsPool,
+        BareQueue,
+        LocksAndDeque,
+    )
+    try:
+        for kind in kinds:
+            if absent(kind):
+                table.missing(kind.name)
+                continue
+            peer = kind(dsn, 1)
+            opened.append(peer)
+            if isinstance(peer, Psycopg2Pool):
+                peer.without_semaphore()
+            peer.fill(1)
+            timed.append((kind.name, _pairs(peer.take, peer.give)))
+            if isinstance(peer, Dbpool):
+                timed.append((BLOCK, _blocks(peer.lend)))
+                looking = Dbpool(dsn, 1, validate_after=0)
+                opened.append(looking)
+                looking.fill(1)
+                timed.append((LOOKING, _pairs(looking.take, looking.give)))
+            elif isinstance(peer, PsycopgPool):
+                timed.append((PEER_BLOCK, _blocks(peer.lend)))
+        for _, run in timed:
+            run(cycles)  # warm
+        for number in range(rounds):
+            for name, run in rotated(timed, number):
+                table.add(name, us=run(cycles) * 1e6)
+    finally:
+        for peer in opened:
+            peer.close()
+    _judge(table)
+    return table
+
+
+def _pairs(take: Callable[[], Any], give: Callable[[Any], object]) -> Callable[[int], float]:
+    def run(cycles: int) -> float:
+        started = perf_counter()
+        for _ in repeat(None, cycles):
+            give(take())
+        return (perf_counter() - started) / cycles
+
+    return run
+
+
+def _blocks(lend: Callable[[], AbstractContextManager[Any]]) -> Callable[[int], float]:
+    def run(cycles: int) -> float:
+        started = perf_counter()
+        for _ in repeat(None, cycles):
+            with lend():
+                pass
+        return (perf_counter() - started) / cycles
+
+    return run
+
+
+def _judge(table: Table) -> None:
+    table.notes.append(
+        "dbpool with statistics, lifetime and checks on; psycopg_pool works on psycopg 3, all "
+        "others on psycopg2"
+    )
+    ours = Dbpool.name
+    for other, most in ((Psycopg2Pool.name, 0.75), (PsycopgPool.name, 0.25)):
+        text = f"dbpool <= {most} x {other}"
+        table.goal(text, table.ratio(ours, other, "us"), most=most)
