@@ -144,7 +144,7 @@ def _wait(
                 app = next(app for app in APPS if app.role == ended.role)
                 progress.say(f"{passed:4.1f} s: ended a session of {app.name} ({ended.state})")
             counts = ", ".join(
-                f"{app.name} {load.requests()} requests on {sessions.now[app.role]} connections"
+                f"{app.name} {load.requests()} requests ({sessions.now[app.role]} connections)"
                 for app, load in loads.items()
             )
             progress.show(f"{passed:4.1f} s of {seconds:g}: {counts}")

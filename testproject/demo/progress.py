@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import TextIO
 
@@ -21,6 +22,7 @@ class Progress:
             return
         self._last = now
         if self._rewrites:
+            text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps stays
             self._stream.write("\r" + text.ljust(self._width))
             self._width = len(text)
         else:

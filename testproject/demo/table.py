@@ -12,6 +12,8 @@ from testproject.demo.load import Notes
 from testproject.demo.servers import MOST_SESSIONS, App
 from testproject.demo.witness import PoolEvents
 
+REFUSALS = (400, 409, 422)  # for what a customer can do wrong
+
 
 @dataclass(frozen=True)
 class Account:
@@ -54,7 +56,8 @@ class Account:
             "requests": _number(len(notes.seconds)),
             "requests/s": _number(round(len(notes.seconds) / self.seconds)),
             "p50 / p95 / p99, ms": f"{p50 * 1e3:.1f} / {p95 * 1e3:.1f} / {p99 * 1e3:.1f}",
-            "invalid orders refused, by status": _by_kind(notes.refusals),
+            "invalid orders refused": _number(notes.refusals.total()),
+            **{f"  with {status}": _number(notes.refusals[status]) for status in REFUSALS},
             "failed requests": _by_kind(notes.failures),
             "wrong answers": _by_kind(notes.wrong),
             "connections": "",
@@ -71,7 +74,7 @@ class Account:
             "  orders answered 4xx": _number(balance.refused),
             "    not in the database": _number(balance.refused_absent),
             "  orders without an answer": _number(balance.unanswered),
-            "    looked up by key: in the database": _number(balance.unanswered_there),
+            "    looked up by key, and there": _number(balance.unanswered_there),
         }
 
 
