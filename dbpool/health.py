@@ -154,6 +154,7 @@ class HealthCheck:
 
     def _verdict(self, name: str) -> Verdict | None:
         """Return how the pool of that name is, or the worst of all; None if there is none."""
+        global _unanswerable
         if _draining and not name:
             return _DRAINING
         pools = self._pools()
@@ -164,6 +165,7 @@ class HealthCheck:
         asked = [pools[name]] if name else list(pools.values())
         if not asked:
             return _cannot_ask("no pool is configured")
+        _unanswerable = False
         # First all probes that are due are started, then waited for: together one deadline.
         probers = [(_prober.prober_of(pool), pool) for pool in asked]
         begun = [prober.begin(pool, self.limits) for prober, pool in probers]
@@ -192,8 +194,8 @@ def _is_going(verdict: Verdict) -> bool:
 
 def _cannot_ask(why: str) -> Verdict:
     global _unanswerable
-    if not _unanswerable:
-        _unanswerable = True
+    known, _unanswerable = _unanswerable, True
+    if not known:
         logger.error("health checks answer fail: the pools cannot be asked (%s)", why)
     return Verdict(FAIL, ("internal",))
 

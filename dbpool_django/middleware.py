@@ -54,7 +54,8 @@ class HealthMiddleware:
 
 def health_check() -> HealthCheck:
     """Return the check that the DBPOOL_HEALTH_ settings describe."""
-    given = {name: getattr(settings, name) for name in dir(settings) if name.isupper()}
+    names = [name for name in dir(settings) if name.startswith("DBPOOL_HEALTH_")]
+    given = {name: getattr(settings, name) for name in names}
     try:
         return HealthCheck.configured(_pools, given)
     except ValueError as error:

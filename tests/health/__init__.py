@@ -1,0 +1,1 @@
+"""`/healthz/db`: the exchange, the prober behind it, and what both adapters must answer."""

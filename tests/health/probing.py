@@ -1,0 +1,74 @@
+"""A driver that counts and can be held up, and short words for asking."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dbpool import ConnectionPool
+from dbpool._prober import prober_of
+from dbpool.drivers.psycopg2 import Psycopg2Driver
+from dbpool.health import HealthCheck
+from tests.support.waiting import wait_until
+
+__all__ = ["CountingDriver", "ask", "check_of", "forget_proof", "idle", "landed"]
+
+
+class CountingDriver(Psycopg2Driver):
+    """psycopg2, counting the health queries and spare connections; `on_probe` runs before each."""
+
+    def __init__(self) -> None:
+        self.probes = 0
+        self.spares = 0
+        self.writable = True
+        self.on_probe: Callable[[], object] = int
+        self._lock = threading.Lock()
+
+    def connect(
+        self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
+    ) -> Any:
+        if name.startswith("dbpool-health:"):
+            with self._lock:
+                self.spares += 1
+        return super().connect(conninfo, kwargs, timeout=timeout, name=name)
+
+    def probe(self, conn: Any) -> bool:
+        with self._lock:
+            self.probes += 1
+        self.on_probe()
+        return super().probe(conn) and self.writable
+
+
+def check_of(pool: ConnectionPool, **options: Any) -> HealthCheck:
+    return HealthCheck(lambda: {"default": pool}, **options)
+
+
+def ask(check: HealthCheck) -> tuple[str, tuple[str, ...]]:
+    """Return state and reasons, as one request finds them."""
+    verdict = check._verdict("")
+    assert verdict is not None
+    return verdict.status, verdict.reasons
+
+
+def landed(pool: ConnectionPool) -> bool:
+    """Return whether no probe is under way."""
+    return prober_of(pool)._flight is None
+
+
+def forget_proof(pool: ConnectionPool) -> None:
+    """Let what was seen so far be too old to prove anything."""
+    wait_until(lambda: landed(pool), message="the probe comes back")
+    long_ago = time.monotonic() - 60
+    pool._proved_at = min(pool._proved_at, long_ago)
+    prober = prober_of(pool)
+    prober._last = prober._last and prober._last._replace(at=long_ago)
+    prober._good = prober._good and prober._good._replace(at=long_ago)
+
+
+def idle(pool: ConnectionPool, count: int) -> None:
+    """Leave that many connections idle in the pool."""
+    lent = [pool.getconn() for _ in range(count)]
+    for connection in lent:
+        pool.putconn(connection)

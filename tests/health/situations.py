@@ -1,0 +1,78 @@
+"""The situations of the golden exchanges: where a pool connects, and what is done to it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from dbpool import ConnectionPool, PoolTimeout, health
+from tests.support.servers import Postgres
+
+__all__ = ["OPTIONS", "BlackHole", "place", "settled"]
+
+OPTIONS = {"max_size": 1, "connect_timeout": 2.0}  # of the pools in these situations
+
+
+@contextmanager
+def place(situation: str, postgres: Postgres) -> Iterator[str]:
+    """Yield the URL that a pool in this situation connects to."""
+    if situation == "down":
+        # Bound, so that nobody else takes the port, but not listening.
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            yield f"postgresql://app:hush@127.0.0.1:{nobody.getsockname()[1]}/shop"
+    elif situation == "black hole":
+        with BlackHole() as hole:
+            yield hole.url
+    else:
+        yield postgres.url()
+
+
+@contextmanager
+def settled(situation: str, pool: ConnectionPool) -> Iterator[None]:
+    """Bring the pool, or this process, into the situation; and out of it again."""
+    if situation == "saturated":
+        with pool.connection():
+            with pytest.raises(PoolTimeout):
+                pool.getconn(timeout=0)
+            yield
+    elif situation == "draining":
+        health.set_draining()
+        try:
+            yield
+        finally:
+            health.set_draining(False)
+    else:
+        yield
+
+
+class BlackHole:
+    """A server that accepts connections and never says a word; it counts them."""
+
+    def __enter__(self) -> BlackHole:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.accepted: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, name="black hole")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        for connection in self.accepted:
+            connection.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.accepted.append(self._listener.accept()[0])
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://app:hush@127.0.0.1:{self._listener.getsockname()[1]}/shop"

@@ -1,0 +1,175 @@
+"""The exchange itself, without a framework: bytes, statuses, settings, and what never gets out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from dbpool import ConnectionPool, health
+from dbpool.health import HealthCheck
+from tests.health import golden
+from tests.health.situations import OPTIONS, place, settled
+from tests.support.servers import Postgres
+
+LOCAL = ("", {}, "127.0.0.1")  # query, headers, address
+
+
+def status_of(check: HealthCheck, path: str = "/healthz/db") -> int:
+    return check.respond("GET", path, *LOCAL)[0]
+
+
+@pytest.mark.parametrize("situation", golden.SITUATIONS)
+def test_every_golden_exchange_byte_for_byte(situation: str, postgres: Postgres) -> None:
+    with (
+        place(situation, postgres) as url,
+        ConnectionPool(url, **OPTIONS) as pool,
+        settled(situation, pool),
+    ):
+        check = HealthCheck(lambda: {"default": pool})
+        for exchange in golden.EXCHANGES:
+            if exchange.situation != situation:
+                continue
+            asked = exchange.request
+            headers = {} if asked.host is None else {"host": asked.host}
+            status, given, body = health.respond(
+                asked.method, asked.path, asked.query, headers, "10.0.0.1", check=check
+            )
+            assert golden.Reply(status, tuple(given), body) == exchange.reply, exchange.name
+
+
+def test_the_golden_list_covers_every_situation() -> None:
+    assert {exchange.situation for exchange in golden.EXCHANGES} == set(golden.SITUATIONS)
+
+
+def test_the_worst_pool_wins(postgres: Postgres) -> None:
+    with ExitStack() as stack:
+        refused = stack.enter_context(place("down", postgres))
+        good = stack.enter_context(ConnectionPool(postgres.url()))
+        full = stack.enter_context(ConnectionPool(postgres.url(), max_size=1))
+        down = stack.enter_context(ConnectionPool(refused))
+        pools = {"good": good, "full": full}
+        check = HealthCheck(lambda: pools, warn_status=299)
+        assert status_of(check) == 200
+        stack.enter_context(settled("saturated", full))
+        assert status_of(check) == 299
+        pools["down"] = down
+        assert status_of(check) == 503
+        assert status_of(check, "/healthz/db/good") == 200
+
+
+def test_going_away_has_a_status_of_its_own_that_illness_overrides(postgres: Postgres) -> None:
+    with place("down", postgres) as refused, ConnectionPool(refused) as down:
+        gone = ConnectionPool(postgres.url())
+        gone.close()
+        pools = {"gone": gone}
+        check = HealthCheck(lambda: pools, drain_status=404)
+        status, headers, body = check.respond("GET", "/healthz/db", *LOCAL)
+        assert (status, body) == (404, b'{"status":"fail"}\n')
+        assert "Retry-After" not in dict(headers)
+        pools["down"] = down
+        assert status_of(check) == 503
+        with settled("draining", down):
+            assert status_of(check) == 404
+
+
+def test_draining_asks_no_database(postgres: Postgres) -> None:
+    with ConnectionPool(postgres.url()) as pool, settled("draining", pool):
+        assert status_of(HealthCheck(lambda: {"default": pool})) == 503
+        assert pool._prober is None
+
+
+def test_a_pool_that_is_not_open_fails(postgres: Postgres) -> None:
+    pool = ConnectionPool(postgres.url(), open=False)
+    check = HealthCheck(lambda: {"default": pool})
+    assert check._verdict("") == ("fail", ("starting",))
+    pool.open()
+    assert status_of(check) == 200
+    pool.close()
+    assert check._verdict("") == ("fail", ("closed",))
+
+
+@pytest.mark.parametrize("pools", [{}, None, KeyError("hush"), RuntimeError("host=db hush")])
+def test_pools_that_cannot_be_asked_are_503_and_logged_once(
+    pools: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_unanswerable", False)
+
+    def broken() -> Mapping[str, ConnectionPool]:
+        if isinstance(pools, Exception):
+            raise pools
+        return pools  # type: ignore[no-any-return]
+
+    check = HealthCheck(broken)
+    for _ in range(3):
+        answer = check.respond("GET", "/healthz/db", *LOCAL)
+        assert (answer[0], answer[2]) == (503, b'{"status":"fail"}\n')
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("dbpool.health", logging.ERROR)
+    assert "hush" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ours", "not_ours"),
+    [
+        ("/healthz/db", ["/healthz/db", "/healthz/db/", "/healthz/db/a"], ["/", "/healthz/dbx"]),
+        ("up/", ["/up", "/up/", "/up/a"], ["/", "/upper", "/x/up"]),
+        (None, [], ["/", "/healthz/db", "/None"]),
+    ],
+)
+def test_the_prefix_says_which_paths_are_ours(
+    prefix: str | None, ours: list[str], not_ours: list[str]
+) -> None:
+    check = HealthCheck(dict, prefix=prefix)
+    assert all(check.matches(path) for path in ours)
+    assert not any(check.matches(path) for path in not_ours)
+    assert all(check.respond("GET", path, *LOCAL)[0] == 404 for path in not_ours)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prefix": "/"},
+        {"prefix": 5},
+        {"deadline": 0},
+        {"deadline": float("inf")},
+        {"ttl": -1},
+        {"slow": "0.2"},
+        {"warn_status": 302},
+        {"warn_status": 500},
+        {"warn_status": True},
+        {"drain_status": 200},
+        {"drain_status": "404"},
+    ],
+)
+def test_wrong_values_are_refused_and_named(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name}={value!r} is not possible"):
+        HealthCheck(dict, **wrong)
+
+
+def test_settings_of_the_frameworks_become_arguments() -> None:
+    check = HealthCheck.configured(
+        dict,
+        {
+            "DEBUG": True,
+            "DBPOOL_URL": "…",
+            "DBPOOL_HEALTH_PATH": None,
+            "DBPOOL_HEALTH_DEADLINE": 2,
+            "DBPOOL_HEALTH_WARN_STATUS": 429,
+        },
+    )
+    assert (check.prefix, check.limits.deadline, check.warn_status) == (None, 2, 429)
+    with pytest.raises(ValueError, match="did you mean 'DBPOOL_HEALTH_DEADLINE'"):
+        HealthCheck.configured(dict, {"DBPOOL_HEALTH_DEADLIN": 1})
+
+
+def test_the_words_are_a_closed_list_and_bodies_are_json(postgres: Postgres) -> None:
+    assert set(health.REASONS) == {"pass", "warn", "fail"}
+    for exchange in golden.EXCHANGES:
+        if exchange.reply.body:
+            assert json.loads(exchange.reply.body)["status"] in health.REASONS

@@ -1,0 +1,310 @@
+"""What a health check says, and when, while the database is not well."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+
+from dbpool import ConnectionPool, PoolTimeout
+from dbpool._prober import prober_of
+from dbpool.health import HealthCheck
+from testproject.postgres import PostgresServer
+from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed
+from tests.health.situations import BlackHole, place
+from tests.support.servers import Postgres
+from tests.support.waiting import wait_until
+
+PASS = ("pass", ())
+
+
+def why(check: HealthCheck) -> str:
+    """Return the reason for which the check fails."""
+    status, (reason,) = ask(check)
+    assert status == "fail"
+    return reason
+
+
+# The server
+
+
+@pytest.mark.outage
+def test_connections_that_went_stale_in_a_restart_fail_no_check(
+    breakable_postgres: PostgresServer,
+) -> None:
+    driver = CountingDriver()
+    with ConnectionPool(breakable_postgres.url(), driver=driver) as pool:
+        check = check_of(pool)
+        idle(pool, 3)
+        breakable_postgres.restart()
+        forget_proof(pool)
+        assert ask(check) == PASS
+        assert (driver.probes, driver.spares) == (1, 1)
+        breakable_postgres.restart()  # now the spare one is stale, too
+        forget_proof(pool)
+        assert ask(check) == PASS
+        assert driver.spares == 2
+
+
+@pytest.mark.outage
+def test_down_and_up_again(breakable_postgres: PostgresServer) -> None:
+    with ConnectionPool(breakable_postgres.url()) as pool:
+        check = check_of(pool)
+        idle(pool, 1)
+        assert ask(check) == PASS
+        breakable_postgres.stop()
+        forget_proof(pool)
+        assert why(check) == "connect_refused"
+        breakable_postgres.start()
+        wait_until(lambda: ask(check) == PASS)
+
+
+@pytest.mark.outage
+def test_a_frozen_server_fails_the_check_and_costs_no_slot(
+    breakable_postgres: PostgresServer,
+) -> None:
+    driver = CountingDriver()
+    with ConnectionPool(breakable_postgres.url(), driver=driver, max_size=2) as pool:
+        check = check_of(pool, deadline=0.2)
+        idle(pool, 2)
+        forget_proof(pool)
+        breakable_postgres.freeze()
+        assert why(check) == "query_timeout"
+        # The one that did not answer is given up, and a new one tried: alone, however many ask.
+        wait_until(lambda: driver.spares == 1)
+        assert [why(check) for _ in range(100)] == ["connect_timeout"] * 100
+        assert (driver.probes, driver.spares) == (1, 1)
+        breakable_postgres.thaw()
+        wait_until(lambda: ask(check) == PASS)
+        wait_until(lambda: landed(pool))
+        with pool.connection(), pool.connection():
+            pass
+        pool._audit()
+
+
+@pytest.mark.outage
+def test_traffic_that_gets_through_outweighs_a_probe_that_is_stuck(
+    breakable_postgres: PostgresServer,
+) -> None:
+    with ConnectionPool(breakable_postgres.url(), max_size=1) as pool:
+        check = check_of(pool, deadline=0.1)
+        with pool.connection() as connection:
+            forget_proof(pool)
+            breakable_postgres.freeze(backends=False)  # open sessions go on
+            assert why(check) == "connect_timeout"
+            connection.cursor().execute("SELECT 1")
+            connection.commit()
+            pool.proved()
+            assert not landed(pool)
+            assert ask(check) == PASS
+        breakable_postgres.thaw()
+        wait_until(lambda: landed(pool))
+
+
+def test_a_link_that_fell_silent_fails_one_check_at_most(postgres: Postgres) -> None:
+    """Only another connection tells whether it is the link or the server."""
+    driver = CountingDriver()
+    with BlackHole() as hole, ConnectionPool(postgres.url(), driver=driver, max_size=1) as pool:
+        check = check_of(pool, deadline=0.1)
+        idle(pool, 1)
+        forget_proof(pool)
+        silence(pool._idle[0][0].fileno(), hole)
+        assert why(check) == "query_timeout"
+        wait_until(lambda: landed(pool))
+        assert ask(check) == PASS
+        assert driver.spares == 1
+        wait_until(lambda: not pool._idle)
+
+
+def silence(descriptor: int, hole: BlackHole) -> None:
+    """Put a connection to a server that never answers in the place of this one."""
+    import os
+    import socket
+    from urllib.parse import urlsplit
+
+    where = urlsplit(hole.url)
+    with socket.create_connection((where.hostname or "", where.port or 0)) as silent:
+        os.dup2(silent.fileno(), descriptor)
+
+
+# Deadlines and load
+
+
+def test_several_black_holes_take_one_deadline_together() -> None:
+    with (
+        BlackHole() as hole,
+        ConnectionPool(hole.url, connect_timeout=2) as one,
+        ConnectionPool(hole.url, connect_timeout=2) as two,
+        ConnectionPool(hole.url, connect_timeout=2) as three,
+    ):
+        check = HealthCheck(lambda: {"1": one, "2": two, "3": three}, deadline=1.0)
+        started = time.monotonic()
+        assert ask(check) == ("fail", ("starting",))
+        assert time.monotonic() - started < 2.0
+        assert len(hole.accepted) == 3
+
+
+@pytest.mark.parametrize("server", ["live", "black hole"])
+def test_600_checks_by_64_threads_cost_one_query_or_one_connection(
+    server: str, postgres: Postgres
+) -> None:
+    """Three bursts of 200; benchmarks/bench_health.py measures how long they take."""
+    driver = CountingDriver()
+    with BlackHole() as hole:
+        url = postgres.url() if server == "live" else hole.url
+        with ConnectionPool(url, driver=driver) as pool:
+            check = check_of(pool, ttl=60.0)
+            answers: list[tuple[int, float]] = []
+
+            def customer(number: int) -> None:
+                for _ in range(number, 200, 64):
+                    started = time.monotonic()
+                    status = check.respond("GET", "/healthz/db", "", {}, "")[0]
+                    answers.append((status, time.monotonic() - started))
+
+            for _ in range(3):
+                threads = [threading.Thread(target=customer, args=(n,)) for n in range(64)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            assert len(answers) == 600
+            assert {status for status, _ in answers} == {200 if server == "live" else 503}
+            # Generous, for machines that are busy: without single flight it would be minutes.
+            assert max(seconds for _, seconds in answers) < 4.0
+            assert driver.spares == 1
+            assert driver.probes == (1 if server == "live" else 0)
+            assert len(hole.accepted) == (0 if server == "live" else 1)
+
+
+# Degraded
+
+
+def test_a_full_pool_with_a_queue_is_a_warning(postgres: Postgres) -> None:
+    with ConnectionPool(postgres.url(), max_size=1) as pool:
+        check = check_of(pool, ttl=60.0)
+        with pool.connection():
+            assert ask(check) == PASS  # full, and nobody waits
+            caller = threading.Thread(target=lambda: pool.putconn(pool.getconn()))
+            caller.start()
+            wait_until(lambda: ask(check) == ("warn", ("saturated",)))
+            assert check.respond("GET", "/healthz/db", "", {}, "")[0] == 200
+        caller.join()
+        assert ask(check) == PASS
+
+
+def test_a_timeout_is_remembered_for_some_seconds(postgres: Postgres) -> None:
+    with ConnectionPool(postgres.url(), max_size=1) as pool:
+        check = check_of(pool, ttl=60.0)
+        with pool.connection():
+            with pytest.raises(PoolTimeout):
+                pool.getconn(timeout=0)
+        assert ask(check) == ("warn", ("saturated",))
+        pool._timed_out_at -= 10.0
+        assert ask(check) == PASS
+
+
+def test_a_slow_probe_is_a_warning_until_a_fast_one(postgres: Postgres) -> None:
+    driver = CountingDriver()
+    driver.on_probe = lambda: time.sleep(0.06)
+    with ConnectionPool(postgres.url(), driver=driver) as pool:
+        check = check_of(pool, slow=0.05)
+        assert ask(check) == ("warn", ("slow",))
+        driver.on_probe = int
+        forget_proof(pool)
+        assert ask(check_of(pool, slow=30.0)) == PASS
+
+
+def test_read_only_matters_where_a_pool_is_declared_primary(postgres: Postgres) -> None:
+    driver = CountingDriver()
+    driver.writable = False
+    with ConnectionPool(postgres.url(), driver=driver) as pool:
+        assert ask(check_of(pool)) == PASS
+        pool.role = "primary"  # type: ignore[attr-defined]
+        assert ask(check_of(pool)) == ("warn", ("read_only",))
+
+
+# Words
+
+
+def test_why_a_connect_failed(
+    postgres: Postgres, scram_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {
+        "auth": scram_postgres.url(password="wrong"),
+        # The page must not tell which databases there are.
+        "connect_failed": postgres.url(dbname="nosuch"),
+        "dns": postgres.url(host="nosuch.invalid"),
+        "tls": postgres.url(host="127.0.0.1", sslmode="require"),
+    }
+    for word, url in wrong.items():
+        with ConnectionPool(url) as pool:
+            wait_until(lambda: why(check_of(pool)) == word, message=word)  # noqa: B023
+
+
+def test_a_black_hole_is_starting_first_and_a_timeout_then() -> None:
+    with BlackHole() as hole, ConnectionPool(hole.url, connect_timeout=2) as pool:
+        check = check_of(pool, deadline=0.05)
+        assert why(check) == "starting"
+        wait_until(lambda: why(check) == "connect_timeout")
+
+
+def test_a_query_that_fails_on_a_good_connection_is_no_lost_connection(
+    postgres: Postgres,
+) -> None:
+    driver = CountingDriver()
+
+    def fail() -> None:
+        raise driver.OperationalError("permission denied for function pg_is_in_recovery")
+
+    driver.on_probe = fail
+    with ConnectionPool(postgres.url(), driver=driver) as pool:
+        idle(pool, 3)
+        forget_proof(pool)
+        assert why(check_of(pool)) == "query_failed"
+        assert (driver.probes, pool.get_stats()["pool_available"]) == (1, 3)
+
+
+def test_what_nobody_thought_of_is_internal(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectionPool(postgres.url()) as pool:
+        monkeypatch.setattr("dbpool._probe.Spare", lambda *args: {}["hush"])
+        assert why(check_of(pool)) == "internal"
+
+
+# The log
+
+
+def test_a_change_is_logged_once_without_host_or_password(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="dbpool.health")
+    with place("down", postgres) as url, ConnectionPool(url, name="orders") as pool:
+        check = check_of(pool, ttl=0.001)
+        threads = [threading.Thread(target=ask, args=(check,)) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: landed(pool))
+        (record,) = caplog.records
+        said = record.getMessage()
+        assert "'orders': health is fail, connect_refused (OperationalError)" in said
+        assert not any(secret in said for secret in ("127.0.0.1", "hush", "app", "shop"))
+        caplog.clear()
+        pool.proved()
+        assert [ask(check_of(pool)) for _ in range(3)] == [PASS] * 3
+        (record,) = caplog.records
+        assert record.levelno == logging.INFO
+        assert "health is pass; it was fail for" in record.getMessage()
+
+
+def test_a_healthy_start_logs_nothing(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="dbpool.health")
+    with ConnectionPool(postgres.url()) as pool:
+        assert ask(check_of(pool)) == PASS
+        assert prober_of(pool)._told is not None
+    assert not caplog.records
