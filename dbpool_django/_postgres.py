@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +16,27 @@ from . import _settings
 from ._opener import Opener
 from ._wrapper import PooledWrapper
 
+if is_psycopg3:
+    from psycopg import ProgrammingError as _ProgrammingError
+    from psycopg.conninfo import make_conninfo as _make_conninfo
+else:
+    from psycopg2 import ProgrammingError as _ProgrammingError
+    from psycopg2.extensions import make_dsn as _make_conninfo
+
 __all__ = ["PooledPostgres"]
+
+# Parameters that are not libpq's.
+_FOR_THE_DRIVER = frozenset(
+    (
+        "async",
+        "autocommit",
+        "connection_factory",
+        "context",
+        "cursor_factory",
+        "prepare_threshold",
+        "row_factory",
+    )
+)
 
 
 class PooledPostgres(PooledWrapper):
@@ -27,6 +48,7 @@ class PooledPostgres(PooledWrapper):
         options = _settings.pool_options(self.settings_dict, self.alias)
         driver, _ = drivers.choose(None, "psycopg" if is_psycopg3 else "psycopg2")
         opener = Opener(driver, self, options.pop("configure", None))
+        _check_parameters(self.get_connection_params(), self.alias)
         return ConnectionPool(driver=opener, configure=opener.configure, **options)
 
     def get_connection_params(self) -> dict[str, Any]:
@@ -80,3 +102,21 @@ class PooledPostgres(PooledWrapper):
 
     def _configure_timezone(self, connection: Any) -> Any:
         return super()._configure_timezone(connection)  # type: ignore[misc]
+
+
+def _check_parameters(params: Mapping[str, Any], alias: str) -> None:
+    """Tell the caller at once what no number of attempts to connect would mend.
+
+    Raises ImproperlyConfigured for an unknown option or an impossible port, quoting no value.
+    """
+    given = {name: value for name, value in params.items() if name not in _FOR_THE_DRIVER}
+    ports = str(given.get("port", "")).split(",")
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
+        raise ImproperlyConfigured(
+            f'DATABASES[{alias!r}]["PORT"] is no port: it takes a number from 1 to 65535'
+        )
+    try:
+        _make_conninfo(**given)
+    except _ProgrammingError as error:
+        text = str(error).strip().removeprefix("invalid dsn: ")  # it names the option only
+        raise ImproperlyConfigured(f'DATABASES[{alias!r}]["OPTIONS"]: {text}') from None

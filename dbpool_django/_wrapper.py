@@ -128,7 +128,7 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def close_if_health_check_failed(self) -> None:
         """Do nothing where the pool has looked already."""
-        if self._dbpool_lender is None:
+        if self._dbpool_lender is None and self.connection is not None:
             super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:

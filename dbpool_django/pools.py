@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
@@ -43,9 +43,9 @@ def all_pools() -> Mapping[str, ConnectionPool]:
     found = {}
     for alias in connections:
         # A wrapper of its own: `connections[alias]` would tie one to the thread of a probe.
-        pool = getattr(connections.create_connection(alias), "pool", None)
-        if isinstance(pool, ConnectionPool):
-            found[alias] = pool
+        wrapper: Any = connections.create_connection(alias)
+        if hasattr(type(wrapper), "_dbpool_stamp") and wrapper.pool is not None:
+            found[alias] = wrapper.pool
     return found
 
 

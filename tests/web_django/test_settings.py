@@ -1,0 +1,210 @@
+"""What settings say about the pool, and the one clear sentence for each that is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.web_django.project import Project, database
+
+
+def _wrapper(dsn: str, pool: object = None, alias: str = "made", **changes: Any) -> Any:
+    """Return a wrapper for settings of the test's own, as `connections[...]` makes one."""
+    from django.db import connections
+
+    connections.settings[alias] = database(dsn, pool, **changes)
+    connections.configure_settings(connections.settings)
+    return connections.create_connection(alias)
+
+
+@pytest.mark.project(tables=False)
+def test_absent_true_and_an_empty_dict_are_the_defaults(project: Project) -> None:
+    pools = [_wrapper(project.dsn, pool).pool for pool in (None, True, {})]
+    for pool in pools:
+        assert (pool.name, pool.min_size, pool.max_size, pool.timeout) == ("made", 0, 10, 10.0)
+
+
+@pytest.mark.project(tables=False)
+def test_false_is_plain_django(project: Project) -> None:
+    wrapper = _wrapper(project.dsn, pool=False, OPTIONS={"pool": False})
+    wrapper.settings_dict.update(database(project.dsn, pool=False))
+    wrapper.ensure_connection()
+    assert wrapper.pool is None
+    raw = wrapper.connection
+    wrapper.close()
+    assert raw.closed
+    wrapper.close_pool()  # exists all the same
+
+
+@pytest.mark.project(tables=False)
+def test_the_dict_is_handed_to_the_pool(project: Project) -> None:
+    options = {"min_size": 1, "max_size": 3, "timeout": 2.5, "max_waiting": 7, "reuse": "fifo"}
+    pool = _wrapper(project.dsn, options).pool
+    assert (pool.min_size, pool.max_size, pool.timeout, pool.max_waiting) == (1, 3, 2.5, 7)
+
+
+@pytest.mark.project(tables=False)
+def test_psycopg_pools_keys_do_no_harm(project: Project) -> None:
+    pool = _wrapper(project.dsn, {"num_workers": 3, "open": False, "max_size": 2}).pool
+    assert (pool.max_size, pool.closed) == (2, False)
+
+
+@pytest.mark.project(tables=False)
+def test_conn_max_age_is_the_lifetime_and_pins_nothing(project: Project) -> None:
+    wrapper = _wrapper(project.dsn, CONN_MAX_AGE=600, CONN_HEALTH_CHECKS=True)
+    wrapper.ensure_connection()
+    wrapper.close_if_unusable_or_obsolete()
+    assert wrapper.connection is None
+    assert wrapper.pool._max_lifetime == 600
+    assert _wrapper(project.dsn, {"max_lifetime": 60}, CONN_MAX_AGE=600).pool._max_lifetime == 60
+    for_ever = _wrapper(project.dsn, CONN_MAX_AGE=None)
+    for_ever.ensure_connection()
+    for_ever.close_if_unusable_or_obsolete()
+    assert for_ever.connection is None
+
+
+@pytest.mark.project(tables=False)
+def test_every_checkout_looks_at_the_socket(project: Project) -> None:
+    wrapper = _wrapper(project.dsn)
+    for _ in range(2):
+        wrapper.ensure_connection()
+        pid = wrapper.connection.info.backend_pid
+        wrapper.close()
+        project.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+    wrapper.ensure_connection()
+    with wrapper.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    wrapper.close()
+
+
+@pytest.mark.project(tables=False)
+def test_callbacks_may_be_dotted_paths(project: Project) -> None:
+    from tests.web_django import callbacks
+
+    names = ("configure", "check", "reset")
+    wrapper = _wrapper(project.dsn, {name: f"{callbacks.__name__}.{name}" for name in names})
+    for _ in range(2):
+        wrapper.ensure_connection()
+        wrapper.close()
+    assert callbacks.seen == ["configure", "check", "reset", "check", "reset"]
+
+
+@pytest.mark.project(tables=False)
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        ({"max_szie": 4}, "did you mean 'max_size'"),
+        ({"max_size": 0}, "max_size"),
+        ({"max_size": "four"}, "max_size"),
+        ({"min_size": 5, "max_size": 2}, "min_size=5"),
+        ({"timeout": None}, "timeout"),
+        ({"configure": "no.such.thing"}, "no.such.thing"),
+        ({"reset": "sometimes"}, "sometimes"),
+        ("yes", "True, False, None or a dict"),
+        (0, "True, False, None or a dict"),
+        (["max_size"], "True, False, None or a dict"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_that_names_it(
+    project: Project, pool: Any, said: str
+) -> None:
+    from django.core.exceptions import ImproperlyConfigured
+
+    wrapper = _wrapper(project.dsn, pool, PASSWORD="hunter2")
+    with pytest.raises(ImproperlyConfigured) as caught:
+        wrapper.ensure_connection()
+    text = str(caught.value)
+    assert said in text
+    assert 'DATABASES[\'made\']["OPTIONS"]["pool"]' in text
+    assert "hunter2" not in text
+
+
+@pytest.mark.project(tables=False)
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"OPTIONS": {"sslmood": "hunter2"}}, "sslmood"),
+        ({"PORT": "hunter2"}, "PORT"),
+        ({"NAME": ""}, "NAME"),
+        ({"OPTIONS": {"isolation_level": "hunter3"}}, "isolation level"),
+    ],
+)
+def test_a_wrong_connection_parameter_is_told_at_once(
+    project: Project, changes: Any, said: str
+) -> None:
+    from django.core.exceptions import ImproperlyConfigured
+
+    wrapper = _wrapper(project.dsn, **changes)
+    with pytest.raises(ImproperlyConfigured, match=said) as caught:
+        wrapper.ensure_connection()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.project(tables=False)
+def test_all_pools_are_there_before_any_connection_is(project: Project) -> None:
+    from dbpool_django.pools import all_pools
+
+    first = _wrapper(project.dsn, alias="first", pool={"max_size": 2})
+    _wrapper(project.dsn, alias="plain", pool=False)
+    _wrapper(project.dsn, alias="mirror", pool={"max_size": 2})
+    pools = all_pools()
+    assert list(pools) == ["default", "first", "mirror"]
+    assert pools["first"] is first.pool is pools["mirror"]
+    assert project.sessions("dbpool:first") == project.sessions() == 0
+
+
+@pytest.mark.project(tables=False)
+def test_a_renamed_database_is_another_pool(project: Project) -> None:
+    from django.db import connection
+
+    before = connection.pool
+    settings = connection.settings_dict
+    settings["NAME"] = "template1"
+    assert connection.settings_dict is settings
+    assert connection.pool is not before
+    connection.ensure_connection()
+    assert connection.connection.info.dbname == "template1"
+    connection.close()
+    connection.close_pool()
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_close_pool_is_idempotent_and_the_next_query_makes_a_new_one(project: Project) -> None:
+    from django.db import connection
+
+    from tests.web_django.shelf.models import Book
+
+    Book.objects.count()
+    held = connection.pool
+    for _ in range(3):
+        connection.close_pool()
+    assert held.closed
+    assert Book.objects.count() == 0  # the connection in hand still works
+    connection.close()  # and closes now, since nobody wants it back
+    assert project.sessions() == 0
+    assert Book.objects.count() == 0
+    assert connection.pool is not held
+    connection.close()
+    assert connection.pool.get_stats()["pool_available"] == 1
+
+
+@pytest.mark.project(tables=False)
+def test_the_users_application_name_wins(project: Project) -> None:
+    settings = database(project.dsn)
+    settings["OPTIONS"]["application_name"] = "the shop"
+    wrapper = _wrapper(project.dsn, OPTIONS=settings["OPTIONS"])
+    wrapper.ensure_connection()
+    assert wrapper.connection.info.parameter_status("application_name") == "the shop"
+    wrapper.close()
+
+
+@pytest.mark.project(tables=False)
+def test_dead_paths_are_found_by_tcp_settings(project: Project) -> None:
+    wrapper = _wrapper(project.dsn, {"connect_timeout": 7})
+    wrapper.ensure_connection()
+    parameters = wrapper.connection.info.dsn_parameters
+    assert parameters["connect_timeout"] == "7"
+    assert parameters["keepalives_idle"] == "10"
+    assert parameters["tcp_user_timeout"] == "10000"
+    wrapper.close()
