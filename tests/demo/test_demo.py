@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -23,6 +24,7 @@ class Demo:
 
     def __init__(self, output: Path, *arguments: str) -> None:
         self._output = output
+        self._started: set[int] = set()
         with output.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-u", "-m", "testproject.demo", *arguments],
@@ -48,13 +50,19 @@ class Demo:
         assert match
         return match
 
-    def descendants(self) -> set[int]:
-        """Return the pids of all processes that it started, directly or not."""
+    def note_what_it_started(self) -> int:
+        """Note the pids of all processes that it started, directly or not; return how many."""
         table = processes()
         found = {self.process.pid}
         while more := {row.pid for row in table if row.parent in found} - found:
             found |= more
-        return found - {self.process.pid}
+        self._started = found - {self.process.pid}
+        return len(self._started)
+
+    def left(self) -> dict[int, str]:
+        """Return pid and title of those noted that still run."""
+        # One that ended and was not waited for has no title any more.
+        return {r.pid: r.title for r in processes() if r.pid in self._started and r.title}
 
 
 @contextmanager
@@ -66,19 +74,18 @@ def running_demo(output: Path, *arguments: str) -> Iterator[Demo]:
         if demo.process.poll() is None:
             demo.process.terminate()
         demo.process.wait(timeout=60)
-
-
-def alive(pids: set[int]) -> list[str]:
-    # One that ended and was not waited for has no title any more.
-    return [row.title for row in processes() if row.pid in pids and row.title]
+        for pid in demo.left():  # the test has failed already: leave nothing to the next one
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_short_demo_balances_and_stops_all_it_started(tmp_path: Path) -> None:
     with running_demo(tmp_path / "output", "--seconds", "3") as demo:
         demo.wait_for(r" s of 3: ")
-        started = demo.descendants()
-        assert len(started) > 8  # two masters and their workers, PostgreSQL and its own
+        assert (
+            demo.note_what_it_started() > 8
+        )  # two masters and their workers, PostgreSQL and its own
         assert demo.process.wait(timeout=90) == 0, demo.text()
+        assert demo.left() == {}
     text = demo.text()
     assert "The table balances" in text
     assert "ended a session of" in text
@@ -89,17 +96,16 @@ def test_a_short_demo_balances_and_stops_all_it_started(tmp_path: Path) -> None:
     assert confirmed
     assert there.groups() == confirmed.groups()
     assert all(int(count) > 0 for count in there.groups())
-    assert alive(started) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_stops_all_it_started(tmp_path: Path, number: int) -> None:
     with running_demo(tmp_path / "output", "--seconds", "60") as demo:
         demo.wait_for(r" s of 60: ")
-        started = demo.descendants()
+        demo.note_what_it_started()
         demo.process.send_signal(number)
         assert demo.process.wait(timeout=60) == 130
-    assert alive(started) == []
+        assert demo.left() == {}
     assert "Traceback" not in demo.text()
 
 
@@ -107,18 +113,18 @@ def test_an_interrupted_demo_stops_all_it_started(tmp_path: Path, number: int) -
 def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
     with running_demo(tmp_path / "output", "--seconds", "60") as demo:
         demo.wait_for(r" s of 60: ")
-        started = demo.descendants()
+        demo.note_what_it_started()
         demo.process.kill()
-        wait_until(lambda: not alive(started), 60.0, lambda: f"nothing runs: {alive(started)}")
+        wait_until(lambda: not demo.left(), 60.0, lambda: f"nothing runs: {demo.left()}")
 
 
 def test_a_demo_that_is_kept_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     with running_demo(tmp_path / "output", "--seconds", "1", "--keep") as demo:
         demo.wait_for("stay open until Ctrl-C")
-        started = demo.descendants()
+        demo.note_what_it_started()
         for url in re.findall(r"(http://\S+/products) ", demo.text()):
             with urllib.request.urlopen(url, timeout=30) as answer:
                 assert answer.status == 200
         demo.process.send_signal(signal.SIGINT)
         assert demo.process.wait(timeout=60) == 0, demo.text()
-    assert alive(started) == []
+        assert demo.left() == {}
