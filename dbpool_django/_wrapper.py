@@ -32,8 +32,13 @@ class PooledWrapper(BaseDatabaseWrapper):
     # held by `self.connection` alone: whoever drops it frees its slot.
     _dbpool_lender: ConnectionPool | None = None
     _dbpool_owner: Owner | None = None
+    _dbpool_cursors: list[weakref.ref[Any]]
     # The pool for these settings, and the settings it was looked up for.
     _dbpool_found: tuple[tuple[Any, ...], ConnectionPool] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._dbpool_cursors = []
 
     def _dbpool_make(self) -> ConnectionPool:
         raise NotImplementedError
@@ -106,6 +111,28 @@ class PooledWrapper(BaseDatabaseWrapper):
         self._dbpool_lender = pool
         return conn
 
+    @async_unsafe
+    def create_cursor(self, name: str | None = None) -> Any:
+        """Return a cursor that ends with this loan of the connection."""
+        cursor = super().create_cursor(name)
+        if self._dbpool_lender is not None:
+            cursors = self._dbpool_cursors
+            if len(cursors) >= 100:
+                cursors[:] = [ref for ref in cursors if ref() is not None]
+            cursors.append(weakref.ref(cursor))
+        return cursor
+
+    def _dbpool_close_cursors(self) -> None:
+        # One that is still in somebody's hands would reach into the next borrower's session.
+        cursors = self._dbpool_cursors
+        while cursors:
+            cursor = cursors.pop()()
+            if cursor is not None and not cursor.closed:
+                try:
+                    cursor.close()
+                except self.Database.Error:  # type: ignore[attr-defined]
+                    pass  # a cursor of the server's, in a session that has ended
+
     def _close(self) -> None:
         """Give the connection back; in an atomic block too, where the pool rolls it back."""
         pool, self._dbpool_lender = self._dbpool_lender, None
@@ -115,6 +142,7 @@ class PooledWrapper(BaseDatabaseWrapper):
             return
         self.connection = None
         with self.wrap_database_errors:
+            self._dbpool_close_cursors()
             try:
                 pool.putconn(conn, self._dbpool_is_broken(pool, conn))
             except ValueError:
@@ -143,6 +171,7 @@ class PooledWrapper(BaseDatabaseWrapper):
         if self._dbpool_lender is None:
             return
         self._dbpool_lender = self._dbpool_owner = None
+        self._dbpool_cursors = []
         self.connection = None
         self.run_on_commit = []
         if self.in_atomic_block:  # as if closed in it: no query until the block has ended
