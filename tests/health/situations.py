@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.support.servers import Postgres
 
 __all__ = ["OPTIONS", "BlackHole", "place", "settled"]
 
-OPTIONS = {"max_size": 1, "connect_timeout": 2.0}  # of the pools in these situations
+OPTIONS: dict[str, Any] = {"max_size": 1, "connect_timeout": 2.0}  # of the pools here
 
 
 @contextmanager

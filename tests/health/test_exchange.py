@@ -16,7 +16,7 @@ from tests.health import golden
 from tests.health.situations import OPTIONS, place, settled
 from tests.support.servers import Postgres
 
-LOCAL = ("", {}, "127.0.0.1")  # query, headers, address
+LOCAL: tuple[str, dict[str, str], str] = ("", {}, "127.0.0.1")  # query, headers, address
 
 
 def status_of(check: HealthCheck, path: str = "/healthz/db") -> int:

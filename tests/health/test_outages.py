@@ -271,7 +271,7 @@ def test_what_nobody_thought_of_is_internal(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectionPool(postgres.url()) as pool:
-        monkeypatch.setattr("dbpool._probe.Spare", lambda *args: {}["hush"])
+        monkeypatch.setattr("dbpool._probe.Spare", lambda *args: dict[str, int]()["hush"])
         assert why(check_of(pool)) == "internal"
 
 

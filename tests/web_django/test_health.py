@@ -1,0 +1,166 @@
+"""`/healthz/db` in front of a Django project that would answer a load balancer itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.health import golden
+from tests.health.asking import by_wsgi, own
+from tests.health.sites.django_site import GUARDED, database
+from tests.health.situations import place, settled
+from tests.support.servers import Postgres
+
+guarded = pytest.mark.project(settings=GUARDED, tables=False)
+
+
+@contextmanager
+def pool_in(situation: str, postgres: Postgres) -> Iterator[Any]:
+    """Point the default database at the situation's place; yield its pool."""
+    from django.db import connections
+
+    from dbpool_django.pools import all_pools
+
+    with place(situation, postgres) as url:
+        connections.settings["default"].update(database(url))
+        pool = all_pools()["default"]
+        with settled(situation, pool):
+            yield pool
+        pool.close()
+
+
+@guarded
+@pytest.mark.parametrize("situation", golden.SITUATIONS)
+def test_every_golden_exchange(situation: str, postgres: Postgres) -> None:
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.test import Client
+
+    with pool_in(situation, postgres):
+        app, client = WSGIHandler(), Client()
+        for exchange in golden.EXCHANGES:
+            if exchange.situation != situation:
+                continue
+            asked = exchange.request
+            assert by_wsgi(app, asked) == exchange.reply, exchange.name
+            if asked.host is not None:  # the test client always sends one
+                answer = client.generic(
+                    asked.method,
+                    f"{asked.path}?{asked.query}",
+                    headers={"host": asked.host},
+                )
+                reply = own(answer.status_code, answer.items(), answer.content)
+                assert reply == exchange.reply, exchange.name
+
+
+@guarded
+@pytest.mark.parametrize("situation", golden.SITUATIONS)
+def test_every_golden_exchange_under_asgi(situation: str, postgres: Postgres) -> None:
+    from django.test import AsyncClient
+
+    async def ask_all() -> None:
+        client = AsyncClient()
+        for exchange in golden.EXCHANGES:
+            asked = exchange.request
+            if exchange.situation != situation or asked.host is None:
+                continue
+            answer = await client.generic(
+                asked.method, f"{asked.path}?{asked.query}", headers={"host": asked.host}
+            )
+            reply = own(answer.status_code, answer.items(), answer.content)
+            assert reply == exchange.reply, exchange.name
+
+    with pool_in(situation, postgres):
+        asyncio.run(ask_all())
+
+
+@guarded
+def test_a_probe_that_waits_does_not_hold_up_the_event_loop(postgres: Postgres) -> None:
+    from django.test import AsyncClient
+
+    async def ask() -> int:
+        probe = asyncio.create_task(AsyncClient().get("/healthz/db"))
+        turns = 0
+        while not probe.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        assert (await probe).status_code == 503
+        return turns
+
+    with pool_in("black hole", postgres):
+        assert asyncio.run(ask()) > 5
+
+
+@guarded
+def test_the_project_would_answer_a_load_balancer_itself() -> None:
+    from django.test import Client
+
+    client = Client()
+    assert client.get("/", headers={"host": golden.HOST}).status_code == 301
+    inside: dict[str, Any] = {"headers": {"host": golden.HOST}, "secure": True}
+    assert client.get("/", **inside).status_code == 401
+    # A client that has been let in, at an address that is not allowed.
+    known = {"authorization": "Basic me", "host": "10.0.0.7"}
+    assert client.get("/", headers=known, secure=True).status_code == 400
+
+
+@guarded
+def test_failing_checks_are_not_logged_as_errors_of_the_project(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    from django.test import Client
+
+    caplog.set_level(logging.DEBUG)
+    with pool_in("down", postgres):
+        for _ in range(3):
+            assert Client().get("/healthz/db").status_code == 503
+            assert Client().post("/healthz/db").status_code == 405
+    assert not [record for record in caplog.records if record.name.startswith("django")]
+    assert len([record for record in caplog.records if record.name == "dbpool.health"]) == 1
+
+
+@pytest.mark.project(
+    settings={
+        "ROOT_URLCONF": "tests.health.sites.django_site",
+        "MIDDLEWARE": ["django.middleware.csrf.CsrfViewMiddleware"],
+        "DBPOOL_HEALTH_PATH": None,
+    },
+    tables=False,
+)
+def test_as_routes_it_answers_wherever_the_project_puts_them(postgres: Postgres) -> None:
+    from django.test import Client
+
+    client = Client(enforce_csrf_checks=True)
+    assert client.get("/healthz/db").status_code == 404
+    for exchange in golden.EXCHANGES:
+        if exchange.situation != "well" or exchange.name == "GET beneath a pool":
+            continue
+        asked = exchange.request
+        answer = client.generic(asked.method, asked.path.replace("/healthz", "/routed"))
+        reply = own(answer.status_code, answer.items(), answer.content)
+        assert reply == exchange.reply, exchange.name
+
+
+@pytest.mark.project(settings={"DBPOOL_HEALTH_DEADLIN": 1}, tables=False)
+def test_a_setting_that_is_none_is_named_when_the_server_starts() -> None:
+    from django.core.exceptions import ImproperlyConfigured
+
+    from dbpool_django.middleware import HealthMiddleware
+
+    with pytest.raises(ImproperlyConfigured, match="did you mean 'DBPOOL_HEALTH_DEADLINE'"):
+        HealthMiddleware(lambda request: None)  # type: ignore[arg-type, return-value]
+
+
+@guarded
+def test_a_health_check_takes_no_connection_of_the_request(postgres: Postgres) -> None:
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.db import connections
+
+    with pool_in("well", postgres) as pool:
+        assert by_wsgi(WSGIHandler(), golden.Request()).status == 200
+        assert connections["default"].connection is None
+        assert pool.get_stats()["requests_num"] == 0

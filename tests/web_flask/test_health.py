@@ -1,0 +1,55 @@
+"""`/healthz/db` in front of a Flask app that would answer a load balancer itself."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+
+from dbpool_flask import DBPool
+from tests.health import golden
+from tests.health.asking import by_wsgi, own
+from tests.health.sites.flask_site import make_site
+from tests.health.situations import place, settled
+from tests.support.servers import Postgres
+
+
+@pytest.mark.parametrize("situation", golden.SITUATIONS)
+def test_every_golden_exchange(situation: str, postgres: Postgres) -> None:
+    with place(situation, postgres) as url:
+        app, pool = make_site(url)
+        with pool, settled(situation, pool):
+            client = app.test_client()
+            for exchange in golden.EXCHANGES:
+                if exchange.situation != situation:
+                    continue
+                asked = exchange.request
+                assert by_wsgi(app, asked) == exchange.reply, exchange.name
+                if asked.host is not None:  # the test client always sends one
+                    answer = client.open(
+                        f"{asked.path}?{asked.query}",
+                        method=asked.method,
+                        headers={"Host": asked.host},
+                    )
+                    reply = own(answer.status_code, answer.headers.items(), answer.data)
+                    assert reply == exchange.reply, exchange.name
+
+
+def test_the_site_would_answer_a_load_balancer_itself(postgres: Postgres) -> None:
+    app, pool = make_site(postgres.url())
+    with pool:
+        client = app.test_client()
+        assert client.get("/", headers={"Host": golden.HOST}).status_code == 301
+        secure = f"https://{golden.HOST}"
+        assert client.get("/", base_url=secure).status_code == 401
+        assert client.get("/", base_url=secure, auth=("a", "b")).text == "home"
+        assert client.get("/", base_url="https://10.0.0.7", auth=("a", "b")).status_code == 400
+
+
+def test_the_path_is_the_apps_own_where_the_check_is_off_or_elsewhere(postgres: Postgres) -> None:
+    for path, elsewhere in ((None, "/healthz/db"), ("/up", "/healthz/db")):
+        app = Flask(__name__)
+        app.config.update(DBPOOL_URL=postgres.url(), DBPOOL_HEALTH_PATH=path)
+        db = DBPool(app)
+        with app.app_context(), db.pools["default"]:
+            assert app.test_client().get(elsewhere).status_code == 404
+            assert path is None or app.test_client().get(path).status_code == 200
