@@ -45,11 +45,14 @@ class Opener:
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
-        """Open a connection in autocommit mode; the settings count, not the arguments."""
+        """Open a connection in autocommit mode, by the settings; `kwargs` override them.
+
+        The pool gives none but the name of a health check's spare connection.
+        """
         wrapper = self._detached()
         given = wrapper.get_connection_params()
         defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
-        conn = wrapper.get_new_connection({**defaults, **given})
+        conn = wrapper.get_new_connection({**defaults, **given, **kwargs})
         try:
             conn.autocommit = True
         except BaseException:

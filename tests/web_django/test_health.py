@@ -14,7 +14,7 @@ from tests.health import golden
 from tests.health.asking import by_wsgi, own
 from tests.health.sites.django_site import GUARDED, database
 from tests.health.situations import place, settled
-from tests.support.servers import Postgres
+from tests.support.servers import Postgres, count_sessions
 
 guarded = pytest.mark.project(settings=GUARDED, tables=False)
 
@@ -164,3 +164,16 @@ def test_a_health_check_takes_no_connection_of_the_request(postgres: Postgres) -
         assert by_wsgi(WSGIHandler(), golden.Request()).status == 200
         assert connections["default"].connection is None
         assert pool.get_stats()["requests_num"] == 0
+
+
+@guarded
+def test_the_spare_connection_bears_its_own_name_not_the_projects(postgres: Postgres) -> None:
+    from django.db import connections
+    from django.test import Client
+
+    with pool_in("well", postgres) as unnamed:
+        unnamed.close()
+        connections.settings["default"]["OPTIONS"]["application_name"] = "bookshop"
+        assert Client().get("/healthz/db").status_code == 200
+        assert count_sessions(postgres, "dbpool-health:default") == 1
+        assert count_sessions(postgres, "bookshop") == 0
