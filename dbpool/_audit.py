@@ -15,15 +15,15 @@ __all__ = ["audit"]
 def audit(pool: ConnectionPool) -> None:
     """Raise AssertionError if an invariant is broken. No caller may be inside the pool."""
     with pool._lock:
-        idle, lent = list(pool._idle), list(pool._in_use.values())
+        held = list(pool._idle)
+        idle, lent = [entry for _, entry in held], list(pool._in_use.values())
         waiters = [waiter for waiter in pool._waiters if waiter is not CLOSED]
         entries, size = pool._entries, len(pool._entries) + len(pool._attempts())
         faults = {
             "an entry is idle twice": len(set(idle)) != len(idle),
             "an entry is idle and lent": bool(set(idle) & set(lent)),
             "an entry is nowhere, or unknown": set(idle) | set(lent) != entries,
-            "an idle entry has no connection": any(entry.conn is None for entry in idle),
-            "a lent entry holds its connection": any(entry.conn is not None for entry in lent),
+            "an idle pair does not match": any(entry() is not conn for conn, entry in held),
             "a lent entry has another's key": any(
                 entry.key != key for key, entry in pool._in_use.items()
             ),

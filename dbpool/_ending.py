@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["expire", "lost", "reclaim", "retire"]
+__all__ = ["expire", "find_lost", "reclaim", "retire"]
 
 logger = logging.getLogger("dbpool.pool")
 
 
-def retire(pool: ConnectionPool, entry: Entry, conn: Any, reason: str) -> None:
+def retire(pool: ConnectionPool, held: tuple[Any, Entry], reason: str) -> None:
     """Close a connection that is ours alone, and free its slot, whatever happens."""
+    conn, entry = held
     try:
         if conn is not None:
             pool._driver.close(conn)
     finally:
         # After the close, not before: the server never sees more than max_size.
-        entry.conn = None
         with pool._lock:
             known = _remove(pool, entry, reason)
     if known:
@@ -36,29 +36,33 @@ def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
     """Forget an entry and keep its counts; under the lock. False if it was gone already."""
     if entry not in pool._entries:
         return False
-    pool._totals.fold(entry)
-    pool._totals.closed[reason] += 1
-    pool._entries.discard(entry)
+    # In this order: interrupted at any point, what is left is found by find_lost.
     if pool._in_use.get(entry.key) is entry:
         del pool._in_use[entry.key]
+    pool._entries.discard(entry)
+    pool._totals.fold(entry)
+    pool._totals.closed[reason] += 1
     return True
 
 
-def lost(pool: ConnectionPool, entry: Entry) -> None:
-    """Free the slot of a connection that was dropped without being returned."""
+def find_lost(pool: ConnectionPool) -> None:
+    """Free the slots of connections that were dropped without being returned."""
     with pool._lock:
-        if not _remove(pool, entry, "lost"):
-            return
-        pool._totals.leaks += 1
-        first = pool._totals.leaks == 1
-    pool._event("closed", "lost")
+        lost = [entry for entry in pool._entries if entry() is None]
+        for entry in lost:
+            _remove(pool, entry, "lost")
+        first = bool(lost) and not pool._totals.leaks
+        pool._totals.leaks += len(lost)
+    for _ in lost:
+        pool._event("closed", "lost")
     if first:
         logger.warning(
             "pool %r: a connection was dropped without being returned; its slot is free again. "
             "Use `with pool.connection()`. Further ones are only counted (connections_dropped).",
             pool.name,
         )
-    _growth.grow(pool)
+    if lost:
+        _growth.grow(pool)
 
 
 def reclaim(pool: ConnectionPool) -> None:
@@ -70,7 +74,7 @@ def reclaim(pool: ConnectionPool) -> None:
         if pool._in_use.pop(entry.key, None) is entry:
             with pool._lock:
                 pool._totals.leaks += 1
-            retire(pool, entry, entry(), "abandoned")
+            retire(pool, (entry(), entry), "abandoned")
 
 
 def expire(entry: Entry) -> None:

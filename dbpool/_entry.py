@@ -11,22 +11,24 @@ from .stats import BOUNDS, bucket
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Entry"]
+__all__ = ["Entry", "Held"]
+
+Held = tuple[Any, "Entry"]  # a connection in the pool's hands, and its entry
 
 
 class Entry(weakref.ref[Any]):
     """A weak reference to a connection, and what the pool knows about it.
 
-    While the connection is idle, `conn` holds it; while it is lent, only the borrower does. When
-    a borrower drops it without returning it, the interpreter calls `lost` (the `put` of a
-    SimpleQueue, which a finaliser may call at any point) with the entry, and the slot is free
-    again. Whoever has the connection owns the entry: no field needs a lock.
+    It never holds the connection. While that is idle, the pair in the idle stack does; on its
+    way, a local variable; while it is lent, only the borrower. Wherever it is dropped, by a
+    borrower that forgets it or by an exception at any point, the interpreter calls `lost` (the
+    `put` of a SimpleQueue, which a finaliser may call at any point) with the entry, and the slot
+    is free again. Whoever has the connection owns the entry: no field needs a lock.
     """
 
     __slots__ = (
         "attributes",  # session attributes as the pool wants them back
         "born",
-        "conn",
         "expires_at",  # end of life; 0 once drained, shrunk away or closed
         "good_until",  # before this moment it is handed out without a look
         "key",  # id of the connection
@@ -41,20 +43,19 @@ class Entry(weakref.ref[Any]):
         "uses",  # how often lent
     )
 
-    def __new__(cls, conn: Any, lost: Callable[[Entry], object], *args: Any) -> Entry:
+    def __new__(cls, conn: Any, lost: Callable[[Entry], object] | None, *args: Any) -> Entry:
         return super().__new__(cls, conn, lost)
 
     def __init__(
         self,
         conn: Any,
-        lost: Callable[[Entry], object],
+        lost: Callable[[Entry], object] | None,
         pool: weakref.ref[ConnectionPool],
         poll: Callable[[int], list[tuple[int, int]]] | None,
         now: float,
         expires_at: float,
     ) -> None:
         super().__init__(conn, lost)  # type: ignore[call-arg]
-        self.conn: Any = conn
         self.key = id(conn)
         self.pool = pool
         self.poll = poll

@@ -9,7 +9,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _handover, _socket, drivers
+from . import _ending, _handover, _socket, drivers
 from ._entry import Entry
 from ._keeper import Guard, keeper
 from .drivers.base import IDLE, PERMANENT
@@ -18,7 +18,7 @@ from .errors import PoolError
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Attempt", "Backoff", "Failure", "grow"]
+__all__ = ["Attempt", "Backoff", "Failure", "connect", "grow"]
 
 logger = logging.getLogger("dbpool.pool")
 
@@ -165,7 +165,7 @@ def _connect(pool: ConnectionPool, attempt: Attempt) -> None:
     conn: Any = None
     entry: Entry | None = None
     try:
-        conn = _open(pool)
+        conn = connect(pool, f"dbpool:{pool.name}")
         _configure(pool, conn)
         entry = _admit(pool, attempt, conn, started)
     except BaseException as error:
@@ -176,18 +176,22 @@ def _connect(pool: ConnectionPool, attempt: Attempt) -> None:
         if entry is None and conn is not None:
             pool._driver.close(conn)
     if entry is not None:
-        _handover.offer(pool, entry)
+        _handover.offer(pool, (conn, entry))
 
 
-def _open(pool: ConnectionPool) -> Any:
+def connect(pool: ConnectionPool, name: str, *, own_name: bool = False) -> Any:
+    """Open a connection as the pool's are; it is not one of them yet, and not configured.
+
+    Arguments: `name` on the server; `own_name`, whether it wins over one that the user has set.
+    """
     conninfo, kwargs = pool._conninfo, pool._kwargs
     if callable(conninfo):
         conninfo = drivers.choose(conninfo(), pool._driver)[1] or ""
     if callable(kwargs):
         kwargs = kwargs()
-    return pool._driver.connect(
-        conninfo, kwargs, timeout=pool._connect_timeout, name=f"dbpool:{pool.name}"
-    )
+    if own_name and (option := getattr(pool._driver, "name_option", None)):
+        kwargs = {**kwargs, option: name}
+    return pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
 
 
 def _configure(pool: ConnectionPool, conn: Any) -> None:
@@ -210,7 +214,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     life = pool._max_lifetime * (1 - LIFETIME_SPREAD * random.random())
     entry = Entry(
         conn,
-        keeper.inbox.put,
+        keeper.inbox.put if pool._background else None,
         pool._ref,
         None if fd is None else _socket.poller(fd),
         now,
@@ -218,7 +222,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     )
     entry.attributes = pool._driver.attributes(conn)
     entry.good_until = min(now + pool._validate_after, entry.expires_at)
-    keeper.reap()  # an entry whose connection had the same id must be gone before this one comes
+    _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
     with pool._lock:
         if pool._state != "open" or now >= attempt.overdue_at:
             pool._connecting.pop(id(attempt), None)

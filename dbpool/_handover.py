@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from . import _ending
 
 if TYPE_CHECKING:
-    from ._entry import Entry
+    from ._entry import Held
     from ._waiting import Waiter
     from .pool import ConnectionPool
 
@@ -22,8 +22,8 @@ __all__ = ["CLOSED", "answer_all", "dequeue", "offer", "oldest_wait", "settle"]
 CLOSED = object()  # what close() answers; it also stands in the queue of a closed pool for good
 
 
-def offer(pool: ConnectionPool, entry: Entry) -> None:
-    """Give an entry that is ours alone to the oldest waiter, or keep it idle."""
+def offer(pool: ConnectionPool, held: Held) -> None:
+    """Give a connection that is ours alone to the oldest waiter, or keep it idle."""
     waiters, idle = pool._waiters, pool._idle
     while True:
         while True:
@@ -32,32 +32,32 @@ def offer(pool: ConnectionPool, entry: Entry) -> None:
             except IndexError:
                 break
             if waiter is CLOSED:
-                _ending.retire(pool, entry, entry.conn, "closed")
+                _ending.retire(pool, held, "closed")
                 return
             # Answered first and taken off the queue after: an exception between the two leaves
             # an answered waiter at the head, which the next one passes over.
-            delivered = waiter.deliver(entry)
+            delivered = waiter.deliver(held)
             dequeue(pool, waiter)
             if delivered:
                 return
-        idle.append(entry)
+        idle.append(held)
         try:
             waiters[0]
-            entry = idle.pop()
+            held = idle.pop()
         except IndexError:
             return
 
 
 def settle(pool: ConnectionPool) -> int:
-    """Bring idle entries and waiters together; return how many entries were offered."""
+    """Bring idle connections and waiters together; return how many were offered."""
     moved = 0
     while True:
         try:
             pool._waiters[0]
-            entry = pool._idle.pop()
+            held = pool._idle.pop()
         except IndexError:
             return moved
-        offer(pool, entry)
+        offer(pool, held)
         moved += 1
 
 

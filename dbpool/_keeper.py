@@ -58,39 +58,18 @@ class Keeper:
         self._wake_at = math.inf
         self.lag = 0.0
 
-    # -- what finalisers may call
-
     @property
     def inbox(self) -> queue.SimpleQueue[Entry | None]:
-        """The queue of entries whose connection was dropped; None in it only wakes the keeper."""
+        """What wakes the keeper: an entry whose connection was dropped, or None.
+
+        A finaliser may put at any point. Nothing is lost with an item: it only says where to look.
+        """
         # Made on first use: a monkey-patch that comes after the import must find its own class.
         inbox = self._inbox
         if inbox is None:
             with self._lock:
                 inbox = self._inbox = self._inbox or queue.SimpleQueue()
         return inbox
-
-    def reap(self) -> None:
-        """Free the slots of connections that were dropped; any thread, no pool lock held."""
-        inbox = self.inbox
-        woken = False
-        while not inbox.empty():
-            try:
-                entry = inbox.get_nowait()
-            except queue.Empty:
-                break
-            if entry is None:
-                woken = True
-            else:
-                self._free(entry)
-        if woken:
-            inbox.put(None)
-
-    @staticmethod
-    def _free(entry: Entry) -> None:
-        pool = entry.pool()
-        if pool is not None:
-            pool._lost(entry)
 
     # -- pools
 
@@ -174,9 +153,10 @@ class Keeper:
                         "the keeper woke %.1f s late: threads of this process are starved", lag
                     )
                 continue
-            if entry is not None:
-                self._free(entry)
-            del entry
+            pool = None if entry is None else entry.pool()
+            if pool is not None:
+                pool._find_lost()
+            del entry, pool
 
     def _sever_overdue(self, now: float) -> float:
         """Cut what is past its deadline; return the next deadline."""

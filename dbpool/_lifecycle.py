@@ -59,6 +59,7 @@ def close(pool: ConnectionPool, timeout: float) -> None:
         if CLOSED not in pool._waiters:
             pool._waiters.append(CLOSED)
     _handover.answer_all(pool, CLOSED)
+    _ending.find_lost(pool)
     _handover.settle(pool)  # CLOSED stands in the queue: whatever is offered to it is closed
     until = time.monotonic() + timeout
     while pool._attempts() and time.monotonic() < until:
@@ -78,14 +79,13 @@ def drain(pool: ConnectionPool) -> None:
 
 
 def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
-    """Change the sizes; idle ones beyond go first, then lent ones as they come back."""
+    """Change the sizes; idle ones beyond go at once, then lent ones as they come back."""
     with pool._lock:
+        lent_last = sorted(pool._entries, key=lambda entry: entry.key in pool._in_use)
+        for entry in lent_last[: max(0, len(lent_last) - max_size)]:
+            _ending.expire(entry)
         pool.min_size, pool.max_size = min_size, max_size
     _validation.sweep(pool, time.monotonic())
-    with pool._lock:
-        excess = len(pool._entries) - max_size
-        for entry in list(pool._entries)[: max(0, excess)]:
-            _ending.expire(entry)
     _growth.grow(pool)
 
 
@@ -96,10 +96,10 @@ def check(pool: ConnectionPool) -> None:
         pool._backoff.retry_at = 0.0
     for _ in range(len(pool._idle)):
         try:
-            entry = pool._idle.popleft()
+            held = pool._idle.popleft()
         except IndexError:
             break
-        _validation.ping_or_retire(pool, entry)
+        _validation.ping_or_retire(pool, held)
     _growth.grow(pool)
 
 

@@ -37,9 +37,10 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool) -> bool:
     finally:
         if not keep:
             if not close:
+                pool.doubted()
                 with pool._lock:
                     pool._totals.returns_bad += 1
-            retire(pool, entry, conn, "returned_closed" if close else "broken")
+            retire(pool, (conn, entry), "returned_closed" if close else "broken")
     return keep
 
 

@@ -13,47 +13,48 @@ from ._keeper import Guard, keeper
 from .drivers.base import IDLE
 
 if TYPE_CHECKING:
-    from ._entry import Entry
+    from ._entry import Entry, Held
     from .pool import ConnectionPool
 
-__all__ = ["answers", "ping_or_retire", "sweep", "upkeep", "usable"]
+__all__ = ["answers", "found_dead", "ping_or_retire", "sweep", "take_idle", "upkeep", "usable"]
 
 LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quiet pool
 
 
-def usable(pool: ConnectionPool, entry: Entry, now: float, deadline: float) -> bool:
-    """Return whether the entry (ours alone) is good; it is closed if it is not.
+def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> bool:
+    """Return whether the connection (ours alone) is good; it is closed if it is not.
 
     The checks in the order of what they cost: lifetime, a look at the socket, a ping, `check`.
     """
+    entry = held[1]
     try:
         if now >= entry.expires_at:
             reason = "max_lifetime" if entry.expires_at else "drained"
-            retire(pool, entry, entry.conn, reason)
+            retire(pool, held, reason)
             return False
         if pool._validate != "off":
             seen = _socket.look(entry.poll)
             if seen == _socket.DEAD:
-                _found_dead(pool, entry)
+                found_dead(pool, held)
                 return False
             if (
                 seen == _socket.SUSPECT
                 or pool._validate == "ping"
                 or now - entry.proved_at >= pool._ping_after
-            ) and not answers(pool, entry, min(pool._ping_timeout, max(deadline - now, 0.05))):
-                _found_dead(pool, entry)
+            ) and not answers(pool, held, min(pool._ping_timeout, max(deadline - now, 0.05))):
+                found_dead(pool, held)
                 return False
-        if pool._check is not None and not _passes_check(pool, entry):
+        if pool._check is not None and not _passes_check(pool, held):
             return False
     except BaseException:
-        retire(pool, entry, entry.conn, "broken")
+        retire(pool, held, "broken")
         raise
     return True
 
 
-def answers(pool: ConnectionPool, entry: Entry, seconds: float) -> bool:
+def answers(pool: ConnectionPool, held: Held, seconds: float) -> bool:
     """Return whether the server answers a ping on this connection in time."""
-    conn = entry.conn
+    conn, entry = held
     try:
         with Guard(pool._driver, conn, seconds):
             pool._driver.ping(conn)
@@ -63,19 +64,19 @@ def answers(pool: ConnectionPool, entry: Entry, seconds: float) -> bool:
     return pool._driver.transaction_status(conn) == IDLE
 
 
-def ping_or_retire(pool: ConnectionPool, entry: Entry) -> None:
+def ping_or_retire(pool: ConnectionPool, held: Held) -> None:
     """Ask the server on an idle connection that is ours; keep it or close it."""
-    if answers(pool, entry, pool._ping_timeout):
-        offer(pool, entry)
+    if answers(pool, held, pool._ping_timeout):
+        offer(pool, held)
         return
     with pool._lock:
         pool._totals.found_dead += 1
-    retire(pool, entry, entry.conn, "broken")
+    retire(pool, held, "broken")
 
 
-def _passes_check(pool: ConnectionPool, entry: Entry) -> bool:
+def _passes_check(pool: ConnectionPool, held: Held) -> bool:
     """Run the user's check; it may leave nothing behind but its verdict."""
-    conn = entry.conn
+    conn, entry = held
     try:
         pool._check(conn)
         keep = _returning.tidy(pool, entry, conn)
@@ -84,15 +85,36 @@ def _passes_check(pool: ConnectionPool, entry: Entry) -> bool:
     if not keep:
         with pool._lock:
             pool._totals.found_dead += 1
-        retire(pool, entry, conn, "check_failed")
+        retire(pool, held, "check_failed")
     return keep
 
 
-def _found_dead(pool: ConnectionPool, entry: Entry) -> None:
+def take_idle(pool: ConnectionPool) -> Held | None:
+    """Take an idle connection that looks alive; None if there is none. Waits for nothing.
+
+    For the pool's own use, such as a health query: it counts as nobody's, and goes back by
+    `offer`, or into `found_dead`.
+    """
+    while True:
+        try:
+            held: Held = pool._take()
+        except IndexError:
+            return None
+        entry = held[1]
+        if time.monotonic() >= entry.expires_at:
+            retire(pool, held, "max_lifetime" if entry.expires_at else "drained")
+        elif _socket.look(entry.poll) == _socket.DEAD:
+            found_dead(pool, held)
+        else:
+            return held
+
+
+def found_dead(pool: ConnectionPool, held: Held) -> None:
     """Close a dead connection; where one is dead others are, so have all idle ones looked at."""
+    pool.doubted()
     with pool._lock:
         pool._totals.found_dead += 1
-    retire(pool, entry, entry.conn, "broken")
+    retire(pool, held, "broken")
     pool._sweep_due = True
     if pool._background:
         keeper.schedule(pool, 0.0)
@@ -113,18 +135,18 @@ def sweep(pool: ConnectionPool, now: float) -> None:
     idle = pool._idle
     for _ in range(len(idle)):
         try:
-            entry = idle.popleft()
+            held = idle.popleft()
         except IndexError:
             return
-        reason = _verdict(pool, entry, now)
+        reason = _verdict(pool, held[1], now)
         if reason is None:
             # To the right end: a whole round leaves them in their order.
-            offer(pool, entry)
+            offer(pool, held)
         else:
             if reason == "broken":
                 with pool._lock:
                     pool._totals.found_dead += 1
-            retire(pool, entry, entry.conn, reason)
+            retire(pool, held, reason)
 
 
 def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
@@ -155,7 +177,7 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
         surplus = len(pool._entries) > pool.min_size
         for entry in pool._entries:
             due = min(due, entry.expires_at - _growth.REPLACE_BEFORE * (pool.min_size > 0))
-            if surplus and entry.conn is not None:
+            if surplus:
                 due = min(due, entry.since + pool._max_idle)
             due = min(due, now + LOOK_EVERY)
         if _growth._missing(pool, now) or pool._waiters:

@@ -8,16 +8,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import _growth
-from ._ending import reclaim
-from ._entry import Entry
+from ._ending import find_lost, reclaim
 from ._handover import CLOSED, dequeue, offer, settle
-from ._keeper import keeper
 from .errors import ConnectFailed, PoolClosed, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
+    from ._entry import Held
     from .pool import ConnectionPool
 
-__all__ = ["GONE", "Waiter", "nap", "refusal", "wait_for_entry"]
+__all__ = ["GONE", "Waiter", "nap", "refusal", "wait_for_connection"]
 
 GONE = object()  # the answer a waiter gives itself when it stops waiting
 
@@ -58,15 +57,15 @@ class Waiter:
         return self._answer.setdefault(0, GONE)
 
 
-def wait_for_entry(
+def wait_for_connection(
     pool: ConnectionPool, started: float, deadline: float, *, again: bool = False
-) -> Entry:
+) -> Held:
     """Queue until a connection is there; raise what acquiring raises.
 
     Arguments: `started` and `deadline` on the monotonic clock; `again` for a caller that was
     served a connection which turned out to be dead, and goes back to the head of the queue.
     """
-    keeper.reap()
+    find_lost(pool)
     waiter = Waiter(started)
     try:
         _enqueue(pool, waiter, again)
@@ -75,16 +74,17 @@ def wait_for_entry(
         answer = waiter.withdraw()
         now = time.monotonic()
         with pool._lock:
-            if isinstance(answer, Entry):
+            if isinstance(answer, tuple):
                 pool._totals.count_wait(now - started)
             else:
                 pool._totals.failed += 1
-        if isinstance(answer, Entry):
-            return answer
+        if isinstance(answer, tuple):
+            return answer  # a connection and its entry
         raise refusal(pool, answer, now - started)
     except BaseException:
         answer = waiter.withdraw()
-        if isinstance(answer, Entry):  # it came in the same instant: the next one gets it
+        dequeue(pool, waiter)
+        if isinstance(answer, tuple):  # it came in the same instant: the next one gets it
             offer(pool, answer)
         raise
     finally:
@@ -130,7 +130,7 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
         if not collected and left <= 2 * BELT:
             collected = True
             _collect(now)
-        keeper.reap()
+        find_lost(pool)
         if settle(pool):
             with pool._lock:
                 pool._totals.rescues += 1

@@ -26,11 +26,11 @@ from . import (
     options,
     stats,
 )
-from ._entry import Entry
+from ._entry import Entry, Held
 from ._growth import Attempt, Backoff
 from ._keeper import keeper
 from ._lease import Lease
-from ._waiting import Waiter, wait_for_entry
+from ._waiting import Waiter, wait_for_connection
 from .errors import PoolClosed, PoolError, for_driver
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class ConnectionPool:
         self._entries: set[Entry] = set()  # every open connection, wherever it is
         self._connecting: dict[int, weakref.ref[Attempt]] = {}
         # Worked without a lock, by single atomic operations.
-        self._idle: deque[Entry] = deque()
+        self._idle: deque[Held] = deque()
         self._take = self._idle.pop if self._reuse == "lifo" else self._idle.popleft
         self._in_use: dict[int, Entry] = {}  # by id of the connection
         self._waiters: deque[Any] = deque()  # of Waiter, and CLOSED at the end
@@ -145,25 +145,21 @@ class ConnectionPool:
         help; each is also the driver's OperationalError.
         """
         try:
-            entry = self._take()
+            conn, entry = self._take()
         except IndexError:
-            entry = self._acquire_slowly(timeout)
+            conn, entry = self._acquire_slowly(timeout)
         now = monotonic()
         if now >= entry.good_until:
-            entry, now = self._fit(entry, now, timeout)
-        # In this order: from here on only the caller holds the connection, and if an exception
-        # ends this at any point, dropping it gives the slot back.
-        conn = entry.conn
-        entry.conn = None
+            conn, entry, now = self._fit((conn, entry), now, timeout)
         self._in_use[entry.key] = entry
         entry.since = now
         entry.uses += 1
         entry.holder = get_ident()
         return conn
 
-    def _acquire_slowly(self, timeout: float | None) -> Entry:
+    def _acquire_slowly(self, timeout: float | None) -> Held:
         started = monotonic()
-        return wait_for_entry(self, started, started + self._seconds(timeout))
+        return wait_for_connection(self, started, started + self._seconds(timeout))
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
@@ -172,19 +168,19 @@ class ConnectionPool:
             raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
         return timeout
 
-    def _fit(self, entry: Entry, now: float, timeout: float | None) -> tuple[Entry, float]:
-        """Return this entry, or the first after it, that may be handed out."""
+    def _fit(self, held: Held, now: float, timeout: float | None) -> tuple[Any, Entry, float]:
+        """Return this connection, or the first after it, that may be handed out."""
         started = now
         deadline = now + self._seconds(timeout)
-        while now >= entry.good_until and not _validation.usable(self, entry, now, deadline):
+        while now >= held[1].good_until and not _validation.usable(self, held, now, deadline):
             try:
-                entry = self._take()
+                held = self._take()
             except IndexError:
-                entry = wait_for_entry(self, started, deadline, again=True)
+                held = wait_for_connection(self, started, deadline, again=True)
             now = monotonic()
         if not self._background and now >= self._due:
             self._due = self._upkeep(now)
-        return entry, now
+        return held[0], held[1], now
 
     def putconn(self, conn: Any, close: bool = False) -> None:
         """Give a connection back; roll back what it left open.
@@ -219,14 +215,15 @@ class ConnectionPool:
         if good > entry.expires_at:
             entry.good_until = entry.expires_at
             if now >= entry.expires_at:
-                _ending.retire(self, entry, conn, "max_lifetime" if entry.expires_at else "drained")
+                _ending.retire(
+                    self, (conn, entry), "max_lifetime" if entry.expires_at else "drained"
+                )
                 return
-        entry.conn = conn
         waiters = self._waiters
         if waiters:
-            _handover.offer(self, entry)
+            _handover.offer(self, (conn, entry))
             return
-        self._idle.append(entry)
+        self._idle.append((conn, entry))
         if waiters or _FREE_THREADED:
             _handover.settle(self)
 
@@ -255,7 +252,7 @@ class ConnectionPool:
     def _refuse(self, conn: Any, entry: Entry | None) -> None:
         """Answer a return that is none."""
         if entry is not None:  # a dropped connection had the id that this stranger has now
-            _ending.lost(self, entry)
+            _ending.find_lost(self)
         if self._inherited.pop(id(conn), None) is not None:
             return  # lent before a fork: the parent's, and cut off from it already
         raise ValueError(
@@ -370,8 +367,8 @@ class ConnectionPool:
     def _upkeep(self, now: float) -> float:
         return _validation.upkeep(self, now)
 
-    def _lost(self, entry: Entry) -> None:
-        _ending.lost(self, entry)
+    def _find_lost(self) -> None:
+        _ending.find_lost(self)
 
     def _start_in_child(self) -> None:
         _lifecycle.start_in_child(self)
