@@ -153,6 +153,10 @@ def report() -> ResponseReturnValue:
 
 @shop.app_errorhandler(HTTPException)
 def error_as_json(error: HTTPException) -> ResponseReturnValue:
+    # What fails after the view, as a commit may, comes as a 500 with its cause inside.
+    cause = getattr(error, "original_exception", None)
+    if isinstance(cause, OperationalError):
+        return database_unavailable(cause)
     return {"error": error.description}, error.code or 500
 
 

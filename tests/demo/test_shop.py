@@ -184,6 +184,33 @@ def test_without_its_database_the_shop_says_503(app: App, database: ShopDatabase
         shop.close()
 
 
+LOST_AT_COMMIT = """
+    CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60);
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER die AFTER INSERT ON shop_order DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (new.key = 'doomed') EXECUTE FUNCTION die();
+"""
+
+
+def test_an_order_whose_commit_is_cut_off_is_not_confirmed(
+    app: App, shop_database: ShopDatabase
+) -> None:
+    shop_database.rows(LOST_AT_COMMIT)
+    before = shop_database.counts()
+    shop = TestClient(app, shop_database.variables)
+    try:
+        doomed = shop.post_order(order("doomed", (1, 1)))
+        assert doomed.status == 503
+        assert doomed.headers["Retry-After"] == "1"
+        assert shop_database.counts() == before
+        assert shop.get("/orders/by-key/doomed").status == 404
+        assert shop.post_order(order("next", (1, 1))).status == 201
+    finally:
+        shop.close()
+
+
 def test_both_shops_give_the_same_answers_to_the_same_requests(
     shop_databases: Callable[[], Any],
 ) -> None:
