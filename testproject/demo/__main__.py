@@ -30,6 +30,7 @@ from testproject.demo.witness import Ended, HealthWatch, Observer, PoolEvents, S
 from testproject.postgres import PostgresServer, PostgresUnavailable
 
 CUSTOMERS = 12  # per shop: more than its 8 connections, fewer than its 16 threads
+SHOWN = 20  # problems, of possibly thousands
 
 
 def main() -> int:
@@ -79,8 +80,10 @@ def _demo(seconds: float, keep: bool) -> int:
             except KeyboardInterrupt:
                 progress.say("")
         problems += _close(server, shops, progress)
-    for problem in problems:
+    for problem in problems[:SHOWN]:
         print(f"WRONG: {problem}")
+    if len(problems) > SHOWN:
+        print(f"WRONG: and {len(problems) - SHOWN} more like these")
     if not problems:
         print("The table balances, and no limit was broken.")
     return 1 if problems else 0
