@@ -66,8 +66,8 @@ def _make_pool(name: str, value: Any, common: Mapping[str, Any], where: str) -> 
     url = own.pop("url")
     if not isinstance(url, str) and not callable(url):
         raise TypeError(
-            f"{where} is a {type(url).__name__}: it takes a URL, a libpq string, or a callable "
-            "that returns one"
+            f"{where} is of type {type(url).__name__}: it takes a URL, a libpq string, or a "
+            "callable that returns one"
         )
     options = {"name": name, **common, **own, "open": False}
     try:
@@ -83,7 +83,7 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{where} is a {type(value).__name__}: it takes a mapping")
+        raise TypeError(f"{where} is of type {type(value).__name__}: it takes a mapping")
     return value
 
 

@@ -12,6 +12,7 @@ from dbpool.health import HealthCheck
 from . import _config
 from ._app import AppState
 from ._context import current_context
+from ._farewell import close_with
 from ._transaction import Transaction
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ class DBPool:
                 f"app {app.name!r} has a DBPool already: call init_app once per app. For a second "
                 "database use DBPOOL_DATABASES"
             )
-        state = AppState(_config.make_pools(app.config), self._scopes)
+        pools = _config.make_pools(app.config)
+        state = AppState(pools, self._scopes)
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
+        close_with(app, pools)
         if health.prefix is not None:
             app.wsgi_app = HealthEndpoint(app.wsgi_app, health)  # type: ignore[method-assign]
         self._apps[app] = app.extensions["dbpool"] = state

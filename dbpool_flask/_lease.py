@@ -81,11 +81,11 @@ class ContextLease:
         conn = self.raw()
         if self.lost:
             return
+        check(self.pool, conn)
         if self.torn:
             raise self._aborted("an operation on this connection was cut short (by a timeout?)")
         if self.blocks:
             raise self._aborted("a `with db.transaction()` block was still open")
-        check(self.pool, conn)
 
     def commit(self) -> None:
         """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""

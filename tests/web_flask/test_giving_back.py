@@ -1,0 +1,246 @@
+"""Each connection goes back exactly once, whatever strikes when."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+import pytest
+
+from dbpool import ConnectionPool
+from tests.web_flask.conftest import MakeSite, Site
+
+
+class Cut(BaseException):
+    """What is no Exception: SystemExit by a server's timeout, a greenlet's timeout."""
+
+
+@pytest.fixture
+def returned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What `putconn` was told about closing, return by return."""
+    seen: list[bool] = []
+    putconn = ConnectionPool.putconn
+
+    def watched(pool: ConnectionPool, conn: Any, close: bool = False) -> None:
+        seen.append(close)
+        putconn(pool, conn, close)
+
+    monkeypatch.setattr(ConnectionPool, "putconn", watched)
+    return seen
+
+
+def by(site: Site, view: Callable[[], Any], *, client: bool = True) -> None:
+    site.app.add_url_rule("/", view_func=view, methods=["POST"])
+    if client:
+        site.client().post("/")
+
+
+def test_a_committed_request_returns_once(site: Site, returned: list[bool]) -> None:
+    by(site, lambda: site.write("kept") or "ok")
+    assert returned == [False]
+
+
+def test_a_failed_commit_returns_once(site: Site, returned: list[bool]) -> None:
+    by(site, lambda: site.violate() or "ok")
+    assert returned == [False]
+
+
+def test_a_broken_connection_is_returned_to_be_closed(site: Site, returned: list[bool]) -> None:
+    def view() -> Any:
+        site.db.connection.cursor().execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    by(site, view)
+    assert returned == [True]
+
+
+def test_an_error_that_is_raised_into_the_test_returns_once(
+    make_site: MakeSite, returned: list[bool]
+) -> None:
+    site = make_site(TESTING=True)
+
+    def view() -> Any:
+        site.write("undone")
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        by(site, view)
+    assert returned == [False]
+    assert site.database.notes() == []
+
+
+@pytest.mark.parametrize("error", [Cut, SystemExit, KeyboardInterrupt])
+def test_what_is_no_exception_closes_without_a_round_trip(
+    site: Site, returned: list[bool], error: type[BaseException]
+) -> None:
+    """A query may have been cut short, with its answer still on the wire."""
+
+    def view() -> Any:
+        site.write("undone")
+        raise error
+
+    rollbacks = []
+    site.pool.driver.rollback = rollbacks.append  # type: ignore[method-assign]
+    with pytest.raises(error):
+        by(site, view)
+    assert (returned, rollbacks) == ([True], [])
+    assert site.database.notes() == []
+
+
+@pytest.mark.parametrize("step", ["commit", "rollback"])
+def test_what_strikes_while_it_ends_costs_the_connection_and_not_the_slot(
+    make_site: MakeSite, returned: list[bool], step: str
+) -> None:
+    site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 3})
+    driver = site.pool.driver
+
+    def struck(conn: Any) -> None:
+        raise Cut
+
+    @site.app.post("/<int:status>")
+    def view(status: int) -> Any:
+        site.write(str(status))
+        return "", status
+
+    setattr(driver, step, struck)
+    with pytest.raises(Cut):
+        site.client().post("/200" if step == "commit" else "/409")
+    delattr(driver, step)
+    assert site.client().post("/201").status_code == 201
+    assert site.database.notes() == ["201"]
+
+
+def test_an_unfinished_request_is_rolled_back_by_teardown_alone(
+    make_site: MakeSite, returned: list[bool]
+) -> None:
+    site = make_site()
+    context = site.app.test_request_context("/", method="POST")
+    with context:
+        site.app.preprocess_request()
+        site.write("undone")
+    assert returned == [False]
+    assert site.database.notes() == []
+
+
+def test_a_teardown_that_fails_before_ours_leaves_no_connection_out(site: Site) -> None:
+    """Up to Flask 3.1 an error in a teardown function skips those that come after it."""
+    site.app.testing = True
+
+    @site.app.teardown_request
+    def broken(error: Any) -> None:
+        raise ZeroDivisionError
+
+    def view() -> Any:
+        site.write("undone")
+        raise KeyError
+
+    with pytest.raises((KeyError, ZeroDivisionError)):
+        by(site, view)
+    assert site.database.notes() == []
+
+
+def test_teardown_never_raises(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    putconn = ConnectionPool.putconn
+
+    def broken(pool: ConnectionPool, conn: Any, close: bool = False) -> None:
+        putconn(pool, conn, close)
+        raise KeyError("a bug of the pool")
+
+    with caplog.at_level(logging.ERROR, "dbpool.flask"):
+        with site.app.app_context():
+            site.write("undone")
+            monkeypatch.setattr(ConnectionPool, "putconn", broken)
+        monkeypatch.undo()
+    assert "could not be returned" in caplog.text
+
+
+def test_an_error_of_the_return_does_not_turn_a_committed_request_into_a_failed_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    putconn = ConnectionPool.putconn
+
+    def broken(pool: ConnectionPool, conn: Any, close: bool = False) -> None:
+        putconn(pool, conn, close)
+        raise KeyError("a bug of the pool")
+
+    monkeypatch.setattr(ConnectionPool, "putconn", broken)
+    site.app.add_url_rule("/", view_func=lambda: site.write("kept") or "ok")
+    assert site.client().get("/").status_code == 200
+    assert site.database.notes() == ["kept"]
+
+
+def test_two_threads_of_one_context_take_and_return_one_connection(
+    make_site: MakeSite, returned: list[bool]
+) -> None:
+    import contextvars
+
+    site = make_site()
+    seen: list[Any] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with site.app.app_context():
+            ready = threading.Barrier(8, timeout=10)
+
+            def work() -> None:
+                ready.wait()
+                seen.append(site.db.connection)
+
+            contexts = [contextvars.copy_context() for _ in range(8)]
+            threads = [threading.Thread(target=c.run, args=(work,)) for c in contexts]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(set(map(id, seen))) == 1
+            assert site.lent() == 1
+    finally:
+        sys.setswitchinterval(interval)
+    assert site.lent() == 0
+
+
+def test_a_thousand_requests_of_all_kinds_leave_the_pool_whole(make_site: MakeSite) -> None:
+    site = make_site(DBPOOL_OPTIONS={"max_size": 3})
+
+    @site.app.post("/<kind>/<int:number>")
+    def view(kind: str, number: int) -> Any:
+        site.write(f"{kind} {number}")
+        if kind == "violates":
+            site.violate()
+        elif kind == "raises":
+            raise KeyError
+        elif kind == "swallows":
+            try:
+                site.fail()
+            except psycopg2.Error:
+                pass
+        return "", 409 if kind == "refuses" else 200
+
+    kinds = ("commits", "violates", "raises", "swallows", "refuses")
+    expected = {"commits": 200, "violates": 500, "raises": 500, "swallows": 500, "refuses": 409}
+    wrong: list[Any] = []
+
+    def work(worker: int) -> None:
+        client = site.client()
+        for number in range(125):
+            kind = kinds[(number + worker) % len(kinds)]
+            status = client.post(f"/{kind}/{worker * 1000 + number}").status_code
+            if status != expected[kind]:
+                wrong.append((kind, status))
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    notes = site.database.notes()
+    assert len(notes) == 200
+    assert all(note.startswith("commits ") for note in notes)
+    assert site.lent() == 0
+    site.pool._audit()
