@@ -1,0 +1,168 @@
+"""Short processes: management commands, the test runner, scripts that leave something open."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import Postgres, count_sessions
+from tests.support.waiting import wait_until
+from tests.web_django.project import database
+
+ROOT = Path(__file__).parents[2]
+
+SETTINGS = """
+DATABASES = {{"default": {database!r}}}
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "tests.web_django.shelf"]
+MIGRATION_MODULES = {{"shelf": None}}
+SECRET_KEY = "only for tests"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ALLOWED_HOSTS = ["*"]
+STATIC_URL, MEDIA_URL = "static/", "media/"
+USE_TZ = True
+"""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(postgres: Postgres, tmp_path: Path) -> Run:
+    """Run Python in a project that lies in a folder of its own."""
+    name = f"dbpool-commands-{os.getpid()}"
+    settings = database(postgres.dsn(application_name=name), {"max_size": 3})
+    settings["TEST"] = {"NAME": f"test_dbpool_{os.getpid()}"}
+    (tmp_path / "shop_settings.py").write_text(SETTINGS.format(database=settings))
+
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        environ = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path))),
+            "DJANGO_SETTINGS_MODULE": "shop_settings",
+            "PYTHONWARNINGS": "error",
+        }
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        wait_until(lambda: count_sessions(postgres, name) == 0, message="no session left")
+        return done
+
+    return run
+
+
+MANAGE = ("-m", "django")
+
+
+def test_a_command_ends_with_nothing_left_open(run: Run) -> None:
+    done = run(*MANAGE, "inspectdb", "no_such_table")
+    assert "models.Model" not in done.stderr
+
+
+def test_checks_with_a_database_pass(run: Run) -> None:
+    assert "no issues" in run(*MANAGE, "check", "--database", "default").stdout
+
+
+def test_a_script_that_holds_connections_in_threads_still_ends(run: Run) -> None:
+    script = """
+        import threading, django
+        django.setup()
+        from django.db import connection
+        held = threading.Barrier(3)
+        def hold():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                held.wait()
+                threading.Event().wait()
+        for _ in range(2):
+            threading.Thread(target=hold, daemon=True).start()
+        connection.ensure_connection()
+        held.wait()
+        print("at the end")
+    """
+    assert run("-c", textwrap.dedent(script)).stdout == "at the end\n"
+
+
+TESTS = """
+import os, threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
+from django.db import connection, connections
+from django.http import HttpResponse
+from django.test import LiveServerTestCase, TestCase, TransactionTestCase, override_settings
+from django.urls import path
+from tests.web_django.shelf.models import Book
+
+def count(request):
+    return HttpResponse(str(Book.objects.count()))
+
+urlpatterns = [path("count", count)]
+
+class Clean:
+    def test_database(self):
+        name = connection.settings_dict["NAME"]
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_database()")
+            self.assertEqual(cursor.fetchone()[0], name)
+        self.assertIn("test_dbpool_", name)
+
+    def test_starts_empty(self):
+        self.assertEqual(Book.objects.count(), 0)
+        Book.objects.create(title="left to the test case")
+
+    def test_starts_empty_again(self):
+        self.test_starts_empty()
+
+class One(Clean, TestCase):
+    def test_client_sees_the_transaction(self):
+        Book.objects.create(title="uncommitted")
+        with override_settings(ROOT_URLCONF=__name__):
+            self.assertEqual(self.client.get("/count").content, b"1")
+
+class Two(Clean, TransactionTestCase):
+    def test_other_threads_see_what_is_committed(self):
+        Book.objects.create(title="committed")
+        def count():
+            try:
+                return Book.objects.count()
+            finally:
+                connection.close()
+        with ThreadPoolExecutor(1) as executor:
+            self.assertEqual(executor.submit(count).result(), 1)
+
+@override_settings(ROOT_URLCONF=__name__)
+class Three(LiveServerTestCase):
+    def test_server_answers(self):
+        Book.objects.create(title="committed")
+        for _ in range(5):
+            with urlopen(self.live_server_url + "/count") as answer:
+                self.assertEqual(answer.read(), b"1")
+
+class Four(Clean, TestCase):
+    pass
+"""
+
+
+@pytest.mark.parametrize("parallel", ["1", "2"])
+def test_the_test_runner_works_unchanged(run: Run, tmp_path: Path, parallel: str) -> None:
+    (tmp_path / "test_shelf.py").write_text(TESTS)
+    test = ("test", "--noinput", "--parallel", parallel, "test_shelf")
+    done = run("-W", "ignore::DeprecationWarning", *MANAGE, *test)
+    assert re.search(r"^Ran 12 tests.*^OK", done.stderr, re.DOTALL | re.MULTILINE)
+    assert "Destroying test database" in done.stderr
+    assert "came back" not in done.stderr  # no warning where Django does as it always does
+    # A second run finds nothing in its way, and one that keeps its databases reuses them.
+    run("-W", "ignore::DeprecationWarning", *MANAGE, *test, "--keepdb")
+    run("-W", "ignore::DeprecationWarning", *MANAGE, *test)
