@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool, PoolTimeout, health
+from tests.support.black_hole import BlackHole
 from tests.support.servers import Postgres
 
-__all__ = ["OPTIONS", "BlackHole", "place", "settled"]
+__all__ = ["OPTIONS", "place", "settled"]
 
 OPTIONS: dict[str, Any] = {"max_size": 1, "connect_timeout": 2.0}  # of the pools here
 
@@ -50,30 +49,3 @@ def settled(situation: str, pool: ConnectionPool) -> Iterator[None]:
             health.set_draining(False)
     else:
         yield
-
-
-class BlackHole:
-    """A server that accepts connections and never says a word; it counts them."""
-
-    def __enter__(self) -> BlackHole:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.accepted: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._accept, name="black hole")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-        for connection in self.accepted:
-            connection.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                self.accepted.append(self._listener.accept()[0])
-
-    @property
-    def url(self) -> str:
-        return f"postgresql://app:hush@127.0.0.1:{self._listener.getsockname()[1]}/shop"

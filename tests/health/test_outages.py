@@ -13,7 +13,8 @@ from dbpool._prober import prober_of
 from dbpool.health import HealthCheck
 from testproject.postgres import PostgresServer
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed
-from tests.health.situations import BlackHole, place
+from tests.health.situations import place
+from tests.support.black_hole import BlackHole
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
 

@@ -17,7 +17,7 @@ import pytest
 from dbpool import ConnectionPool, health
 from dbpool._prober import prober_of
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed
-from tests.health.situations import BlackHole
+from tests.support.black_hole import BlackHole
 from tests.support.servers import Postgres, count_sessions
 from tests.support.threads import pool_threads
 from tests.support.waiting import wait_until
