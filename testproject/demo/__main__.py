@@ -104,6 +104,7 @@ def _load_and_account(
         for each in watched:
             each.start()
             running.callback(each.stop)  # the load first, then those who watch it
+        progress.say(f"{CUSTOMERS} customers in each shop, for {seconds:g} s …")
         ended = _wait(seconds, dsn, loads, sessions, progress)
     seconds = time.monotonic() - begin
 

@@ -47,9 +47,10 @@ def environment(dsn: str, url: str) -> dict[str, str]:
     given = parse_dsn(dsn)
     # Not the caller's PG* variables: libpq would mix them with what is given here.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    path = [str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
     return {
         **kept,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(path),
         "DJANGO_SETTINGS_MODULE": "shop_django.settings",
         "SHOP_DB_NAME": given["dbname"],
         "SHOP_DB_USER": given.get("user", ""),

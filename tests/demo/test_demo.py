@@ -80,7 +80,7 @@ def running_demo(output: Path, *arguments: str) -> Iterator[Demo]:
 
 def test_a_short_demo_balances_and_stops_all_it_started(tmp_path: Path) -> None:
     with running_demo(tmp_path / "output", "--seconds", "3") as demo:
-        demo.wait_for(r" s of 3: ")
+        demo.wait_for("customers in each shop")
         assert (
             demo.note_what_it_started() > 8
         )  # two masters and their workers, PostgreSQL and its own
@@ -101,7 +101,7 @@ def test_a_short_demo_balances_and_stops_all_it_started(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_stops_all_it_started(tmp_path: Path, number: int) -> None:
     with running_demo(tmp_path / "output", "--seconds", "60") as demo:
-        demo.wait_for(r" s of 60: ")
+        demo.wait_for("customers in each shop")
         demo.note_what_it_started()
         demo.process.send_signal(number)
         assert demo.process.wait(timeout=60) == 130
@@ -112,7 +112,7 @@ def test_an_interrupted_demo_stops_all_it_started(tmp_path: Path, number: int) -
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs PR_SET_PDEATHSIG")
 def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
     with running_demo(tmp_path / "output", "--seconds", "60") as demo:
-        demo.wait_for(r" s of 60: ")
+        demo.wait_for("customers in each shop")
         demo.note_what_it_started()
         demo.process.kill()
         wait_until(lambda: not demo.left(), 60.0, lambda: f"nothing runs: {demo.left()}")
