@@ -312,9 +312,11 @@ SCENARIOS: list[Callable[[Run], Check]] = [
 def quiet_collector() -> Iterator[None]:
     """Keep automatic collections out: they would add points that come and go."""
     gc.disable()
+    gc.freeze()  # the checks collect after every point: only what the scenario made
     try:
         yield
     finally:
+        gc.unfreeze()
         gc.enable()
 
 

@@ -30,7 +30,7 @@ _BACK = ("JUMP_BACKWARD", "JUMP_ABSOLUTE", "POP_JUMP_BACKWARD")
 
 def _check_points(code: CodeType) -> frozenset[int]:
     """Return the offsets before which an exception may be delivered."""
-    instructions = list(dis.get_instructions(code, show_caches=False))
+    instructions = list(dis.get_instructions(code))
     handler = _handlers(code)
     found = {instructions[0].offset} if sys.version_info < (3, 11) else set()
     for this, following in pairwise(instructions):
@@ -76,6 +76,7 @@ class _Tracer:
         if event == "call":
             if not code.co_filename.startswith(self.prefix) or code.co_name in self.exclude:
                 return None
+            frame.f_trace = self  # 3.13 reports opcodes only of frames that have it already
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
             if code not in _cache:
@@ -106,6 +107,8 @@ def explore(
         tracer = _Tracer(prefix, at)
 
         def run(function: Callable[[], object], tracer: _Tracer = tracer) -> None:
+            # From 3.12 on opcodes are only reported once a frame that wants them is there.
+            sys._getframe().f_trace_opcodes = True
             sys.settrace(tracer)
             try:
                 function()
