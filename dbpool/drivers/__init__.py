@@ -27,9 +27,15 @@ def choose(conninfo: str | None, wanted: str | Driver | None) -> tuple[Driver, s
 
     Arguments: `conninfo`, None where it is known only at connect time; `wanted`, a driver's name,
     a `Driver` of the user's own, or None to go by the URL's scheme.
-    Raises ValueError for an unknown scheme or driver name and for a malformed conninfo,
-    ModuleNotFoundError for a driver package that is not installed. Neither quotes the conninfo.
+    Raises ValueError for an unknown scheme or driver name and for a malformed conninfo, TypeError
+    for a conninfo or driver of another type, ModuleNotFoundError for a driver package that is not
+    installed. None quotes the conninfo.
     """
+    if conninfo is not None and not isinstance(conninfo, str):
+        raise TypeError(
+            f"conninfo is of type {type(conninfo).__name__}: it takes a string, or a callable that "
+            "returns one"
+        )
     candidates, conninfo = _by_scheme(conninfo, wanted)
     if wanted is None:
         driver = _load(candidates)
@@ -37,6 +43,11 @@ def choose(conninfo: str | None, wanted: str | Driver | None) -> tuple[Driver, s
         if wanted not in _DRIVERS:
             raise ValueError(f"unknown driver {wanted!r}: use {_any_of(_DRIVERS)}")
         driver = _load((wanted,))
+    elif isinstance(wanted, type) or not hasattr(wanted, "transaction_status"):
+        raise TypeError(
+            f"driver={wanted!r} is not possible: it takes {_any_of(_DRIVERS)}, or an object that "
+            "follows dbpool.drivers.base.Driver"
+        )
     else:
         return wanted, conninfo
     if conninfo is not None:

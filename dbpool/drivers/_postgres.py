@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MALFORMED", "check_ports", "defaults", "is_disconnect", "reason"]
+__all__ = ["MALFORMED", "check_address", "defaults", "is_disconnect", "reason"]
 
 MALFORMED = (
     "the conninfo is not a valid PostgreSQL URL or libpq string (it is not shown here, since it "
@@ -17,8 +18,22 @@ MALFORMED = (
 _ENVIRONMENT = {"connect_timeout": "PGCONNECT_TIMEOUT"}
 
 
-def check_ports(parsed: Mapping[str, Any]) -> None:
-    """Raise ValueError for a port that is none: libpq would quote what may be a password."""
+# What follows user and password in a URL, up to the query; libpq looks for their end as this does.
+_AFTER_USER = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?([^?]*)")
+
+
+def check_address(conninfo: str, parsed: Mapping[str, Any]) -> None:
+    """Raise ValueError for an address that is none: libpq would quote what may be a password.
+
+    An unescaped "@" or "/" ends a URL's password early, and the rest of it is read as the host,
+    the port or the database, which are in libpq's errors.
+    """
+    url = _AFTER_USER.match(conninfo)
+    if url is not None and "@" in url.group(1):
+        raise ValueError(MALFORMED)
+    for host in str(parsed.get("host") or "").split(","):
+        if "@" in host[1:]:  # at the start it means a socket in the abstract namespace
+            raise ValueError(MALFORMED)
     for port in str(parsed.get("port") or "").split(","):
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError(MALFORMED)

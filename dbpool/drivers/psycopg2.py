@@ -32,12 +32,16 @@ class Psycopg2Driver:
         self._parse(conninfo)
 
     def _parse(self, conninfo: str) -> dict[str, str]:
+        parsed: dict[str, str] | None = None
         try:
-            parsed: dict[str, str] = extensions.parse_dsn(conninfo)
-        except psycopg2.ProgrammingError:
-            # libpq's text quotes the part that it could not read, which may be a password.
-            raise ValueError(_postgres.MALFORMED) from None
-        _postgres.check_ports(parsed)
+            parsed = extensions.parse_dsn(conninfo)
+        except (psycopg2.ProgrammingError, ValueError):
+            pass
+        if parsed is None:
+            # Not from within the handler: libpq's text quotes the part that it could not read,
+            # which may be a password, and would stay within reach as the error's context.
+            raise ValueError(_postgres.MALFORMED)
+        _postgres.check_address(conninfo, parsed)
         return parsed
 
     def connect(
@@ -49,7 +53,11 @@ class Psycopg2Driver:
         factory = {
             key: given.pop(key) for key in ("connection_factory", "cursor_factory") if key in given
         }
-        return psycopg2.connect(**{**defaults, **given}, **factory)
+        try:
+            return psycopg2.connect(**{**defaults, **given}, **factory)
+        except UnicodeError:  # it carries the whole string that cannot be encoded
+            pass
+        raise ValueError(_postgres.MALFORMED)
 
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken."""

@@ -1,0 +1,90 @@
+"""Callers of a pool: in threads of their own, counted while they wait, served to the last slot."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from dbpool import ConnectionPool, PoolTimeout
+from tests.support.waiting import wait_until
+
+__all__ = [
+    "PATIENCE",
+    "MakePool",
+    "expect_full_capacity",
+    "in_thread",
+    "lent",
+    "settled",
+    "wait_for_waiters",
+]
+
+PATIENCE = 30.0  # seconds after which something hangs; never what a test measures
+
+T = TypeVar("T")
+MakePool = Callable[..., ConnectionPool]
+
+
+def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+    """Call it in a new daemon thread; the future has its result or its exception."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="caller", daemon=True).start()
+    return future
+
+
+def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
+    """Return when exactly `count` callers are queueing."""
+    wait_until(
+        lambda: pool.get_stats()["requests_waiting"] == count,
+        PATIENCE,
+        lambda: f"{count} waiting in {pool!r}, {pool.get_stats()['requests_waiting']} do",
+    )
+
+
+@contextmanager
+def lent(pool: ConnectionPool, count: int) -> Iterator[list[Any]]:
+    """Hold so many connections, and return them."""
+    taken: list[Any] = []
+    try:
+        for _ in range(count):
+            taken.append(pool.getconn(timeout=PATIENCE))
+        yield taken
+    finally:
+        while taken:
+            pool.putconn(taken.pop())
+
+
+def settled(pool: ConnectionPool) -> None:
+    """Come to a quiet point, where no connect is under way, and audit the pool there."""
+    name = f"dbpool-connect-{pool.name}"
+    wait_until(
+        lambda: all(thread.name != name for thread in threading.enumerate()),
+        PATIENCE,
+        "connects under way end",
+    )
+    gc.collect()
+    pool._find_lost()
+    pool._audit()
+
+
+def expect_full_capacity(pool: ConnectionPool) -> None:
+    """Fail unless max_size different connections can be had at once, and not one more."""
+    settled(pool)
+    with lent(pool, pool.max_size) as taken:
+        assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+        pool._audit()
+    settled(pool)

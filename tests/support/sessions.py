@@ -1,0 +1,47 @@
+"""A look at the server's sessions past any pool, and their end by command."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+
+from tests.support.servers import Postgres
+from tests.support.waiting import wait_until
+
+__all__ = ["last_query", "one", "run_sql", "terminate"]
+
+
+def run_sql(server: Postgres, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Run a statement in a session of its own."""
+    with closing(psycopg2.connect(server.dsn(application_name="tests: looking"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+
+def one(conn: Any, sql: str, *parameters: Any) -> Any:
+    """Return the first column of the first row, from a connection of the pool."""
+    with conn.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        row = cursor.fetchone()
+        assert row
+        return row[0]
+
+
+def last_query(server: Postgres, pid: int) -> str:
+    """Return what a session was last asked."""
+    return str(run_sql(server, "SELECT query FROM pg_stat_activity WHERE pid = %s", pid)[0][0])
+
+
+def terminate(server: Postgres, *pids: int) -> None:
+    """End these sessions; return when they are gone."""
+    run_sql(server, "SELECT pg_terminate_backend(p) FROM unnest(%s) p", list(pids))
+    wait_until(
+        lambda: (
+            not run_sql(server, "SELECT 1 FROM pg_stat_activity WHERE pid = ANY(%s)", list(pids))
+        ),
+        message="the sessions end",
+    )
