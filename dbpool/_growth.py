@@ -26,7 +26,7 @@ PATIENCE = 0.025  # seconds the oldest waiter waits before a second connect join
 OVERRUN = 2.0  # seconds past connect_timeout (name resolution) after which one is given up
 REPLACED = 2  # given-up connects that do not count against max_connecting
 LIFETIME_SPREAD = 0.25
-REPLACE_BEFORE = 1.0  # seconds before its end a connection of the minimum gets its successor
+REPLACE_BEFORE = 1.0  # seconds; see replace_before
 
 
 class Attempt:
@@ -72,6 +72,7 @@ class Backoff:
         self.failing_since: float | None = None
         self.failure: Failure | None = None
         self.given_up = False
+        self.reported = False  # to reconnect_failed, once per outage
         self._pause = 0.0
 
     def failed(self, now: float, failure: Failure) -> None:
@@ -145,8 +146,14 @@ def _missing(pool: ConnectionPool, now: float) -> int:
     """Return how many connections the minimum lacks, those that end in a moment included."""
     if pool.min_size == 0 or pool._backoff.given_up:
         return 0
-    soon = now + REPLACE_BEFORE
+    soon = now + replace_before(pool)
     return max(0, pool.min_size - sum(entry.expires_at > soon for entry in pool._entries))
+
+
+def replace_before(pool: ConnectionPool) -> float:
+    """Return how long before its end a connection of the minimum gets its successor."""
+    # A tenth at most of what it lives: else a new one would be in want of a successor at once.
+    return min(REPLACE_BEFORE, pool._max_lifetime / 10)
 
 
 def _run(ref: weakref.ref[ConnectionPool], attempt: Attempt) -> None:
@@ -186,7 +193,10 @@ def connect(pool: ConnectionPool, name: str, *, own_name: bool = False) -> Any:
     """
     conninfo, kwargs = pool._conninfo, pool._kwargs
     if callable(conninfo):
-        conninfo = drivers.choose(conninfo(), pool._driver)[1] or ""
+        conninfo = conninfo()
+        if conninfo is None:  # what choose() takes for one that comes later
+            raise TypeError("the conninfo callable returned None: it must return a string")
+        conninfo = drivers.choose(conninfo, pool._driver)[1] or ""
     if callable(kwargs):
         kwargs = kwargs()
     if own_name and (option := getattr(pool._driver, "name_option", None)):
@@ -224,7 +234,8 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     entry.good_until = min(now + pool._validate_after, entry.expires_at)
     _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
     with pool._lock:
-        if pool._state != "open" or now >= attempt.overdue_at:
+        full = len(pool._entries) >= pool.max_size  # resize came between
+        if pool._state != "open" or now >= attempt.overdue_at or full:
             pool._connecting.pop(id(attempt), None)
             pool._totals.connects += 1
             return None
@@ -256,18 +267,19 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Non
             return  # the thread was interrupted: that says nothing about the server
         pool._backoff.failed(now, failure)
         first = pool._backoff.failing_since == now
-        give_up = (
-            not pool._backoff.given_up
-            and now - (pool._backoff.failing_since or now) >= pool._reconnect_timeout
-        )
-        pool._backoff.given_up = pool._backoff.given_up or give_up
+        give_up = now - (pool._backoff.failing_since or now) >= pool._reconnect_timeout
+        report = give_up and not pool._backoff.reported
+        pool._backoff.given_up = pool._backoff.reported = give_up
         retry_at = pool._backoff.retry_at
     # Once per outage; the driver's text names host and user, so it stays out of the log.
     if first:
         logger.warning("pool %r cannot connect: %s (%s)", pool.name, reason, type(error).__name__)
     if reason in PERMANENT:
         _handover.answer_all(pool, failure)
-    if give_up and pool._reconnect_failed is not None:
-        pool._reconnect_failed(pool)
     if pool._background:
         keeper.schedule(pool, retry_at)
+    if report and pool._reconnect_failed is not None:
+        try:
+            pool._reconnect_failed(pool)
+        except Exception:
+            logger.exception("pool %r: reconnect_failed raised", pool.name)

@@ -175,8 +175,9 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
     due = math.inf
     with pool._lock:
         surplus = len(pool._entries) > pool.min_size
+        early = _growth.replace_before(pool) if pool.min_size else 0.0
         for entry in pool._entries:
-            due = min(due, entry.expires_at - _growth.REPLACE_BEFORE * (pool.min_size > 0))
+            due = min(due, entry.expires_at - early)
             if surplus:
                 due = min(due, entry.since + pool._max_idle)
             due = min(due, now + LOOK_EVERY)

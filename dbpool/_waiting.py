@@ -122,9 +122,10 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
     collected = False
     while True:
         reclaim(pool)
-        _growth.grow(pool)
         now = time.monotonic()
         left = deadline - now
+        if left > 0 or pool._background:  # a connect made here takes time that must be left
+            _growth.grow(pool)
         if waiter.wait(min(left, nap(pool, now))) or deadline <= time.monotonic():
             return
         if not collected and left <= 2 * BELT:

@@ -76,6 +76,13 @@ class ConnectionPool:
         **options_: Unpack[PoolOptions],
     ) -> None:
         values = options.checked(options_)
+        if conninfo is None:  # what choose() takes for one that comes later
+            raise TypeError("conninfo=None is not possible: leave it out for the PG* variables")
+        if not (kwargs is None or callable(kwargs) or isinstance(kwargs, Mapping)):
+            raise TypeError(
+                f"kwargs is of type {type(kwargs).__name__}: it takes a mapping, or a callable "
+                "that returns one"
+            )
         self._driver, plain = drivers.choose(None if callable(conninfo) else conninfo, driver)
         self._conninfo = conninfo if plain is None else plain
         self._kwargs = {} if kwargs is None else kwargs
@@ -91,7 +98,7 @@ class ConnectionPool:
         self._ping_timeout: float = values["ping_timeout"]
         # A check, or a ping each time, is due at every hand-out: nothing is good until later.
         always = values["check"] is not None or self._validate == "ping"
-        self._validate_after: float = -math.inf if always else values["validate_after"]
+        self._validate_after: float = 0.0 if always else values["validate_after"]
         self._max_connecting: int = values["max_connecting"]
         self._connect_timeout: float = values["connect_timeout"]
         self._reconnect_timeout: float = values["reconnect_timeout"]
@@ -128,7 +135,7 @@ class ConnectionPool:
         self._popped: dict[str, Any] = {}
         self._backoff = Backoff()
         self._filling: list[Waiter] = []
-        self._due = math.inf
+        self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._sweep_due = False
         self._proved_at = -math.inf
         self._doubted_at = -math.inf
@@ -147,19 +154,31 @@ class ConnectionPool:
         try:
             conn, entry = self._take()
         except IndexError:
-            conn, entry = self._acquire_slowly(timeout)
-        now = monotonic()
-        if now >= entry.good_until:
-            conn, entry, now = self._fit((conn, entry), now, timeout)
+            conn, entry, now = self._acquire_slowly(timeout)
+        else:
+            now = monotonic()
+            if now >= entry.good_until:
+                conn, entry, now = self._look_again((conn, entry), now, timeout)
         self._in_use[entry.key] = entry
         entry.since = now
         entry.uses += 1
         entry.holder = get_ident()
         return conn
 
-    def _acquire_slowly(self, timeout: float | None) -> Held:
+    def _acquire_slowly(self, timeout: float | None) -> tuple[Any, Entry, float]:
         started = monotonic()
-        return wait_for_connection(self, started, started + self._seconds(timeout))
+        deadline = started + self._seconds(timeout)
+        return self._fit(wait_for_connection(self, started, deadline), started, deadline)
+
+    def _look_again(
+        self, held: Held, now: float, timeout: float | None
+    ) -> tuple[Any, Entry, float]:
+        try:
+            deadline = now + self._seconds(timeout)
+        except ValueError:  # looked at only now, since most calls need none
+            _handover.offer(self, held)
+            raise
+        return self._fit(held, now, deadline)
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
@@ -168,10 +187,9 @@ class ConnectionPool:
             raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
         return timeout
 
-    def _fit(self, held: Held, now: float, timeout: float | None) -> tuple[Any, Entry, float]:
+    def _fit(self, held: Held, started: float, deadline: float) -> tuple[Any, Entry, float]:
         """Return this connection, or the first after it, that may be handed out."""
-        started = now
-        deadline = now + self._seconds(timeout)
+        now = monotonic()
         while now >= held[1].good_until and not _validation.usable(self, held, now, deadline):
             try:
                 held = self._take()
@@ -245,7 +263,7 @@ class ConnectionPool:
         Raises ValueError if this pool has not lent `conn`.
         """
         entry = self._in_use.get(id(conn))
-        if entry is None:
+        if entry is None or entry() is not conn:
             raise ValueError(f"pool {self.name!r} has not lent this connection")
         entry.owner = (entry.uses, owner)
 

@@ -1,0 +1,786 @@
+"""Growing: few connects, never too many at once, and what happens when they are slow or fail."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _growth
+from dbpool._growth import Backoff, Failure
+from testproject.postgres import PostgresServer
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    in_thread,
+    lent,
+    settled,
+    wait_for_waiters,
+)
+from tests.support.servers import Postgres, count_sessions
+from tests.support.sessions import one, terminate
+from tests.support.stub_driver import StubConnection, StubDriver, StubError
+from tests.support.waiting import wait_until
+
+
+class Gate:
+    """Holds connects up, and counts those that are held."""
+
+    def __init__(self, stub: StubDriver) -> None:
+        self._condition = threading.Condition()
+        self._open = False
+        self.inside = self.most = self.started = 0
+        stub.hooks["connect"] = self._pass
+
+    def _pass(self, _: object) -> None:
+        with self._condition:
+            self.started += 1
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self._condition.wait_for(lambda: self._open, PATIENCE)
+            self.inside -= 1
+
+    def open(self) -> None:
+        with self._condition:
+            self._open = True
+            self._condition.notify_all()
+
+
+@pytest.fixture
+def gate(stub: StubDriver) -> Iterator[Gate]:
+    found = Gate(stub)
+    yield found
+    found.open()
+
+
+def use(pool: ConnectionPool, seconds: float = 0.0) -> None:
+    with pool.connection(PATIENCE):
+        time.sleep(seconds)
+
+
+def one_lent(stub_pool: MakePool, **options: Any) -> tuple[ConnectionPool, StubConnection]:
+    """Return a pool of exactly one connection, which is lent, with room for nine more."""
+    pool = stub_pool(max_size=1, **options)
+    held: StubConnection = pool.getconn(PATIENCE)
+    pool.resize(0, 10)
+    return pool, held
+
+
+# How many, and for whom
+
+
+def test_a_caller_does_not_wait_for_its_own_connect_when_somebody_returns_earlier(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool, held = one_lent(stub_pool)
+    gate = Gate(stub)
+    caller = in_thread(pool.getconn, PATIENCE)
+    wait_until(lambda: gate.inside == 1, PATIENCE, "a connect is started for the caller")
+    pool.putconn(held)
+    assert caller.result(PATIENCE) is held
+    assert gate.inside == 1
+    gate.open()
+    wait_until(lambda: pool.get_stats()["pool_available"] == 1, PATIENCE, "the new one is kept")
+    pool.putconn(held)
+    expect_full_capacity(pool)
+
+
+def test_a_new_connection_serves_the_oldest_waiter_whoever_asked_for_it(
+    stub_pool: MakePool, gate: Gate
+) -> None:
+    pool = stub_pool(max_size=5, max_connecting=1)
+    order: list[int] = []
+
+    def ask(number: int) -> Any:
+        conn = pool.getconn(PATIENCE)
+        order.append(number)
+        return conn
+
+    callers = []
+    for number in range(3):
+        callers.append(in_thread(ask, number))
+        wait_for_waiters(pool, number + 1)
+    gate.open()
+    for caller in callers:
+        pool.putconn(caller.result(PATIENCE))
+    assert order == [0, 1, 2]
+
+
+@pytest.mark.parametrize("max_connecting", [1, 2, 5])
+def test_no_more_connects_at_once_than_max_connecting(
+    max_connecting: int, stub_pool: MakePool, gate: Gate
+) -> None:
+    pool = stub_pool(max_size=20, max_connecting=max_connecting)
+    callers = [in_thread(use, pool, 0.01) for _ in range(20)]
+    wait_until(lambda: gate.inside == max_connecting, PATIENCE, "as many as allowed connect")
+    time.sleep(0.1)  # four times the pool's patience with a slow one
+    assert gate.inside == max_connecting
+    gate.open()
+    for caller in callers:
+        caller.result(PATIENCE)
+    assert gate.most == max_connecting
+    expect_full_capacity(pool)
+
+
+def test_never_more_open_than_max_size(pg_pool: MakePool, postgres: Postgres) -> None:
+    pool = pg_pool(max_size=3, max_connecting=3, name="at most three")
+    end, most = threading.Event(), [0]
+
+    def watch() -> None:
+        while not end.is_set():
+            most[0] = max(most[0], count_sessions(postgres, "dbpool:at most three"))
+
+    watcher = in_thread(watch)
+    callers = [in_thread(lambda: [use(pool, 0.002) for _ in range(40)]) for _ in range(12)]
+    for caller in callers:
+        caller.result(PATIENCE)
+    end.set()
+    watcher.result(PATIENCE)
+    assert 1 <= most[0] <= 3
+    expect_full_capacity(pool)
+
+
+def test_never_more_open_at_the_driver_than_max_size(stub_pool: MakePool, stub: StubDriver) -> None:
+    most = [0]
+
+    def count(_: object) -> None:
+        most[0] = max(most[0], stub.open_connections + 1)
+
+    stub.hooks["connect"] = count
+    pool = stub_pool(max_size=3, max_connecting=1, max_lifetime=0.01)
+    callers = [in_thread(lambda: [use(pool, 0.001) for _ in range(100)]) for _ in range(8)]
+    for caller in callers:
+        caller.result(PATIENCE)
+    assert len(stub.made) > 20
+    assert most[0] <= 3
+    expect_full_capacity(pool)
+
+
+def test_a_burst_of_50_callers_over_2_ms_of_work_opens_few(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    stub.hooks["connect"] = lambda _: time.sleep(0.05)
+    pool = stub_pool(max_size=50)
+    callers = [in_thread(use, pool, 0.002) for _ in range(50)]
+    for caller in callers:
+        caller.result(PATIENCE)
+    settled(pool)
+    assert len(stub.made) <= 20  # 4 or 5 on a machine with nothing else to do
+
+
+def test_a_burst_over_idle_connections_starts_no_more_than_max_connecting(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """The spike known from psycopg_pool: a connect takes 75 times as long as the work."""
+    pool = stub_pool(max_size=10)
+    with lent(pool, 5):
+        pass
+    gate = Gate(stub)
+    callers = [in_thread(use, pool, 0.002) for _ in range(50)]
+    for caller in callers:
+        caller.result(PATIENCE)
+    assert gate.started <= 2
+    gate.open()
+    settled(pool)
+    assert len(stub.made) < 5 + 3
+
+
+def test_demand_that_was_served_meanwhile_opens_nothing_more(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool, held = one_lent(stub_pool, max_connecting=1)
+    gate = Gate(stub)
+    callers = [in_thread(use, pool) for _ in range(8)]
+    wait_until(lambda: gate.inside == 1, PATIENCE)
+    wait_for_waiters(pool, 8)
+    pool.putconn(held)
+    for caller in callers:
+        caller.result(PATIENCE)
+    gate.open()
+    settled(pool)
+    assert gate.started == 1
+    assert len(stub.made) == 2
+
+
+def test_the_minimum_is_filled_without_a_caller(stub_pool: MakePool, stub: StubDriver) -> None:
+    pool = stub_pool(min_size=3, max_size=5)
+    wait_until(lambda: pool.get_stats()["pool_available"] == 3, PATIENCE, "min_size are open")
+    settled(pool)
+    assert len(stub.made) == 3
+
+
+def test_wait_returns_when_the_minimum_is_open(stub_pool: MakePool, gate: Gate) -> None:
+    pool = stub_pool(min_size=2, max_size=4)
+    waiting = [in_thread(pool.wait, PATIENCE) for _ in range(2)]
+    wait_until(lambda: gate.inside == 2, PATIENCE)
+    assert not any(caller.done() for caller in waiting)
+    gate.open()
+    for caller in waiting:
+        assert caller.result(PATIENCE) is None
+    assert pool.get_stats()["pool_size"] == 2
+    pool.wait(timeout=0)
+    pool.open(wait=True, timeout=0)
+
+
+def test_open_with_wait_returns_a_filled_pool(stub_pool: MakePool) -> None:
+    for background in (True, False):
+        pool = stub_pool(min_size=3, max_size=3, open=False, background=background)
+        pool.open(wait=True, timeout=PATIENCE)
+        assert pool.get_stats()["pool_available"] == 3
+
+
+def test_waiting_in_vain_raises_with_the_numbers_and_the_cause_and_closes(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    stub.hooks["connect"] = raising(StubError("connect_refused"))
+    pool = stub_pool(min_size=2, open=False, name="shop")
+    with pytest.raises(PoolTimeout) as caught:
+        pool.open(wait=True, timeout=0.3)
+    text = str(caught.value)
+    assert "'shop'" in text
+    assert "0 of min_size=2" in text
+    assert "connect_refused" in text
+    assert isinstance(caught.value.__cause__, StubError)
+    assert (caught.value.size, caught.value.waited >= 0.3) == (0, True)
+    assert pool.closed
+    with pytest.raises(PoolClosed):
+        pool.wait(1)
+
+
+def test_waiting_for_what_no_retry_mends_ends_at_once(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    stub.hooks["connect"] = raising(StubError("auth"))
+    pool = stub_pool(min_size=2, open=False)
+    with pytest.raises(ConnectFailed) as caught:
+        pool.open(wait=True, timeout=10 * PATIENCE)
+    assert caught.value.reason == "auth"
+
+
+def raising(error: BaseException) -> Callable[[object], object]:
+    def fail(_: object) -> None:
+        raise error
+
+    return fail
+
+
+# Without a thread
+
+
+def test_where_no_thread_can_be_started_the_caller_connects_itself(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    stub.hooks["connect"] = lambda _: threads.append(threading.current_thread().name)
+    pool = stub_pool(max_size=3)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        taken = [pool.getconn() for _ in range(3)]
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+        for conn in taken:
+            pool.putconn(conn)
+    assert threads == [threading.current_thread().name] * 3
+    expect_full_capacity(pool)
+
+
+# Slow and hanging connects
+
+
+def test_a_slow_connect_costs_the_one_who_gave_up_no_slot(
+    stub_pool: MakePool, gate: Gate, stub: StubDriver
+) -> None:
+    pool = stub_pool(max_size=1)
+    for _ in range(3):
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.02)
+    assert gate.started == 1
+    assert pool.get_stats()["pool_size"] == 1
+    gate.open()
+    expect_full_capacity(pool)
+    assert len(stub.made) == 1
+
+
+@pytest.fixture
+def short_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_growth, "OVERRUN", 0.0)
+
+
+@pytest.mark.usefixtures("short_overrun")
+def test_a_hanging_connect_is_replaced_but_no_more_than_two_and_keeps_its_slot(
+    stub_pool: MakePool, gate: Gate
+) -> None:
+    pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1)
+    caller = in_thread(use, pool)
+    wait_until(lambda: gate.inside == 3, PATIENCE, "two hanging ones are replaced")
+    time.sleep(0.4)  # four more connect_timeouts
+    assert gate.inside == 3
+    assert pool.get_stats()["pool_size"] == 3
+    gate.open()
+    caller.result(PATIENCE)
+    expect_full_capacity(pool)
+
+
+@pytest.mark.usefixtures("short_overrun")
+def test_a_connection_that_comes_too_late_is_closed_on_arrival(
+    stub_pool: MakePool, gate: Gate, stub: StubDriver
+) -> None:
+    closed: list[int] = []
+    stub.hooks["close"] = lambda conn: closed.append(conn.number)
+    pool = stub_pool(max_size=1, connect_timeout=0.05)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.1)
+    time.sleep(0.05)
+    gate.open()
+    settled(pool)
+    assert closed == [1]
+    stats = pool.get_stats()
+    assert (stats["pool_size"], stats["connections_num"]) == (0, 1)
+    expect_full_capacity(pool)
+
+
+def test_connecting_to_a_server_that_does_not_answer_ends_by_connect_timeout(
+    breakable_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    pool = new_pool(breakable_postgres.dsn(), connect_timeout=2)
+    breakable_postgres.freeze()
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.1)
+    wait_until(lambda: pool._backoff.failure, PATIENCE, "the connect is given up")
+    assert pool._backoff.failure is not None
+    assert pool._backoff.failure.reason == "connect_timeout"
+    breakable_postgres.thaw()
+    expect_full_capacity(pool)
+
+
+# Failing connects
+
+
+def test_a_failed_connect_is_tried_again_until_it_succeeds(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    tries: list[float] = []
+
+    def twice(_: object) -> None:
+        tries.append(time.monotonic())
+        if len(tries) <= 2:
+            raise StubError("connect_refused")
+
+    stub.hooks["connect"] = twice
+    pool = stub_pool(max_size=3)
+    callers = [in_thread(use, pool) for _ in range(5)]
+    for caller in callers:
+        caller.result(PATIENCE)
+    assert len(tries) >= 3
+    assert tries[1] - tries[0] >= 0.1 or tries[2] - tries[0] >= 0.1
+    assert pool._backoff.failure is None
+    expect_full_capacity(pool)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_failing_connects_are_spaced_out(
+    background: bool, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    tries: list[float] = []
+
+    def fail(_: object) -> None:
+        tries.append(time.monotonic())
+        raise StubError("connect_refused")
+
+    stub.hooks["connect"] = fail
+    pool = stub_pool(max_size=5, max_connecting=1, background=background)
+    callers = [in_thread(pool.getconn, 1.0) for _ in range(5)]
+    for caller in callers:
+        with pytest.raises(PoolTimeout) as caught:
+            caller.result(PATIENCE)
+        assert isinstance(caught.value.__cause__, StubError)
+    assert 2 <= len(tries) <= 10
+    assert all(later - earlier >= 0.1 for earlier, later in pairwise(tries))
+
+
+def test_the_pauses_between_failing_connects_grow_to_a_limit_and_vary() -> None:
+    failure = Failure(StubError("refused"), "connect_refused")
+    pauses: list[list[float]] = []
+    for seed in range(50):
+        random.seed(seed)
+        backoff = Backoff()
+        pauses.append([])
+        for _ in range(12):
+            backoff.failed(1000.0, failure)
+            pauses[-1].append(backoff.retry_at - 1000.0)
+        backoff.clear()
+        assert backoff.retry_at == 0.0
+        backoff.failed(2000.0, failure)
+        assert backoff.retry_at - 2000.0 < 0.2, "an outage begins with a short pause"
+    for row in pauses:
+        assert 0.1 <= row[0] <= 0.2
+        assert max(row) <= 5.0
+        assert row[-1] >= 1.0
+    assert len({round(row[0], 4) for row in pauses}) > 25, "no jitter"
+    assert len({round(row[-1], 4) for row in pauses}) > 25, "no jitter"
+
+
+@pytest.mark.parametrize("waiting", [1, 6])
+def test_an_error_that_no_retry_mends_reaches_all_waiters_at_once(
+    waiting: int, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    go = threading.Event()
+
+    def refuse(_: object) -> None:
+        go.wait(PATIENCE)
+        raise StubError("auth")
+
+    stub.hooks["connect"] = refuse
+    pool = stub_pool(max_size=10, max_connecting=1)
+    callers = [in_thread(pool.getconn, 100 * PATIENCE) for _ in range(waiting)]
+    wait_for_waiters(pool, waiting)
+    go.set()
+    for caller in callers:
+        with pytest.raises(ConnectFailed) as caught:
+            caller.result(PATIENCE)
+        assert caught.value.reason == "auth"
+        assert isinstance(caught.value.__cause__, StubError)
+    assert len({id(caller.exception()) for caller in callers}) == waiting
+    del stub.hooks["connect"]
+    wait_until(lambda: time.monotonic() > pool._backoff.retry_at, PATIENCE)
+    expect_full_capacity(pool)
+
+
+def test_an_unknown_database_and_a_wrong_role_are_such_errors(
+    postgres: Postgres, new_pool: MakePool
+) -> None:
+    for conninfo, reason in (
+        (postgres.dsn(dbname="no such database"), "unknown_database"),
+        (postgres.dsn(user="nobody that is known"), "auth"),
+    ):
+        pool = new_pool(conninfo)
+        with pytest.raises(ConnectFailed) as caught:
+            pool.getconn(timeout=10 * PATIENCE)
+        assert caught.value.reason == reason
+        assert "trying again will not help" in str(caught.value)
+
+
+def test_a_wrong_password_is_such_an_error(
+    scram_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    for password in ("wrong", ""):
+        pool = new_pool(scram_postgres.dsn(password=password))
+        with pytest.raises(ConnectFailed) as caught:
+            pool.getconn(timeout=10 * PATIENCE)
+        assert caught.value.reason == "auth"
+
+
+def test_a_server_that_is_down_is_waited_for(
+    breakable_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    breakable_postgres.stop("immediate")
+    pool = new_pool(breakable_postgres.dsn(), min_size=1, max_size=3)
+    callers = [in_thread(use, pool) for _ in range(4)]
+    wait_until(lambda: pool._backoff.failure, PATIENCE, "connecting fails")
+    assert pool._backoff.failure is not None
+    assert pool._backoff.failure.reason == "connect_refused"
+    with pytest.raises(PoolTimeout, match="connecting fails") as caught:
+        pool.getconn(timeout=0.01)
+    assert caught.value.__cause__ is not None
+    breakable_postgres.start()
+    for caller in callers:
+        caller.result(PATIENCE)
+    expect_full_capacity(pool)
+
+
+def test_a_failing_server_is_logged_once_per_outage(
+    stub_pool: MakePool, stub: StubDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub.hooks["connect"] = raising(StubError("connect_refused"))
+    pool = stub_pool(max_connecting=1)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.7)
+    assert pool.get_stats()["connections_errors"] >= 2
+    assert [r.getMessage() for r in caplog.records if "cannot connect" in r.getMessage()] == [
+        f"pool {pool.name!r} cannot connect: connect_refused (StubError)"
+    ]
+
+
+# Given up
+
+
+def fast_backoff(pool: ConnectionPool) -> None:
+    pool._backoff.lowest = pool._backoff.highest = 0.02  # type: ignore[misc]
+
+
+def test_reconnect_failed_is_called_once_per_outage_and_the_pool_goes_on(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    called: list[ConnectionPool] = []
+    pool = stub_pool(
+        max_size=1, max_connecting=1, reconnect_timeout=0.15, reconnect_failed=called.append
+    )
+    fast_backoff(pool)
+    for outage in (1, 2):
+        stub.hooks["connect"] = raising(StubError("connect_refused"))
+        for _ in range(4):
+            with pytest.raises(PoolTimeout):
+                pool.getconn(timeout=0.2)
+        assert called == [pool] * outage
+        del stub.hooks["connect"]
+        expect_full_capacity(pool)
+        with pool.connection() as conn:
+            conn.alive = False
+        pool.check()
+
+
+def test_after_reconnect_timeout_the_minimum_is_not_tried_for_until_somebody_asks(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    tries: list[float] = []
+
+    def fail(_: object) -> None:
+        tries.append(time.monotonic())
+        raise StubError("connect_refused")
+
+    stub.hooks["connect"] = fail
+    given_up = threading.Event()
+    pool = stub_pool(
+        min_size=1,
+        max_connecting=1,
+        reconnect_timeout=0.1,
+        reconnect_failed=lambda pool: given_up.set(),
+        open=False,
+    )
+    fast_backoff(pool)
+    pool.open()
+    assert given_up.wait(PATIENCE)
+    settled(pool)
+    before = len(tries)
+    time.sleep(0.2)  # ten pauses
+    assert len(tries) == before
+    del stub.hooks["connect"]
+    use(pool)
+    assert pool.get_stats()["pool_size"] == 1
+
+
+def test_check_goes_on_with_what_was_given_up(stub_pool: MakePool, stub: StubDriver) -> None:
+    stub.hooks["connect"] = raising(StubError("connect_refused"))
+    given_up = threading.Event()
+    pool = stub_pool(
+        min_size=2,
+        reconnect_timeout=0.1,
+        reconnect_failed=lambda pool: given_up.set(),
+        open=False,
+    )
+    fast_backoff(pool)
+    pool.open()
+    assert given_up.wait(PATIENCE)
+    del stub.hooks["connect"]
+    pool.check()
+    wait_until(lambda: pool.get_stats()["pool_available"] == 2, PATIENCE, "it fills again")
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_reconnect_failed_that_raises_harms_nothing(
+    background: bool,
+    stub_pool: MakePool,
+    stub: StubDriver,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stub.hooks["connect"] = raising(StubError("connect_refused"))
+    called: list[object] = []
+
+    def bad(pool: ConnectionPool) -> None:
+        called.append(pool)
+        raise ZeroDivisionError("the pager is broken")
+
+    pool = stub_pool(reconnect_timeout=0.05, reconnect_failed=bad, background=background)
+    fast_backoff(pool)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.3)
+    assert called == [pool]
+    assert "the pager is broken" in caplog.text
+    del stub.hooks["connect"]
+    expect_full_capacity(pool)
+
+
+# configure
+
+
+def test_configure_is_called_once_per_connection(pg_pool: MakePool) -> None:
+    configured: list[int] = []
+
+    def configure(conn: Any) -> None:
+        configured.append(conn.info.backend_pid)
+        conn.autocommit = True
+        one(conn, "SELECT set_config('search_path', 'shop', false)")
+
+    pool = pg_pool(configure=configure, max_size=2)
+    for _ in range(3):
+        with lent(pool, 2) as taken:
+            assert all(conn.autocommit for conn in taken)
+            assert [one(conn, "SHOW search_path") for conn in taken] == ["shop"] * 2
+            assert sorted(configured) == sorted(conn.info.backend_pid for conn in taken)
+
+
+def test_a_failing_configure_is_tried_again_and_is_the_cause(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    errors: list[Exception] = [KeyError("no such role"), KeyError("no such role")]
+
+    def configure(conn: object) -> None:
+        if errors:
+            raise errors.pop()
+
+    pool = stub_pool(configure=configure, max_size=1)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.01)
+    wait_until(lambda: pool._backoff.failure, PATIENCE)
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=0)
+    assert isinstance(caught.value.__cause__, KeyError)
+    expect_full_capacity(pool)
+    assert stub.open_connections == 1, "one whose configure failed was not closed"
+
+
+def test_a_configure_that_leaves_a_transaction_is_the_cause_and_says_what_to_do(
+    pg_pool: MakePool, postgres: Postgres
+) -> None:
+    pool = pg_pool(configure=lambda conn: one(conn, "SELECT 1"), name="left open")
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=1)
+    assert "configure left a connection" in str(caught.value.__cause__)
+    assert "commit there, or set autocommit" in str(caught.value.__cause__)
+    wait_until(lambda: count_sessions(postgres, "dbpool:left open") == 0, PATIENCE)
+
+
+class Interrupted(BaseException):
+    """Neither driver nor user meant it."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [Interrupted, GeneratorExit, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["connect", "configure"])
+def test_an_interrupted_connect_costs_no_slot(
+    error: type[BaseException], where: str, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    errors = [error(), error(), error()]
+
+    def fail(_: object) -> None:
+        if errors:
+            raise errors.pop()
+
+    options: dict[str, Any] = {}
+    if where == "connect":
+        stub.hooks["connect"] = fail
+    else:
+        options["configure"] = fail
+    pool = stub_pool(max_size=2, **options)
+    expect_full_capacity(pool)
+    assert errors == []
+    assert stub.open_connections == 2
+
+
+# resize and connects under way
+
+
+def test_a_connection_that_resize_has_made_superfluous_is_closed_on_arrival(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool, held = one_lent(stub_pool)
+    gate = Gate(stub)
+    callers = [in_thread(use, pool) for _ in range(5)]
+    wait_until(lambda: gate.inside == 2, PATIENCE)
+    pool.resize(0, 1)
+    gate.open()
+    wait_until(lambda: not pool._attempts(), PATIENCE)
+    assert pool.get_stats()["pool_size"] == 1
+    pool.putconn(held)
+    for caller in callers:
+        caller.result(PATIENCE)
+    expect_full_capacity(pool)
+
+
+def test_resize_upwards_serves_those_that_wait(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=1)
+    with lent(pool, 1):
+        callers = [in_thread(pool.getconn, PATIENCE) for _ in range(2)]
+        wait_for_waiters(pool, 2)
+        pool.resize(0, 3)
+        for caller in callers:
+            pool.putconn(caller.result(PATIENCE))
+    expect_full_capacity(pool)
+
+
+@contextmanager
+def busy(pool: ConnectionPool, threads: int) -> Iterator[None]:
+    """Callers that want connections all the time."""
+    end = threading.Event()
+
+    def work() -> None:
+        while not end.is_set():
+            use(pool, 0.0005)
+
+    workers = [in_thread(work) for _ in range(threads)]
+    try:
+        yield
+    finally:
+        end.set()
+        for worker in workers:
+            worker.result(PATIENCE)
+
+
+def test_resize_down_and_up_under_load_keeps_to_the_size(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    stub.hooks["connect"] = lambda _: time.sleep(0.002)
+    pool = stub_pool(max_size=6)
+    with busy(pool, 10):
+        for size in (1, 6, 2, 5, 1, 6) * 2:
+            pool.resize(0, size)
+            wait_until(lambda size=size: pool.get_stats()["pool_size"] <= size, PATIENCE)
+            time.sleep(0.01)
+        pool.resize(0, 2)
+        wait_until(lambda: pool.get_stats()["pool_size"] <= 2, PATIENCE)
+        for _ in range(20):
+            assert stub.open_connections <= 2
+            time.sleep(0.001)
+    expect_full_capacity(pool)
+
+
+def test_the_minimum_is_kept_when_sessions_end(pg_pool: MakePool, postgres: Postgres) -> None:
+    pool = pg_pool(min_size=2, max_size=4)
+    pool.wait(PATIENCE)
+    with lent(pool, 2) as taken:
+        pids = [conn.info.backend_pid for conn in taken]
+    terminate(postgres, *pids)
+    use(pool)  # finds one dead: the keeper looks at the others and fills up
+
+    def renewed() -> bool:
+        stats = pool.get_stats()
+        return bool(stats["pool_available"] == 2 and stats["connections_lost"] == 2)
+
+    wait_until(renewed, PATIENCE, lambda: f"two new ones: {pool.get_stats()}")
+    with lent(pool, 2) as taken:
+        assert not set(pids) & {conn.info.backend_pid for conn in taken}
+
+
+def test_an_unrelated_status_of_a_new_connection_is_no_reason_to_hang(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """A configure that closes the connection is a failed connect."""
+
+    def configure(conn: StubConnection) -> None:
+        conn.closed = True
+
+    pool = stub_pool(configure=configure)
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=0.3)
+    assert caught.value.__cause__ is not None
