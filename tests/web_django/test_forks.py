@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -114,8 +115,6 @@ def test_a_child_that_leaves_the_parents_atomic_block_works_on(project: Project)
 
 @pytest.mark.project(pool={"max_size": 2})
 def test_a_thread_that_queries_while_another_forks_does_not_hang_the_child() -> None:
-    import threading
-
     # Not before the backend is imported and connected: Python's import locks and libpq's own do
     # not survive a fork that comes while another thread holds them.
     _pids(1)
@@ -132,4 +131,32 @@ def test_a_thread_that_queries_while_another_forks_does_not_hang_the_child() -> 
             assert len(_in_child(_pids)) == 3
     finally:
         stop.set()
+        thread.join()
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_a_lock_held_at_the_fork_does_not_hang_the_child() -> None:
+    from dbpool_django import pools
+
+    _pids(1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pools._lock:
+            held.set()
+            done.wait(20)
+
+    def child() -> list[int]:
+        from django.db import connection
+
+        connection.close_pool()
+        return _pids()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        assert len(_in_child(child)) == 3
+    finally:
+        done.set()
         thread.join()

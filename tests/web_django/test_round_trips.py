@@ -118,6 +118,26 @@ def test_health_checks_and_max_age_cost_no_round_trip(site: Site, log: Log) -> N
 
 
 @pytest.mark.project(tables=False)
+def test_an_error_in_a_view_costs_no_round_trip(site: Site, log: Log) -> None:
+    from django.db import ProgrammingError, connection
+    from django.http import HttpResponse
+
+    @site.view("wrong")
+    def wrong(request: Any) -> Any:
+        with connection.cursor() as cursor:
+            with pytest.raises(ProgrammingError):
+                cursor.execute("SELECT no_such_column")
+        return HttpResponse("ok")
+
+    site.get("wrong")
+    log.start()
+    for _ in range(5):
+        assert site.get("wrong").status == 200
+    assert log.statements() == ["SELECT no_such_column"] * 5
+    assert log.connects() == 0
+
+
+@pytest.mark.project(tables=False)
 def test_each_request_on_a_thread_of_its_own_costs_no_more(site: Site, log: Log) -> None:
     from tests.web_django.project import in_thread
 

@@ -189,6 +189,19 @@ def test_close_pool_is_idempotent_and_the_next_query_makes_a_new_one(project: Pr
     assert connection.pool.get_stats()["pool_available"] == 1
 
 
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_pool_that_somebody_has_closed_is_replaced() -> None:
+    from django.db import connection
+
+    from tests.web_django.shelf.models import Book
+
+    held = connection.pool
+    held.close()
+    assert Book.objects.count() == 0
+    assert connection.pool is not held
+    connection.close()
+
+
 @pytest.mark.project(tables=False)
 def test_the_users_application_name_wins(project: Project) -> None:
     settings = database(project.dsn)
