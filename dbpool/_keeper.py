@@ -85,11 +85,17 @@ class Keeper:
         if self._inbox is not None:
             self._inbox.put(None)
 
-    def schedule(self, pool: Watched, when: float) -> None:
-        """Call the pool's upkeep at `when` (monotonic), or sooner; starts the thread."""
+    def schedule(self, pool: Watched, when: float) -> bool:
+        """Call the pool's upkeep at `when` (monotonic), or sooner; starts the thread.
+
+        False where no thread can be started.
+        """
         pool._due = min(pool._due, when)
-        if when < self._wake_at and self.start():
+        if when < self._wake_at:
+            if not self.start():
+                return False
             self.inbox.put(None)
+        return True
 
     def start(self) -> bool:
         """Have the thread running. False where no thread can be started."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _growth, _handover, _socket, _validation
+from . import _connecting, _handover, _socket, _validation
 from ._keeper import Guard
 from .drivers.base import IDLE, REASONS
 
@@ -102,7 +102,7 @@ def _drop(pool: ConnectionPool, prober: Prober, spare: Spare) -> None:
 def _ask_new_spare(pool: ConnectionPool, prober: Prober, flight: Flight) -> Finding:
     flight.stage = "connect_timeout"
     try:
-        conn = _growth.connect(pool, prober.name, own_name=True)
+        conn = _connecting.connect(pool, prober.name, own_name=True)
     except Exception as error:
         now = monotonic()
         reason = pool.driver.reason(error)

@@ -126,7 +126,10 @@ def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
     pool._sweep_due = False
     sweep(pool, now)
-    _growth.grow(pool)
+    if pool._background:
+        _growth.start_connectors(pool)
+    else:
+        _growth.connect_all(pool)
     return _next_due(pool, now)
 
 

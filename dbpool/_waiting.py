@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import _growth
+from ._connecting import Failure
 from ._ending import find_lost, reclaim
 from ._handover import CLOSED, dequeue, offer, settle
 from .errors import ConnectFailed, PoolClosed, PoolTimeout, TooManyRequests
@@ -159,7 +160,7 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
         return pool._error(PoolClosed)(
             f"pool {pool.name!r} was closed while this caller waited for a connection"
         )
-    if isinstance(answer, _growth.Failure):
+    if isinstance(answer, Failure):
         error: Any = pool._error(ConnectFailed)(
             f"pool {pool.name!r} cannot connect, and trying again will not help: "
             f"{_WORDS.get(answer.reason, answer.reason)}"

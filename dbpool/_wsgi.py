@@ -26,13 +26,12 @@ class HealthEndpoint:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        # PEP 3333: bytes, decoded as latin-1.
-        path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
+        path = environ.get("PATH_INFO", "")
         if not self.check.matches(path):
             return self.app(environ, start_response)
         status, headers, body = self.check.respond(
             environ["REQUEST_METHOD"],
-            path,
+            path.encode("latin-1", "replace").decode("utf-8", "replace"),  # PEP 3333: bytes
             environ.get("QUERY_STRING", ""),
             {
                 key[5:].replace("_", "-").lower(): value

@@ -221,8 +221,10 @@ def _answer(method: str, status: int, word: str) -> Answer:
 def _checked_path(name: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not value.strip("/"):
-        raise ValueError(f"{name}={value!r} is not possible: it takes a path, or None for off")
+    if not isinstance(value, str) or not value.strip("/") or not value.isascii():
+        raise ValueError(
+            f"{name}={value!r} is not possible: it takes a path of ASCII letters, or None for off"
+        )
     return "/" + value.strip("/")
 
 

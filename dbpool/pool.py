@@ -26,8 +26,9 @@ from . import (
     options,
     stats,
 )
+from ._connecting import Attempt
 from ._entry import Entry, Held
-from ._growth import Attempt, Backoff
+from ._growth import Backoff
 from ._keeper import keeper
 from ._lease import Lease
 from ._waiting import Waiter, wait_for_connection
@@ -137,6 +138,7 @@ class ConnectionPool:
         self._filling: list[Waiter] = []
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._sweep_due = False
+        self._threads_refused = False
         self._proved_at = -math.inf
         self._doubted_at = -math.inf
         self._timed_out_at = -math.inf

@@ -271,9 +271,9 @@ def _connector_thread(run: Run) -> Check:
     while not pool._waiters:
         time.sleep(0.0002)
     pool._backoff.retry_at = 0.0
-    run(lambda: _growth.grow(pool))
+    run(lambda: _growth.connect_all(pool))
     pool._backoff.retry_at = 0.0
-    _growth.grow(pool)
+    _growth.connect_all(pool)
     waiter.join(10)
     assert not waiter.is_alive(), "the waiter was forgotten"
     return full_capacity(pool, driver)

@@ -1,0 +1,173 @@
+"""Connecting: how one connection comes to be the pool's, and what happens when it does not."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import _ending, _handover, _socket, drivers
+from ._entry import Entry
+from ._keeper import Guard, keeper
+from .drivers.base import IDLE, PERMANENT
+from .errors import PoolError
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["Attempt", "Failure", "connect", "make"]
+
+logger = logging.getLogger("dbpool.pool")
+
+OVERRUN = 2.0  # seconds past connect_timeout (name resolution) after which one is given up
+LIFETIME_SPREAD = 0.25
+
+
+class Attempt:
+    """A connect under way. It occupies a slot for as long as somebody holds it.
+
+    The pool itself keeps only a weak reference, so a thread that dies of any exception at any
+    point gives the slot back.
+    """
+
+    __slots__ = ("__weakref__", "overdue_at", "since")
+
+    def __init__(self, now: float, connect_timeout: float) -> None:
+        self.since = now
+        self.overdue_at = now + connect_timeout + OVERRUN
+
+
+class Failure:
+    """Why connecting failed, as a waiter is told; each raises an exception of its own."""
+
+    __slots__ = ("error", "reason")
+
+    def __init__(self, error: BaseException, reason: str) -> None:
+        self.error = error
+        self.reason = reason
+
+
+def make(pool: ConnectionPool, attempt: Attempt) -> None:
+    """Open one connection and offer it; errors end up with the waiters."""
+    started = time.monotonic()
+    conn: Any = None
+    entry: Entry | None = None
+    try:
+        conn = connect(pool, f"dbpool:{pool.name}")
+        _configure(pool, conn)
+        entry = _admit(pool, attempt, conn, started)
+    except BaseException as error:
+        _failed(pool, attempt, error)
+        if not isinstance(error, Exception):
+            raise
+    finally:
+        if entry is None and conn is not None:
+            pool._driver.close(conn)
+    if entry is not None:
+        # At once: as long as its waiter queues, that counts as demand for another connect.
+        _handover.offer(pool, (conn, entry))
+        conn = None  # its borrower's alone
+        _opened(pool)
+
+
+def connect(pool: ConnectionPool, name: str, *, own_name: bool = False) -> Any:
+    """Open a connection as the pool's are; it is not one of them yet, and not configured.
+
+    Arguments: `name` on the server; `own_name`, whether it wins over one that the user has set.
+    """
+    conninfo, kwargs = pool._conninfo, pool._kwargs
+    if callable(conninfo):
+        conninfo = conninfo()
+        if conninfo is None:  # what choose() takes for one that comes later
+            raise TypeError("the conninfo callable returned None: it must return a string")
+        conninfo = drivers.choose(conninfo, pool._driver)[1] or ""
+    if callable(kwargs):
+        kwargs = kwargs()
+    if own_name and (option := getattr(pool._driver, "name_option", None)):
+        kwargs = {**kwargs, option: name}
+    return pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
+
+
+def _configure(pool: ConnectionPool, conn: Any) -> None:
+    if pool._configure is None:
+        return
+    with Guard(pool._driver, conn, pool._connect_timeout):
+        pool._configure(conn)
+    status = pool._driver.transaction_status(conn)
+    if status != IDLE:
+        raise PoolError(
+            f"configure left a connection of pool {pool.name!r} in a transaction (status "
+            f"{status}): commit there, or set autocommit"
+        )
+
+
+def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) -> Entry | None:
+    """Make the connection one of the pool's; None if it comes too late to be wanted."""
+    now = time.monotonic()
+    fd = pool._driver.fileno(conn)
+    life = pool._max_lifetime * (1 - LIFETIME_SPREAD * random.random())
+    entry = Entry(
+        conn,
+        keeper.inbox.put if pool._background else None,
+        pool._ref,
+        None if fd is None else _socket.poller(fd),
+        now,
+        now + life,
+    )
+    entry.attributes = pool._driver.attributes(conn)
+    entry.good_until = min(now + pool._validate_after, entry.expires_at)
+    _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
+    with pool._lock:
+        full = len(pool._entries) >= pool.max_size  # resize came between
+        if pool._state != "open" or now >= attempt.overdue_at or full:
+            pool._connecting.pop(id(attempt), None)
+            pool._totals.connects += 1
+            return None
+        pool._entries.add(entry)  # first the one, then the other: the sum must never fall
+        pool._connecting.pop(id(attempt), None)
+        pool._totals.connects += 1
+        pool._totals.count_connect(now - started)
+        pool._backoff.clear()
+        pool._proved_at = now
+    return entry
+
+
+def _opened(pool: ConnectionPool) -> None:
+    """See to what is due after a connect: logging, those who wait for the minimum, upkeep."""
+    pool._event("opened")
+    if len(pool._entries) >= pool.min_size:
+        _handover.tell_filling(pool, None)
+    if pool._background:
+        keeper.schedule(pool, time.monotonic() + 1.0)
+
+
+def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> None:
+    """Put the next attempt off, and tell those whom waiting cannot help."""
+    now = time.monotonic()
+    reason = pool._driver.reason(error)
+    failure = Failure(error, reason)
+    with pool._lock:
+        pool._connecting.pop(id(attempt), None)
+        pool._totals.connects += 1
+        pool._totals.connect_errors += 1
+        if not isinstance(error, Exception):
+            return  # the thread was interrupted: that says nothing about the server
+        pool._backoff.failed(now, failure)
+        first = pool._backoff.failing_since == now
+        give_up = now - (pool._backoff.failing_since or now) >= pool._reconnect_timeout
+        report = give_up and not pool._backoff.reported
+        pool._backoff.given_up = pool._backoff.reported = give_up
+        retry_at = pool._backoff.retry_at
+    # Once per outage; the driver's text names host and user, so it stays out of the log.
+    if first:
+        logger.warning("pool %r cannot connect: %s (%s)", pool.name, reason, type(error).__name__)
+    if reason in PERMANENT:
+        _handover.answer_all(pool, failure)
+    if pool._background:
+        keeper.schedule(pool, retry_at)
+    if report and pool._reconnect_failed is not None:
+        try:
+            pool._reconnect_failed(pool)
+        except Exception:
+            logger.exception("pool %r: reconnect_failed raised", pool.name)
