@@ -105,7 +105,7 @@ class Scope:
     def begin(self) -> None:
         """A request starts in this context."""
         self.dispatched = True
-        self.ended = self.doomed = False
+        self.ended = False
 
     def finish(self, commit: bool) -> None:
         """End the request's unit: commit or roll back, and give everything back.

@@ -390,6 +390,19 @@ def test_a_commit_after_doom_is_refused(site: Site) -> None:
     assert site.database.notes() == []
 
 
+def test_a_commit_after_doom_is_refused_although_nothing_was_taken_before(site: Site) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        site.db.doom()
+        site.write("undone")
+        with pytest.raises(TransactionAborted, match="doom"):
+            site.db.connection.commit()
+        return "ok"
+
+    assert site.client().post("/").status_code == 200
+    assert site.database.notes() == []
+
+
 def test_what_a_view_commits_survives_an_error_answer(site: Site) -> None:
     @site.app.post("/")
     def view() -> Any:

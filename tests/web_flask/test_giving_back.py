@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from flask import Response, stream_with_context
 
 from dbpool import ConnectionPool
 from tests.web_flask.conftest import MakeSite, Site
@@ -88,6 +89,27 @@ def test_what_is_no_exception_closes_without_a_round_trip(
         by(site, view)
     assert (returned, rollbacks) == ([True], [])
     assert site.database.notes() == []
+
+
+def test_a_client_that_goes_away_does_not_cost_the_streams_connection(
+    site: Site, returned: list[bool]
+) -> None:
+    """GeneratorExit reaches a stream at its yield: no query was cut short."""
+
+    @site.app.get("/")
+    def view() -> Any:
+        def rows() -> Any:
+            site.db.connection.cursor().execute("SELECT 1")
+            while True:
+                yield "row"
+
+        return Response(stream_with_context(rows()))
+
+    environ = site.app.test_request_context("/").request.environ
+    body: Any = site.app.wsgi_app(environ, lambda *args: lambda data: None)
+    next(iter(body))
+    body.close()
+    assert returned == [False]
 
 
 @pytest.mark.parametrize("step", ["commit", "rollback"])

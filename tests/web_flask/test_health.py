@@ -53,3 +53,17 @@ def test_the_path_is_the_apps_own_where_the_check_is_off_or_elsewhere(postgres: 
         with app.app_context(), db.pools["default"]:
             assert app.test_client().get(elsewhere).status_code == 404
             assert path is None or app.test_client().get(path).status_code == 200
+
+
+def test_a_pool_is_found_by_any_name_and_other_paths_by_any_bytes(postgres: Postgres) -> None:
+    app = Flask(__name__)
+    app.config["DBPOOL_DATABASES"] = {"größe": postgres.url()}
+    db = DBPool(app)
+    with app.app_context():
+        pool = db.pools["größe"]
+    with pool:
+        raw = "/healthz/db/größe".encode().decode("latin-1")  # as WSGI hands it over
+        assert by_wsgi(app, golden.Request(path=raw)).status == 200
+        for stranger in ("/healthz/db/\xff", "/healthz/db/\u20ac"):
+            assert by_wsgi(app, golden.Request(path=stranger)).status == 404
+        assert by_wsgi(app, golden.Request(path="/\xff")).status == 404

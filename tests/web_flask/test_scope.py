@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import threading
+from contextlib import nullcontext
 from typing import Any
 
+import psycopg2
 import pytest
-from flask import Response, copy_current_request_context, g, stream_with_context
+from flask import Flask, Response, copy_current_request_context, g, stream_with_context
 
-from tests.web_flask.conftest import MakeSite, Site
+from dbpool_flask import DBPool
+from tests.web_flask.conftest import Database, MakeSite, Site
 
 
 def pid(site: Site) -> int:
@@ -206,10 +209,6 @@ def test_a_block_after_the_end_commits_for_itself(site: Site) -> None:
 
 
 def test_teardown_functions_may_read_whatever_their_order(site: Site, make_site: MakeSite) -> None:
-    from flask import Flask
-
-    from dbpool_flask import DBPool
-
     db, seen = DBPool(), []
     app = Flask("early")
     app.config["DBPOOL_URL"] = site.database.url
@@ -234,7 +233,54 @@ def test_teardown_functions_may_read_whatever_their_order(site: Site, make_site:
     assert early.client().post("/").status_code == 200
     assert seen == [1, 1, 1, 1]
     assert early.lent() == 0
-    assert early.pool.get_stats()["connections_lost"] == 0
+    assert early.pool.get_stats()["connections_dropped"] == 0
+
+
+def test_a_teardown_function_cannot_write_what_nobody_would_commit(site: Site) -> None:
+    errors = []
+
+    @site.app.teardown_request
+    def late(error: Any) -> None:
+        try:
+            site.write("lost")
+        except psycopg2.Error as refusal:
+            errors.append(str(refusal))
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("kept")
+        return "ok"
+
+    assert site.client().post("/").status_code == 200
+    assert "read-only transaction" in errors[0]
+    assert site.database.notes() == ["kept"]
+
+
+@pytest.mark.parametrize("kind", ["request", "appcontext"])
+def test_a_teardown_function_that_fails_after_ours_costs_no_connection(
+    database: Database, kind: str
+) -> None:
+    """Up to Flask 3.1 such an error skips what comes after it, signals included."""
+    db = DBPool()
+    app = Flask("early")
+    app.config.update(DBPOOL_URL=database.url, TESTING=True)
+
+    def broken(error: Any) -> None:
+        raise ZeroDivisionError
+
+    getattr(app, f"teardown_{kind}")(broken)  # runs after what init_app registers
+    db.init_app(app)
+    early = Site(app, db, database)
+    with pytest.raises(ZeroDivisionError), app.test_request_context("/"):
+        early.write("undone")
+    with pytest.raises(ZeroDivisionError) if kind == "appcontext" else nullcontext():
+        with app.app_context():
+            early.write("undone")
+            pool = db.pools["default"]
+    stats = pool.get_stats()
+    assert (len(pool._in_use), stats["connections_dropped"], stats["connections_num"]) == (0, 0, 1)
+    assert database.notes() == []
+    pool.close()
 
 
 # -- other threads

@@ -122,6 +122,25 @@ def test_two_apps_share_one_extension_and_nothing_else(make_site: MakeSite) -> N
         first.cursor().execute("SELECT 1")  # the inner context has not ended it
 
 
+def test_another_apps_context_inside_a_request_is_that_apps(make_site: MakeSite) -> None:
+    db = DBPool()
+    one, two = make_site(db), make_site(db)
+
+    @one.app.post("/")
+    def view() -> Any:
+        one.write("one")
+        with two.app.app_context():
+            assert db.pools is two.pools
+            with db.transaction():
+                two.write("two")
+        one.write("one again")
+        return "ok"
+
+    assert one.client().post("/").status_code == 200
+    assert sorted(one.database.notes()) == ["one", "one again", "two"]
+    assert [site.pool.get_stats()["requests_num"] for site in (one, two)] == [1, 1]
+
+
 def test_the_state_is_found_in_the_apps_extensions(site: Site) -> None:
     assert site.app.extensions["dbpool"].pools() is site.pools
 

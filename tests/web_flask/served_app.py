@@ -1,0 +1,79 @@
+"""The app that gunicorn serves in these tests; every route does one thing to the database."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Flask, Response, stream_with_context
+
+from dbpool_flask import DBPool
+
+db = DBPool()
+
+
+def write(text: str) -> None:
+    with db.connection.cursor() as cursor:
+        cursor.execute("INSERT INTO note (text) VALUES (%s)", [text])
+
+
+def create_app() -> Flask:
+    app = Flask(__name__)
+    app.config["DBPOOL_URL"] = os.environ["SERVED_URL"]
+    app.config["DBPOOL_OPTIONS"] = {"max_size": 2, "timeout": 5}
+    db.init_app(app)
+
+    @app.errorhandler(500)
+    def sorry(error: Any) -> Any:
+        return "sorry", 500
+
+    @app.after_request
+    def cors(response: Response) -> Response:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+        return response
+
+    @app.get("/plain")
+    def plain() -> Any:
+        return "plain"
+
+    @app.get("/write/<text>")
+    def written(text: str) -> Any:
+        write(text)
+        return "written"
+
+    @app.get("/violate/<kind>")
+    def violate(kind: str) -> Any:
+        db.connection.cursor().execute("INSERT INTO child VALUES (1)")
+        if kind == "plain":
+            return "lost"
+        rows = iter(["lost"])
+        return Response(stream_with_context(rows) if kind == "context" else rows)
+
+    @app.get("/lent")
+    def lent() -> Any:
+        return str(len(db.pools["default"]._in_use))
+
+    @app.get("/stream")
+    def stream() -> Any:
+        write("stream")
+
+        def rows() -> Iterator[str]:
+            while True:
+                db.connection.cursor().execute("SELECT 1")
+                yield "row\n" * 1000
+
+        return Response(stream_with_context(rows()))
+
+    @app.get("/sleep/<where>/<float:seconds>")
+    def sleep(where: str, seconds: float) -> Any:
+        write(f"before a sleep in {where}")
+        if where == "python":
+            time.sleep(seconds)
+        else:
+            db.connection.cursor().execute("SELECT pg_sleep(%s)", [seconds])
+        write(f"after a sleep in {where}")
+        return "slept"
+
+    return app
