@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks._others import DBUtilsPool, PsycopgPool, SQLAlchemyPool
-from benchmarks._peers import Dbpool, Peer
+from benchmarks._peers import Dbpool, Peer, Wanted
 from benchmarks._report import Column, Table
 
 __all__ = ["measure"]
@@ -92,7 +92,7 @@ def _child(kind: type[Peer], dsn: str, wanted: int, sender: Connection) -> None:
     threading.excepthook = _quiet
     sys.unraisablehook = _quiet
     logging.getLogger().addHandler(logging.NullHandler())
-    peer = kind(dsn, SLOTS, timeout=TIMEOUT)
+    peer = kind(Wanted(dsn, SLOTS, TIMEOUT))
     peer.fill(SLOTS)
     storm = _Storm(peer)
     storm.rage(wanted)

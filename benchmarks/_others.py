@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg2
 
-from benchmarks._peers import AutocommitConnection, Connects, Peer
+from benchmarks._peers import Connects, Peer, Wanted
 
 __all__ = ["DBUtilsPool", "PsycopgPool", "SQLAlchemyPool"]
 
@@ -19,15 +19,7 @@ class PsycopgPool(Peer):
     name = "psycopg_pool"
     package = "psycopg_pool"
 
-    def __init__(
-        self,
-        dsn: str,
-        size: int,
-        timeout: float = 10.0,
-        *,
-        keep: int | None = None,
-        check: bool = False,
-    ) -> None:
+    def __init__(self, wanted: Wanted, *, check: bool = False) -> None:
         import psycopg
         import psycopg_pool
 
@@ -39,12 +31,12 @@ class PsycopgPool(Peer):
 
         self.errors = (psycopg.Error,)
         self.pool = psycopg_pool.ConnectionPool(
-            dsn,
-            min_size=size if keep is None else keep,
-            max_size=size,
-            timeout=timeout,
+            wanted.dsn,
+            min_size=wanted.kept,
+            max_size=wanted.size,
+            timeout=wanted.timeout,
             connection_class=Connection,
-            kwargs={"autocommit": True},
+            kwargs={"autocommit": not wanted.plain},
             check=psycopg_pool.ConnectionPool.check_connection if check else None,
             open=True,
         )
@@ -65,25 +57,17 @@ class SQLAlchemyPool(Peer):
     name = "SQLAlchemy QueuePool"
     package = "sqlalchemy"
 
-    def __init__(
-        self,
-        dsn: str,
-        size: int,
-        timeout: float = 10.0,
-        *,
-        keep: int | None = None,
-        pre_ping: bool = False,
-    ) -> None:
+    def __init__(self, wanted: Wanted, *, pre_ping: bool = False) -> None:
         import sqlalchemy.exc
 
         self.errors = (sqlalchemy.exc.SQLAlchemyError, psycopg2.Error)
         self.engine = sqlalchemy.create_engine(
             "postgresql+psycopg2://",
-            creator=lambda: psycopg2.connect(dsn, connection_factory=AutocommitConnection),
+            creator=lambda: psycopg2.connect(wanted.dsn, **wanted.options),
             poolclass=sqlalchemy.pool.QueuePool,
-            pool_size=size if keep is None else keep,
-            max_overflow=0 if keep is None else size - keep,
-            pool_timeout=timeout,
+            pool_size=wanted.kept,
+            max_overflow=wanted.size - wanted.kept,
+            pool_timeout=wanted.timeout,
             pool_pre_ping=pre_ping,
         )
         with self.engine.connect():  # the first one asks the server for its version and more
@@ -107,20 +91,18 @@ class DBUtilsPool(Peer):
     name = "DBUtils PooledDB"
     package = "dbutils"
 
-    def __init__(
-        self, dsn: str, size: int, timeout: float = 10.0, *, keep: int | None = None
-    ) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         from dbutils.pooled_db import PooledDB
 
         # It has no timeout.
         self.pool = PooledDB(
             psycopg2,
-            mincached=keep or 0,
-            maxcached=size,
-            maxconnections=size,
+            mincached=wanted.keep or 0,
+            maxcached=wanted.size,
+            maxconnections=wanted.size,
             blocking=True,
-            dsn=dsn,
-            connection_factory=AutocommitConnection,
+            dsn=wanted.dsn,
+            **wanted.options,
         )
         self.take, self.give = self.pool.connection, methodcaller("close")
 

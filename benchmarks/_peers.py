@@ -1,8 +1,8 @@
 """The pools that are compared, each behind the same few methods.
 
 `take` and `give` are the pool's own bound methods wherever it has them, so that nothing is
-measured besides the pool. All connections are in autocommit mode: what a transaction costs is the
-server's affair, and it would be the same for all.
+measured besides the pool. Connections are in autocommit mode, unless they are to be plain: what
+a transaction costs is the server's affair, and it would be the same for all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from queue import LifoQueue
 from typing import Any, ClassVar
 
@@ -22,13 +23,13 @@ import psycopg2.pool
 from dbpool import ConnectionPool
 
 __all__ = [
-    "AutocommitConnection",
     "BareQueue",
     "Connects",
     "Dbpool",
     "LocksAndDeque",
     "Peer",
     "Psycopg2Pool",
+    "Wanted",
     "query",
 ]
 
@@ -56,8 +57,33 @@ class AutocommitConnection(psycopg2.extensions.connection):
         self.autocommit = True
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The pool to be made.
+
+    It has `size` connections at most and keeps `keep` of them, or all, open; who waits for one
+    waits `timeout` seconds at most. `plain` connections are as their driver makes them, which is
+    what most projects have.
+    """
+
+    dsn: str
+    size: int
+    timeout: float = 10.0
+    keep: int | None = None
+    plain: bool = False
+
+    @property
+    def kept(self) -> int:
+        return self.size if self.keep is None else self.keep
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What psycopg2's connect is called with besides the dsn."""
+        return {} if self.plain else {"connection_factory": AutocommitConnection}
+
+
 class Peer:
-    """One pool of at most `size` connections to `dsn`, which keeps `keep` of them, or all, open.
+    """One pool.
 
     `take()` waits for a connection and `give(conn)` returns it; `lend()` is the pool's context
     manager; `use()` is one query, written as the pool's documentation has it.
@@ -70,9 +96,7 @@ class Peer:
     take: Callable[[], Any]
     give: Callable[[Any], object]
 
-    def __init__(
-        self, dsn: str, size: int, timeout: float = 10.0, *, keep: int | None = None
-    ) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         raise NotImplementedError
 
     def lend(self) -> AbstractContextManager[Any]:
@@ -117,21 +141,13 @@ def query(conn: Any) -> None:
 class Dbpool(Peer):
     name = "dbpool"
 
-    def __init__(
-        self,
-        dsn: str,
-        size: int,
-        timeout: float = 10.0,
-        *,
-        keep: int | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, wanted: Wanted, **options: Any) -> None:
         self.pool = ConnectionPool(
-            dsn,
-            kwargs={"connection_factory": AutocommitConnection},
-            min_size=keep or 0,
-            max_size=size,
-            timeout=timeout,
+            wanted.dsn,
+            kwargs=wanted.options,
+            min_size=wanted.keep or 0,
+            max_size=wanted.size,
+            timeout=wanted.timeout,
             **options,
         )
         self.take, self.give = self.pool.getconn, self.pool.putconn
@@ -152,14 +168,12 @@ class Psycopg2Pool(Peer):
 
     name = "psycopg2.pool"
 
-    def __init__(
-        self, dsn: str, size: int, timeout: float = 10.0, *, keep: int | None = None
-    ) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         # It opens minconn connections at once, and closes on return all that is above.
         self.pool = psycopg2.pool.ThreadedConnectionPool(
-            size if keep is None else keep, size, dsn, connection_factory=AutocommitConnection
+            wanted.kept, wanted.size, wanted.dsn, **wanted.options
         )
-        self._free = threading.BoundedSemaphore(size)
+        self._free = threading.BoundedSemaphore(wanted.size)
         self.take, self.give = self._take, self._give
 
     def without_semaphore(self) -> Psycopg2Pool:
@@ -188,10 +202,10 @@ class BareQueue(Peer):
 
     name = "LifoQueue alone"
 
-    def __init__(self, dsn: str, size: int, timeout: float = 10.0) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         self.queue: LifoQueue[Any] = LifoQueue()
-        for _ in range(size):
-            self.queue.put(psycopg2.connect(dsn, connection_factory=AutocommitConnection))
+        for _ in range(wanted.size):
+            self.queue.put(psycopg2.connect(wanted.dsn, **wanted.options))
         self.take, self.give = self.queue.get, self.queue.put
 
     def close(self) -> None:
@@ -204,8 +218,8 @@ class LocksAndDeque(Peer):
 
     name = "two locks and a deque alone"
 
-    def __init__(self, dsn: str = "", size: int = 1, timeout: float = 10.0) -> None:
-        lock, idle = threading.Lock(), deque([object() for _ in range(size)])
+    def __init__(self, wanted: Wanted) -> None:
+        lock, idle = threading.Lock(), deque([object() for _ in range(wanted.size)])
 
         def take() -> Any:
             with lock:

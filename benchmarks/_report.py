@@ -67,6 +67,11 @@ class Table:
             return None
         return median(a / b for a, b in zip(ours, theirs, strict=True))
 
+    def ratio_of_best(self, name: str, other: str, key: str) -> float | None:
+        """Return the ratio of the two rows' fastest eighths, for what only the processor bounds."""
+        ours, theirs = (self.rows.get(row, {}).get(key) for row in (name, other))
+        return _low(ours) / _low(theirs) if ours and theirs else None
+
     def goal(
         self,
         text: str,
@@ -127,6 +132,11 @@ class Table:
                 {"text": goal.text, "found": goal.found, "met": goal.met} for goal in self.goals
             ],
         }
+
+
+def _low(values: list[float]) -> float:
+    """Return the upper end of the lowest eighth."""
+    return min(values) if len(values) < 8 else quantiles(values, n=8)[0]
 
 
 def _spread(values: list[float]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from statistics import median
 import psycopg2
 
 from benchmarks._others import DBUtilsPool, PsycopgPool, SQLAlchemyPool
-from benchmarks._peers import Dbpool, Peer, Psycopg2Pool
+from benchmarks._peers import Dbpool, Peer, Psycopg2Pool, Wanted
 from benchmarks._report import Column, Table, rotated
 from testproject.postgres import PostgresServer
 
@@ -51,7 +51,7 @@ def measure(server: PostgresServer, rounds: int, absent: Callable[[type[Peer]], 
             if absent(kind):
                 table.missing(name)
                 continue
-            peer = make(server.dsn(), STALE, timeout=10.0)
+            peer = make(Wanted(server.dsn(), STALE))
             try:
                 peer.fill(STALE)
                 if name != AT_ONCE:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import psycopg2
 
 from benchmarks._others import DBUtilsPool, PsycopgPool, SQLAlchemyPool
-from benchmarks._peers import Connects, Dbpool, Peer, Psycopg2Pool
+from benchmarks._peers import Connects, Dbpool, Peer, Psycopg2Pool, Wanted
 from benchmarks._report import Column, Table, rotated
 
 __all__ = ["measure"]
@@ -69,7 +69,7 @@ def measure(
 
 def _spike(kind: type[Peer], dsn_for: Callable[[str], str], connect: float) -> dict[str, float]:
     application = f"spike {kind.package or kind.name}"
-    peer = kind(dsn_for(application), CALLERS, timeout=10.0, keep=IDLE)
+    peer = kind(Wanted(dsn_for(application), CALLERS, keep=IDLE))
     try:
         peer.fill(IDLE)
         Connects.delay = connect

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks._others import DBUtilsPool, PsycopgPool, SQLAlchemyPool
-from benchmarks._peers import BareQueue, Dbpool, Peer, Psycopg2Pool, query
+from benchmarks._peers import BareQueue, Dbpool, Peer, Psycopg2Pool, Wanted, query
 from benchmarks._report import Column, Table, rotated
 
 __all__ = ["measure_held", "measure_queries"]
@@ -83,7 +83,7 @@ def _measure(
             if absent(kind):
                 table.missing(kind.name)
                 continue
-            peers.append(kind(dsn, CONNECTIONS, timeout=30.0))
+            peers.append(kind(Wanted(dsn, CONNECTIONS, timeout=30.0)))
             peers[-1].fill(CONNECTIONS)
         for number in range(rounds):
             for peer in rotated(peers, number):
