@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _growth
+from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _connecting, _growth
 from dbpool._growth import Backoff, Failure
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
@@ -93,8 +93,10 @@ def test_a_caller_does_not_wait_for_its_own_connect_when_somebody_returns_earlie
 
 
 def test_a_new_connection_serves_the_oldest_waiter_whoever_asked_for_it(
-    stub_pool: MakePool, gate: Gate
+    stub_pool: MakePool, stub: StubDriver
 ) -> None:
+    go = threading.Semaphore(0)
+    stub.hooks["connect"] = lambda _: go.acquire(timeout=PATIENCE)
     pool = stub_pool(max_size=5, max_connecting=1)
     order: list[int] = []
 
@@ -107,10 +109,20 @@ def test_a_new_connection_serves_the_oldest_waiter_whoever_asked_for_it(
     for number in range(3):
         callers.append(in_thread(ask, number))
         wait_for_waiters(pool, number + 1)
-    gate.open()
+    for number in range(3):
+        go.release()
+        wait_until(lambda number=number: len(order) > number, PATIENCE)
+    assert order == [0, 1, 2]
     for caller in callers:
         pool.putconn(caller.result(PATIENCE))
-    assert order == [0, 1, 2]
+
+
+def test_one_caller_opens_one_connection(stub_pool: MakePool, stub: StubDriver) -> None:
+    for _ in range(30):
+        pool = stub_pool()
+        use(pool)
+        settled(pool)
+    assert len(stub.made) <= 30 + 3, "what is being handed to a caller counts as wanted still"
 
 
 @pytest.mark.parametrize("max_connecting", [1, 2, 5])
@@ -314,7 +326,7 @@ def test_a_slow_connect_costs_the_one_who_gave_up_no_slot(
 
 @pytest.fixture
 def short_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_growth, "OVERRUN", 0.0)
+    monkeypatch.setattr(_connecting, "OVERRUN", 0.0)
 
 
 @pytest.mark.usefixtures("short_overrun")
