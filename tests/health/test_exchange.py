@@ -135,6 +135,7 @@ def test_the_prefix_says_which_paths_are_ours(
     [
         {"prefix": "/"},
         {"prefix": 5},
+        {"prefix": "/gesundheit/ü"},
         {"deadline": 0},
         {"deadline": float("inf")},
         {"ttl": -1},

@@ -46,7 +46,7 @@ def test_connections_that_went_stale_in_a_restart_fail_no_check(
         breakable_postgres.restart()  # now the spare one is stale, too
         forget_proof(pool)
         assert ask(check) == PASS
-        assert driver.spares == 2
+        assert (driver.probes, driver.spares) == (2, 2)  # seen to be dead, not asked
 
 
 @pytest.mark.outage
@@ -68,7 +68,7 @@ def test_a_frozen_server_fails_the_check_and_costs_no_slot(
 ) -> None:
     driver = CountingDriver()
     with ConnectionPool(breakable_postgres.url(), driver=driver, max_size=2) as pool:
-        check = check_of(pool, deadline=0.2)
+        check = check_of(pool, deadline=0.5)
         idle(pool, 2)
         forget_proof(pool)
         breakable_postgres.freeze()
@@ -108,7 +108,7 @@ def test_a_link_that_fell_silent_fails_one_check_at_most(postgres: Postgres) -> 
     """Only another connection tells whether it is the link or the server."""
     driver = CountingDriver()
     with BlackHole() as hole, ConnectionPool(postgres.url(), driver=driver, max_size=1) as pool:
-        check = check_of(pool, deadline=0.1)
+        check = check_of(pool, deadline=0.5)
         idle(pool, 1)
         forget_proof(pool)
         silence(pool._idle[0][0].fileno(), hole)
@@ -144,7 +144,7 @@ def test_several_black_holes_take_one_deadline_together() -> None:
         started = time.monotonic()
         assert ask(check) == ("fail", ("starting",))
         assert time.monotonic() - started < 2.0
-        assert len(hole.accepted) == 3
+        wait_until(lambda: len(hole.accepted) == 3)
 
 
 @pytest.mark.parametrize("server", ["live", "black hole"])
@@ -159,14 +159,16 @@ def test_600_checks_by_64_threads_cost_one_query_or_one_connection(
             check = check_of(pool, ttl=60.0)
             answers: list[tuple[int, float]] = []
 
-            def customer(number: int) -> None:
+            def customer(number: int, go: threading.Barrier) -> None:
+                go.wait()
                 for _ in range(number, 200, 64):
                     started = time.monotonic()
                     status = check.respond("GET", "/healthz/db", "", {}, "")[0]
                     answers.append((status, time.monotonic() - started))
 
             for _ in range(3):
-                threads = [threading.Thread(target=customer, args=(n,)) for n in range(64)]
+                go = threading.Barrier(64)
+                threads = [threading.Thread(target=customer, args=(n, go)) for n in range(64)]
                 for thread in threads:
                     thread.start()
                 for thread in threads:

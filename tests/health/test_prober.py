@@ -183,12 +183,14 @@ def test_a_pool_closed_during_a_probe_leaves_no_spare(
     close = threading.Event()
     driver.on_probe = lambda: close.wait(10)
     pool = ConnectionPool(postgres.url(), driver=driver, name="closing")
-    check = check_of(pool, deadline=0.01)
-    assert ask(check) == ("fail", ("starting",))
+    check = check_of(pool, deadline=9.0)
+    caller = threading.Thread(target=ask, args=(check,))
+    caller.start()
     wait_until(lambda: driver.probes == 1)
     pool.close()
     assert ask(check) == ("fail", ("closed",))
     close.set()
+    caller.join()
     wait_until(lambda: count_sessions(postgres, "dbpool-health:closing") == 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -133,25 +134,30 @@ def test_a_child_has_a_spare_of_its_own_and_leaves_the_parents_alone(postgres: P
         check = check_of(pool)
         assert ask(check) == PASS
         wait_until(lambda: landed(pool))
-        spare = prober_of(pool)._spare
-        assert spare is not None
-        pid = spare.conn.info.backend_pid
+        # No reference to the connection itself: the child must be free to drop it.
+        pid = session_of_spare(pool)
 
         def child() -> None:
+            gc.collect()
             assert ask(check) == PASS
             wait_until(lambda: landed(pool))
-            own = prober_of(pool)._spare
-            assert own is not None
-            assert own.conn.info.backend_pid != pid
+            assert session_of_spare(pool) != pid
             pool.close()
-            del pool.__dict__["_prober"]
 
         in_child(child)
         forget_proof(pool)
         assert ask(check) == PASS
-        assert prober_of(pool)._spare is spare
+        wait_until(lambda: landed(pool))
+        assert session_of_spare(pool) == pid
         assert (driver.probes, driver.spares) == (2, 1)
         wait_until(lambda: count_sessions(postgres, "dbpool-health:forked") == 1)
+
+
+def session_of_spare(pool: ConnectionPool) -> int:
+    """Return the process of the server that serves the spare connection."""
+    spare = prober_of(pool)._spare
+    assert spare is not None
+    return int(spare.conn.info.backend_pid)
 
 
 def test_a_child_does_not_wait_for_a_probe_of_its_parent(postgres: Postgres) -> None:
