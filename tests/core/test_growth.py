@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _connecting, _growth
+from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _connecting
 from dbpool._growth import Backoff, Failure
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
