@@ -13,6 +13,8 @@ from django.utils.asyncio import async_unsafe
 from dbpool import ConnectionPool, drivers
 
 from . import _settings
+from ._cursors import NoticingCursor, NoticingDebugCursor
+from ._loan import Supplier
 from ._opener import Opener
 from ._wrapper import PooledWrapper
 
@@ -44,12 +46,33 @@ class PooledPostgres(PooledWrapper):
 
     isolation_level: Any
 
-    def _dbpool_make(self) -> ConnectionPool:
+    def _dbpool_make(self) -> Supplier:
         options = _settings.pool_options(self.settings_dict, self.alias)
+        _check_parameters(self.get_connection_params(), self.alias)
         driver, _ = drivers.choose(None, "psycopg" if is_psycopg3 else "psycopg2")
         opener = Opener(driver, self, options.pop("configure", None))
-        _check_parameters(self.get_connection_params(), self.alias)
-        return ConnectionPool(driver=opener, configure=opener.configure, **options)
+        # A reset by marks is the adapter's: the core has nothing to do at each return.
+        resets = options.get("reset", "auto") == "auto"
+        if resets:
+            options["reset"] = None
+        pool = ConnectionPool(driver=opener, configure=opener.configure, **options)
+        return Supplier(pool, opener, resets=resets)
+
+    def make_cursor(self, cursor: Any) -> Any:
+        """Return Django's cursor wrapper, one that notices what stays in the session."""
+        if self._dbpool_resets:
+            return NoticingCursor(cursor, self)
+        return super().make_cursor(cursor)
+
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        """Return the same for DEBUG."""
+        if self._dbpool_resets:
+            return NoticingDebugCursor(cursor, self)
+        return super().make_debug_cursor(cursor)
+
+    @property
+    def _dbpool_resets(self) -> bool:
+        return self._dbpool_loan is not None and self._dbpool_loan.supplier.resets
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""
@@ -66,7 +89,7 @@ class PooledPostgres(PooledWrapper):
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return the driver's own connection object, out of the pool where there is one."""
-        if self.pool is not None:
+        if self._dbpool_supplier() is not None:
             self.isolation_level = self._dbpool_isolation_level()
         return super().get_new_connection(conn_params)
 
@@ -86,7 +109,7 @@ class PooledPostgres(PooledWrapper):
 
     def init_connection_state(self) -> None:
         """Check the server's version once; time zone and role were set when it was opened."""
-        if self._dbpool_lender is None:
+        if self._dbpool_loan is None:
             super().init_connection_state()
             return
         BaseDatabaseWrapper.init_connection_state(self)

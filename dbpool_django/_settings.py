@@ -19,7 +19,7 @@ DEFAULTS: dict[str, Any] = {"validate_after": 0.0}
 # first request that queries, and connects in threads that live as long as a connect.
 IGNORED = frozenset(("num_workers", "open"))
 
-_WORDS = {"reset": ("rollback", "discard")}  # strings that are no dotted paths
+_WORDS = {"reset": ("auto", "rollback", "discard")}  # strings that are no dotted paths
 _CALLBACKS = ("check", "configure", "reconnect_failed", "reset")
 
 
@@ -33,7 +33,7 @@ def wants_pool(settings: Mapping[str, Any]) -> bool:
 
 
 def pool_options(settings: Mapping[str, Any], alias: str) -> dict[str, Any]:
-    """Return the pool's options for one alias of DATABASES.
+    """Return the options of the pool, and the adapter's own, for one alias of DATABASES.
 
     Raises ImproperlyConfigured, naming the alias and the option, for one that is unknown or wrong.
     """
@@ -54,8 +54,11 @@ def pool_options(settings: Mapping[str, Any], alias: str) -> dict[str, Any]:
         value = merged.get(name)
         if isinstance(value, str) and value not in _WORDS.get(name, ()):
             merged[name] = _imported(value, f"{where}[{name!r}]")
+    core = dict(merged)
+    if core.get("reset") == "auto":
+        del core["reset"]  # the adapters' own
     try:
-        options.checked(merged)
+        options.checked(core)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{where}: {error}") from None
     return merged

@@ -11,11 +11,14 @@ import weakref
 from typing import Any
 
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
+from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
 
 from dbpool import ConnectionPool, PoolClosed, _fork
 
 from . import _settings, pools
+from ._loan import Loan, Supplier
 from ._owner import Owner
 
 __all__ = ["PooledWrapper"]
@@ -28,19 +31,15 @@ class PooledWrapper(BaseDatabaseWrapper):
     those is overridden here or in the backend.
     """
 
-    # The pool that lent `self.connection`; None if that is no pool's. The connection itself is
-    # held by `self.connection` alone: whoever drops it frees its slot.
-    _dbpool_lender: ConnectionPool | None = None
+    # What is known of `self.connection` while it is a pool's. The connection itself is held by
+    # `self.connection` alone: whoever drops it frees its slot.
+    _dbpool_loan: Loan | None = None
     _dbpool_owner: Owner | None = None
-    _dbpool_cursors: list[weakref.ref[Any]]
-    # The pool for these settings, and the settings it was looked up for.
-    _dbpool_found: tuple[tuple[Any, ...], ConnectionPool] | None = None
+    # The supplier for these settings, and the settings it was looked up for.
+    _dbpool_found: tuple[tuple[Any, ...], Supplier] | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._dbpool_cursors = []
-
-    def _dbpool_make(self) -> ConnectionPool:
+    def _dbpool_make(self) -> Supplier:
+        """Make a pool for these settings; the backend knows how."""
         raise NotImplementedError
 
     def _dbpool_stamp(self) -> tuple[Any, ...]:
@@ -65,15 +64,19 @@ class PooledWrapper(BaseDatabaseWrapper):
     @property
     def pool(self) -> ConnectionPool | None:
         """The pool that serves these settings; None where pooling is off."""
+        supplier = self._dbpool_supplier()
+        return None if supplier is None else supplier.pool
+
+    def _dbpool_supplier(self) -> Supplier | None:
         if self.alias == NO_DB_ALIAS or not _settings.wants_pool(self.settings_dict):
             return None
         stamp = self._dbpool_stamp()
         found = self._dbpool_found
-        if found is not None and found[0] == stamp and not found[1].closed:
+        if found is not None and found[0] == stamp and not found[1].pool.closed:
             return found[1]
-        pool = pools.pool_for(self)
-        self._dbpool_found = tuple(_settings.copied(part) for part in stamp), pool
-        return pool
+        supplier = pools.supplier_for(self)
+        self._dbpool_found = tuple(_settings.copied(part) for part in stamp), supplier
+        return supplier
 
     def close_pool(self) -> None:
         """Close the pools of this alias. The next query makes a new one."""
@@ -82,15 +85,15 @@ class PooledWrapper(BaseDatabaseWrapper):
     def connect(self) -> None:
         """Take a connection; `close_old_connections` at the request's end gives it back."""
         super().connect()
-        if self._dbpool_lender is not None:
+        if self._dbpool_loan is not None:
             self.close_at = time.monotonic()
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return the driver's own connection object, out of the pool where there is one."""
-        pool = self.pool
-        if pool is None:
-            self._dbpool_lender = None
+        self._dbpool_loan = None
+        supplier = self._dbpool_supplier()
+        if supplier is None:
             return super().get_new_connection(conn_params)
         thread = threading.current_thread()
         owner = self._dbpool_owner
@@ -99,84 +102,85 @@ class PooledWrapper(BaseDatabaseWrapper):
             _know(self)
         while True:
             try:
-                conn = pool.getconn()
+                conn = supplier.pool.getconn()
                 break
             except PoolClosed:
                 # close_pool() came in between: the next generation serves this caller.
-                successor = self.pool
-                if successor is None or successor is pool:
+                successor = self._dbpool_supplier()
+                if successor is None or successor is supplier:
                     raise
-                pool = successor
-        pool.own(conn, owner)
-        self._dbpool_lender = pool
+                supplier = successor
+        supplier.pool.own(conn, owner)
+        self._dbpool_loan = Loan(supplier, conn)
         return conn
 
     @async_unsafe
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor that ends with this loan of the connection."""
         cursor = super().create_cursor(name)
-        if self._dbpool_lender is not None:
-            cursors = self._dbpool_cursors
-            if len(cursors) >= 100:
-                cursors[:] = [ref for ref in cursors if ref() is not None]
-            cursors.append(weakref.ref(cursor))
+        if self._dbpool_loan is not None:
+            self._dbpool_loan.add_cursor(cursor)
         return cursor
 
-    def _dbpool_close_cursors(self) -> None:
-        # One that is still in somebody's hands would reach into the next borrower's session.
-        cursors = self._dbpool_cursors
-        while cursors:
-            cursor = cursors.pop()()
-            if cursor is not None and not cursor.closed:
-                try:
-                    cursor.close()
-                except self.Database.Error:  # type: ignore[attr-defined]
-                    pass  # a cursor of the server's, in a session that has ended
+    @cached_property
+    def wrap_database_errors(self) -> DatabaseErrorWrapper:
+        """Django's, which turns the driver's errors into its own; they are judged before."""
+        return _ErrorWrapper(self)
+
+    def _dbpool_note_error(self, error: BaseException) -> None:
+        loan, conn = self._dbpool_loan, self.connection
+        if (
+            loan is not None and conn is not None and isinstance(error, self.Database.Error)  # type: ignore[attr-defined]
+        ):
+            loan.note_error(conn, error)
 
     def _close(self) -> None:
         """Give the connection back; in an atomic block too, where the pool rolls it back."""
-        pool, self._dbpool_lender = self._dbpool_lender, None
+        loan, self._dbpool_loan = self._dbpool_loan, None
         conn = self.connection
-        if pool is None or conn is None:
+        if loan is None or conn is None:
             super()._close()  # type: ignore[misc]
             return
         self.connection = None
         with self.wrap_database_errors:
-            self._dbpool_close_cursors()
             try:
-                pool.putconn(conn, self._dbpool_is_broken(pool, conn))
+                loan.give_back(conn, self.errors_occurred)
             except ValueError:
                 # Not lent any more: taken back from a thread that had ended, or not ours at all
                 # because somebody has set `connection.connection`. Nobody else will close it.
                 conn.close()
 
-    def _dbpool_is_broken(self, pool: ConnectionPool, conn: Any) -> bool:
-        # Django notes that errors occurred, not which: one that ended the session shows in it.
-        return self.errors_occurred and pool.driver.is_disconnect(conn, Exception())
-
     def close_if_health_check_failed(self) -> None:
         """Do nothing where the pool has looked already."""
-        if self._dbpool_lender is None and self.connection is not None:
+        if self._dbpool_loan is None and self.connection is not None:
             super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Give back what is held; Django's own would ask the server first after an error."""
-        if self._dbpool_lender is None:
+        if self._dbpool_loan is None:
             super().close_if_unusable_or_obsolete()
         elif self.connection is not None:
             self.close()
 
     def _dbpool_start_in_child(self) -> None:
         """Let go of a connection that is the parent process's; the pool has cut it off already."""
-        if self._dbpool_lender is None:
+        if self._dbpool_loan is None:
             return
-        self._dbpool_lender = self._dbpool_owner = None
-        self._dbpool_cursors = []
+        self._dbpool_loan = self._dbpool_owner = None
         self.connection = None
         self.run_on_commit = []
         if self.in_atomic_block:  # as if closed in it: no query until the block has ended
             self.closed_in_transaction = True
             self.needs_rollback = True
+
+
+class _ErrorWrapper(DatabaseErrorWrapper):
+    wrapper: PooledWrapper
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        if exc_type is not None:
+            self.wrapper._dbpool_note_error(exc_value)
+            super().__exit__(exc_type, exc_value, traceback)
 
 
 # Wrappers that have ever leased, by id. A plain dict: a fork can come between any two operations.

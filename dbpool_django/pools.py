@@ -14,16 +14,17 @@ from dbpool import ConnectionPool, _fork
 from . import _settings
 
 if TYPE_CHECKING:
+    from ._loan import Supplier
     from ._wrapper import PooledWrapper
 
-__all__ = ["all_pools", "close_alias", "close_database", "pool_for"]
+__all__ = ["all_pools", "close_alias", "close_database", "supplier_for"]
 
 
 @dataclass
 class _Known:
     """A pool, and whose it is: aliases with equal settings (a MIRROR) share one."""
 
-    pool: ConnectionPool
+    supplier: Supplier
     database: str | None
     aliases: set[str] = field(default_factory=set)
 
@@ -49,16 +50,16 @@ def all_pools() -> Mapping[str, ConnectionPool]:
     return found
 
 
-def pool_for(wrapper: PooledWrapper) -> ConnectionPool:
-    """Return the open pool for a wrapper's settings; make one if there is none (any more)."""
+def supplier_for(wrapper: PooledWrapper) -> Supplier:
+    """Return who supplies a wrapper with these settings; make a pool if none is open."""
     settings = wrapper.settings_dict
     key = (type(wrapper), *map(_settings.frozen, wrapper._dbpool_stamp()))
     with _lock:
         known = _pools.get(key)
-        if known is None or known.pool.closed:
+        if known is None or known.supplier.pool.closed:
             known = _pools[key] = _Known(wrapper._dbpool_make(), settings["NAME"])
         known.aliases.add(wrapper.alias)
-        return known.pool
+        return known.supplier
 
 
 def close_alias(alias: str) -> None:
@@ -80,7 +81,7 @@ def _close(keys: list[Hashable], timeout: float) -> None:
         with _lock:
             known = _pools.pop(key, None)
         if known is not None:
-            known.pool.close(timeout)
+            known.supplier.pool.close(timeout)
 
 
 def _start_in_child() -> None:

@@ -17,3 +17,8 @@ def check(conn: Any) -> None:
 
 def reset(conn: Any) -> None:
     seen.append("reset")
+
+
+def set_tenant(conn: Any) -> None:
+    with conn.cursor() as cursor:
+        cursor.execute("SET shop.tenant = 'configured'")

@@ -30,11 +30,12 @@ class Site:
         self._handler: WSGIHandler | None = None
 
     def view(self, path: str) -> Callable[[View], View]:
-        """Serve a path by the decorated function."""
+        """Serve a path by the decorated function, from now on."""
         from django.urls import clear_url_caches
         from django.urls import path as route
 
         def add(view: View) -> View:
+            urlpatterns[:] = [one for one in urlpatterns if one.pattern._route != path]
             urlpatterns.append(route(path, view))
             clear_url_caches()
             return view

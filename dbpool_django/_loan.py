@@ -1,0 +1,123 @@
+"""One loan of a connection to a wrapper: what was made of it, and how it goes back."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+from dbpool import ConnectionPool
+from dbpool._keeper import Guard
+from dbpool.drivers.base import IDLE
+
+from ._opener import Opener
+from ._session import REPORTED
+
+__all__ = ["Loan", "Supplier"]
+
+logger = logging.getLogger("dbpool.django")
+
+_READ_ONLY = "25006"
+
+
+class Supplier:
+    """A pool as the adapter sees it: with the options that are the adapter's own."""
+
+    __slots__ = ("opener", "pool", "resets")
+
+    def __init__(self, pool: ConnectionPool, opener: Opener, *, resets: bool) -> None:
+        self.pool = pool
+        self.opener = opener
+        self.resets = resets  # reset="auto"
+
+
+class Loan:
+    """A connection in a wrapper's hands; it does not hold the connection itself.
+
+    Whoever drops the wrapper's `connection` without `close()` thereby gives the slot back.
+    """
+
+    __slots__ = ("_broken", "_cursors", "_reported", "changed", "supplier")
+
+    def __init__(self, supplier: Supplier, conn: Any) -> None:
+        self.supplier = supplier
+        self.changed = False  # the session is not what the next borrower should find
+        self._broken = False
+        self._cursors: list[weakref.ref[Any]] | None = None
+        self._reported = _reported(conn) if supplier.resets else None
+
+    def add_cursor(self, cursor: Any) -> None:
+        """Know a cursor, so that it ends with the loan."""
+        cursors = self._cursors
+        if cursors is None:
+            self._cursors = [weakref.ref(cursor)]
+            return
+        if len(cursors) >= 100:
+            cursors[:] = [ref for ref in cursors if ref() is not None]
+        cursors.append(weakref.ref(cursor))
+
+    def open_cursors(self) -> list[Any]:
+        """Return the cursors that somebody still holds and has not closed."""
+        found = [ref() for ref in self._cursors or ()]
+        return [cursor for cursor in found if cursor is not None and not cursor.closed]
+
+    def note_error(self, conn: Any, error: BaseException) -> None:
+        """Judge an error of the driver's while it can be judged; most leave the session intact."""
+        state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+        # A primary that has become a standby answers so for as long as the session lives.
+        if state == _READ_ONLY or self.supplier.opener.is_disconnect(conn, error):
+            self._broken = True
+
+    def give_back(self, conn: Any, doubtful: bool) -> None:
+        """Return the connection to its pool as good as it was, or have it closed.
+
+        Arguments: `doubtful`, whether there were errors whose effect may show only now.
+        Raises ValueError if the pool has not lent it (any more).
+        """
+        supplier = self.supplier
+        if self._cursors:
+            self._close_cursors()
+        close = self._broken or (doubtful and supplier.opener.is_disconnect(conn, Exception()))
+        if (
+            not close
+            and supplier.resets
+            and (self.changed or _reported(conn) != self._reported)
+            and not self._clean(conn)
+        ):
+            close = True
+        supplier.pool.putconn(conn, close)
+
+    def _close_cursors(self) -> None:
+        # One that is still in somebody's hands would reach into the next borrower's session.
+        for cursor in self.open_cursors():
+            try:
+                cursor.close()
+            except Exception:  # noqa: S110 - the server's cursor, in a session that has ended
+                pass
+
+    def _clean(self, conn: Any) -> bool:
+        """Make the session as it was when it was opened. False if that did not succeed."""
+        opener, pool = self.supplier.opener, self.supplier.pool
+        try:
+            with Guard(opener, conn, pool._ping_timeout):
+                if opener.transaction_status(conn) != IDLE:
+                    logger.warning(
+                        "pool %r: a connection came back in an open transaction: rolled back",
+                        pool.name,
+                    )
+                    opener.rollback(conn)
+                conn.autocommit = True
+                opener.discard_session(conn)
+                opener.configure(conn)
+        except Exception as error:
+            logger.warning(
+                "pool %r: cleaning a session failed with %s; the connection is replaced",
+                pool.name,
+                type(error).__name__,
+            )
+            return False
+        return bool(opener.transaction_status(conn) == IDLE)
+
+
+def _reported(conn: Any) -> tuple[Any, ...]:
+    return tuple(map(conn.info.parameter_status, REPORTED))

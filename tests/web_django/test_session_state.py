@@ -1,0 +1,209 @@
+"""What a request sets in its session does not reach the next one (`reset="auto"`, the default)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dbpool_django._session import changes_session
+from tests.web_django.project import Project
+from tests.web_django.site import Site
+
+_STATE = (
+    "SELECT current_setting('search_path') <> 'pg_catalog', "
+    "current_setting('statement_timeout'), "
+    "(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), "
+    "to_regclass('pg_temp.leftover')::text, "
+    "(SELECT count(*) FROM pg_listening_channels()), "
+    "current_setting('shop.tenant', true), current_setting('TimeZone'), current_user"
+)
+_CLEAN = (True, "0", 0, None, 0)
+
+
+def _next_request(site: Site) -> tuple[Any, ...]:
+    from django.db import connection
+    from django.http import HttpResponse
+
+    seen: list[Any] = []
+
+    @site.view("next")
+    def next_(request: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute(_STATE)
+            seen.extend(cursor.fetchone())
+        return HttpResponse("ok")
+
+    assert site.get("next").status == 200
+    return tuple(seen)
+
+
+def _request(site: Site, *statements: Any) -> None:
+    from django.db import connection
+    from django.http import HttpResponse
+
+    @site.view("leaves")
+    def leaves(request: Any) -> Any:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        return HttpResponse("ok")
+
+    assert site.get("leaves").status == 200
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_session_state_of_a_request_does_not_reach_the_next(site: Site) -> None:
+    from django.db import connection
+
+    _request(
+        site,
+        "SET search_path TO pg_catalog",
+        "SET statement_timeout TO 4321",
+        "SELECT pg_advisory_lock(7)",
+        "CREATE TEMP TABLE leftover (id int)",
+        "LISTEN somebody",
+        "SELECT set_config('shop.tenant', 'a', false)",
+    )
+    *state, tenant, zone, _ = _next_request(site)
+    assert (tuple(state), tenant or None, zone) == (_CLEAN, None, "UTC")
+    # By cleaning it, not by paying a connect.
+    assert connection.pool.get_stats()["connections_num"] == 1
+    connection.pool._audit()
+
+
+@pytest.mark.project(
+    pool={"max_size": 1, "configure": "tests.web_django.callbacks.set_tenant"}, tables=False
+)
+def test_a_cleaned_session_has_what_django_and_configure_gave_it(site: Site) -> None:
+    from django.db import connection
+
+    connection.settings_dict["OPTIONS"]["assume_role"] = "pg_monitor"
+    connection.settings_dict["TIME_ZONE"] = "Asia/Tokyo"
+    _request(site, "SET ROLE NONE", "SET shop.tenant = 'b'", "SET TIME ZONE 'UTC'")
+    assert _next_request(site)[-3:] == ("configured", "Asia/Tokyo", "pg_monitor")
+    assert connection.pool.get_stats()["connections_num"] == 1
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_change_in_an_open_transaction_is_cleaned_too(site: Site) -> None:
+    _request(site, "BEGIN", "SET statement_timeout TO 4321", "SELECT pg_advisory_lock(7)")
+    assert _next_request(site)[:5] == _CLEAN
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_change_that_no_statement_shows_is_seen_by_what_the_server_reports(
+    site: Site, project: Project
+) -> None:
+    from django.db import connection
+
+    project.sql(
+        f"CREATE FUNCTION {project.schema}.sneaky() RETURNS void LANGUAGE sql "
+        "AS $$ SELECT set_config('DateStyle', 'German', false) $$"
+    )
+    _request(site, "SELECT sneaky()", "SELECT 1")
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW DateStyle")
+        assert not cursor.fetchone()[0].startswith("German")
+    connection.close()
+
+
+@pytest.mark.project(pool={"max_size": 1}, settings={"DEBUG": True})
+def test_the_debug_cursor_notices_as_well(site: Site) -> None:
+    _request(site, "SET statement_timeout TO 4321")
+    assert _next_request(site)[:5] == _CLEAN
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_composed_statements_and_procedures_are_noticed(site: Site) -> None:
+    from django.db import connection
+    from psycopg2 import sql
+
+    _request(site, sql.SQL("SET {} TO {}").format(sql.Identifier("shop.tenant"), sql.Literal("a")))
+    assert not _next_request(site)[5]
+    with connection.cursor() as cursor:
+        cursor.callproc("set_config", ["shop.tenant", "b", False])
+    connection.close()
+    assert not _next_request(site)[5]
+
+
+@pytest.mark.project(pool={"max_size": 1, "reset": "rollback"})
+def test_rollback_leaves_the_session_to_its_users(site: Site) -> None:
+    _request(site, "SET statement_timeout TO 4321")
+    assert _next_request(site)[1] == "4321ms"
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_session_that_cannot_be_cleaned_is_replaced(site: Site) -> None:
+    from django.db import connection
+
+    def refuse(conn: Any) -> None:
+        raise ZeroDivisionError
+
+    _request(site, "SELECT 1")
+    connection._dbpool_supplier().opener.discard_session = refuse
+    _request(site, "SET statement_timeout TO 4321")
+    assert connection.pool.get_stats()["pool_size"] == 0
+    assert _next_request(site)[:5] == _CLEAN
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET search_path TO a",
+        "set session statement_timeout = 1",
+        "SET TIME ZONE 'UTC'",
+        "SET ROLE somebody",
+        "  /* by whom */ SET x.y = 'z'",
+        "-- why\nSET x.y = 'z'",
+        "SELECT 1; SET x.y = 'z'",
+        "RESET ALL",
+        "DISCARD TEMP",
+        "LISTEN channel",
+        "PREPARE plan AS SELECT 1",
+        "CREATE TEMP TABLE t (id int)",
+        "CREATE TEMPORARY VIEW v AS SELECT 1",
+        "create or replace temp view v as select 1",
+        "CREATE LOCAL TEMPORARY TABLE t (id int)",
+        "SELECT 1 AS a INTO TEMP t",
+        "SELECT 1 INTO TEMPORARY TABLE t",
+        "SELECT set_config('a.b', %s, false)",
+        "WITH x AS (SELECT SET_CONFIG ('a.b', 'c', false)) SELECT * FROM x",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT pg_try_advisory_lock_shared(1)",
+        "BEGIN",
+        "START TRANSACTION",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "DO $$ BEGIN PERFORM 1; END $$",
+        "DO LANGUAGE plpgsql 'BEGIN END'",
+        "LOAD 'auto_explain'",
+    ],
+)
+def test_statements_that_change_the_session_are_recognised(statement: str) -> None:
+    assert changes_session(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'SELECT "book"."id" FROM "book" WHERE "book"."title" = %s',
+        'UPDATE "book" SET "title" = %s WHERE "id" = %s',
+        'INSERT INTO "book" ("title") VALUES (%s) RETURNING "id"',
+        "SET LOCAL statement_timeout = 1",
+        "SET CONSTRAINTS ALL IMMEDIATE",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SELECT pg_advisory_xact_lock(1)",
+        "SELECT pg_advisory_unlock(1)",
+        "PREPARE TRANSACTION 'two-phase'",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "CREATE TABLE t (id int)",
+        "CREATE INDEX temperature ON t (id)",
+        'SELECT "temperature" FROM "weather"',
+        "SAVEPOINT s1",
+        "ROLLBACK TO SAVEPOINT s1",
+        "COPY t FROM STDIN",
+        "",
+    ],
+)
+def test_ordinary_statements_cost_no_cleaning(statement: str) -> None:
+    assert not changes_session(statement)
