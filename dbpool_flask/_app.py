@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import flask
 from flask.signals import (
     appcontext_tearing_down,
     request_finished,
@@ -15,14 +16,16 @@ from flask.signals import (
 )
 
 from ._context import _cv_app, current_context
+from ._modes import Mode, mode_of
 from ._scope import Scope
 
 if TYPE_CHECKING:
-    from flask import Flask, Response
+    from flask import Flask, Request, Response
     from flask.ctx import AppContext, RequestContext
 
     from dbpool import ConnectionPool
 
+    CommitVeto = Callable[[Request, Response], object]
     Scopes = MutableMapping[AppContext | RequestContext, Scope]
 
 __all__ = ["AppState"]
@@ -36,9 +39,17 @@ class AppState:
     Kept in `app.extensions`; it must not hold the app, nor may the pools.
     """
 
-    def __init__(self, pools: dict[str, ConnectionPool], scopes: Scopes) -> None:
+    def __init__(
+        self,
+        pools: dict[str, ConnectionPool],
+        scopes: Scopes,
+        mode: Mode,
+        commit_veto: CommitVeto | None,
+    ) -> None:
         self._pools = MappingProxyType(pools)
         self._scopes = scopes
+        self._mode = mode
+        self._veto = commit_veto
         self._opened = False
 
     def pools(self) -> Mapping[str, ConnectionPool]:
@@ -53,7 +64,7 @@ class AppState:
         """Return the scope of that context, which is made on first use."""
         scope = self._scopes.get(context)
         if scope is None:
-            scope = self._scopes.setdefault(context, Scope(context, self.pools))
+            scope = self._scopes.setdefault(context, Scope(context, self.pools, self._mode))
         return scope
 
     def connect(self, app: Flask) -> None:
@@ -72,7 +83,9 @@ class AppState:
     def _started(self, sender: Flask, **kwargs: Any) -> None:
         context = current_context()
         if context is not None:
-            self.scope(context).begin()
+            rule = cast("RequestContext", context).request.url_rule
+            view = None if rule is None else sender.view_functions.get(rule.endpoint)
+            self.scope(context).begin(mode_of(view, self._mode))
 
     def _finished(self, sender: Flask, response: Response, **kwargs: Any) -> None:
         """Commit or roll back: the last moment at which the client can be told of a failure.
@@ -84,7 +97,9 @@ class AppState:
         if scope is None or scope.ended:
             return
         try:
-            scope.finish(commit=response.status_code < 400)
+            commit = response.status_code < 400 and not self._vetoed(scope, response)
+            if not (commit and response.is_streamed and scope.start_stream()):
+                scope.finish(commit)
         except BaseException:
             # The answer is dropped. If it is a stream that has its context pushed (Flask up to
             # 3.1.1), the next request on this thread would find that one.
@@ -93,6 +108,11 @@ class AppState:
             except Exception:
                 logger.exception("closing an answer that could not be committed failed")
             raise
+
+    def _vetoed(self, scope: Scope, response: Response) -> bool:
+        if self._veto is None or not scope.used:
+            return False
+        return bool(self._veto(flask.request, response))
 
     # -- whatever is left; these may run twice for one context and never raise
 

@@ -9,12 +9,15 @@ from dbpool import ConnectionPool
 from dbpool.health import SETTINGS
 from dbpool.options import OPTIONS, nearest
 
-__all__ = ["KEYS", "make_pools"]
+from ._modes import WORDS, Mode
+
+__all__ = ["KEYS", "make_pools", "mode"]
 
 KEYS = {
     "DBPOOL_URL": "the default database: a URL, a libpq string, or a callable that returns one",
     "DBPOOL_OPTIONS": "options of the pools, a mapping (also driver and kwargs)",
     "DBPOOL_DATABASES": "databases by name: a URL, or a mapping with url and options of its own",
+    "DBPOOL_TRANSACTION": 'what ends a view\'s transaction: "request", "manual", "autocommit"',
     **{key: f"`{argument}` of `dbpool.health.HealthCheck`" for key, argument in SETTINGS.items()},
 }
 
@@ -56,6 +59,16 @@ def make_pools(config: Mapping[str, Any]) -> dict[str, ConnectionPool]:
         )
         for name, value in databases.items()
     }
+
+
+def mode(config: Mapping[str, Any]) -> Mode:
+    """Return how transactions end where no decorator says so. Raises ValueError."""
+    word = config.get("DBPOOL_TRANSACTION", "request")
+    if not isinstance(word, str) or word not in WORDS:
+        raise ValueError(
+            f"DBPOOL_TRANSACTION={word!r} is not possible: it takes {', '.join(map(repr, WORDS))}"
+        )
+    return WORDS[word]
 
 
 def _make_pool(name: str, value: Any, common: Mapping[str, Any], where: str) -> ConnectionPool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from dbpool._wsgi import HealthEndpoint
@@ -13,7 +13,9 @@ from . import _config
 from ._app import AppState
 from ._context import current_context
 from ._farewell import close_with
-from ._transaction import Transaction
+from ._modes import mark
+from ._streaming import KeptOpen
+from ._transaction import Transaction, atomic
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 
     from dbpool import ConnectionPool
 
+    from ._app import CommitVeto
     from ._fence import FencedConnection
     from ._scope import Scope
 
 __all__ = ["DBPool"]
+
+V = TypeVar("V", bound=Callable[..., Any])
 
 
 class DBPool:
@@ -37,9 +42,13 @@ class DBPool:
     everything is committed if the answer's status is below 400, rolled back otherwise. If that
     commit fails, the client gets the app's own error answer. Elsewhere (commands, threads,
     scripts) nothing is committed unless you ask: `with db.transaction():` or `db.commit()`.
+
+    Arguments: `app`, as for `init_app`; `commit_veto`, called with request and response before a
+    commit, which becomes a rollback if it returns true.
     """
 
-    def __init__(self, app: Flask | None = None) -> None:
+    def __init__(self, app: Flask | None = None, *, commit_veto: CommitVeto | None = None) -> None:
+        self._commit_veto = commit_veto
         self._apps: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
         self._scopes: WeakKeyDictionary[AppContext | RequestContext, Scope] = WeakKeyDictionary()
         if app is not None:
@@ -57,7 +66,7 @@ class DBPool:
                 "database use DBPOOL_DATABASES"
             )
         pools = _config.make_pools(app.config)
-        state = AppState(pools, self._scopes)
+        state = AppState(pools, self._scopes, _config.mode(app.config), self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
         close_with(app, pools)
@@ -107,6 +116,50 @@ class DBPool:
     def doom(self) -> None:
         """Have the end of this request roll back, whatever its status. Cannot be taken back."""
         self._scope().doom()
+
+    def on_commit(self, call: Callable[[], object], name: str = "default") -> None:
+        """Call a function after what is open on that database is committed, and only then.
+
+        In a request that is after its end, just before the answer starts; the connection is back
+        by then. Errors of the function are logged. What undoes the block that this is called in
+        drops the function.
+        """
+        self._scope().after(name, True, call)
+
+    def on_rollback(self, call: Callable[[], object], name: str = "default") -> None:
+        """Call a function after what is open on that database is rolled back, and only then."""
+        self._scope().after(name, False, call)
+
+    def keep_open(self, body: Iterable[Any], seconds: float = 300.0) -> KeptOpen:
+        """Return a body for a streamed answer that keeps the request's transaction until its end.
+
+        `Response(db.keep_open(rows()))` commits after the last chunk and rolls back if the body
+        breaks off. It occupies a connection for as long as the slowest client takes to read, but
+        not longer than `seconds`. Implies `stream_with_context`.
+        """
+        return KeptOpen(self._scope(), body, seconds)
+
+    # -- decorators of views
+
+    def atomic(self, view: V) -> V:
+        """Roll back on any exception that leaves the view, whatever its error handler answers.
+
+        Commits at the end of the request in apps whose DBPOOL_TRANSACTION is another one, too. On
+        a function that is not called in a request: `with db.transaction()` around it.
+        """
+        return mark(atomic(view, self._scope, self.transaction), "request")
+
+    def manual(self, view: V) -> V:
+        """Commit nothing at the end of this view's request: `db.commit()` or blocks do."""
+        return mark(view, "manual")
+
+    def autocommit(self, view: V) -> V:
+        """Have each statement of this view commit by itself; `with db.transaction()` groups."""
+        return mark(view, "autocommit")
+
+    def read_only(self, view: V) -> V:
+        """Have the server refuse what this view tries to write."""
+        return mark(view, "read_only")
 
     @property
     def pools(self) -> Mapping[str, ConnectionPool]:

@@ -91,16 +91,20 @@ class FencedConnection(_Fenced):
 
     def commit(self) -> None:
         """Commit what is open now. Raises TransactionAborted, CommitUnknown, driver's errors."""
-        self._lease.commit()
+        lease = self._lease
+        lease.commit()
+        lease.unit.hooks.committed((lease.name,))
 
     def rollback(self) -> None:
         """Roll back what is open now."""
-        self._lease.rollback()
+        lease = self._lease
+        lease.rollback()
+        lease.unit.hooks.rolled_back((lease.name,))
 
     def close(self) -> None:
         """Roll back what is open now; harmless after the end."""
         if self._lease.conn is not None:
-            self._lease.rollback()
+            self.rollback()
 
     @property
     def closed(self) -> Any:
@@ -120,11 +124,11 @@ class FencedConnection(_Fenced):
     ) -> None:
         """Commit, or roll back after an error, as psycopg2 has it. Closes nothing."""
         if error is None:
-            self._lease.commit()
+            self.commit()
         elif not isinstance(error, Exception):
             self._lease.torn = True
         elif self._lease.conn is not None:
-            self._lease.rollback()
+            self.rollback()
 
     def __repr__(self) -> str:
         lease = self._lease

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbpool import TransactionAborted
 from dbpool._lease import check, commit, roll_back
 
 from ._errors import released
+from ._hooks import Hooks
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
 
-    from ._context import ContextOwner
 
-__all__ = ["ContextLease"]
+__all__ = ["ContextLease", "Owner", "Unit"]
 
 logger = logging.getLogger("dbpool.flask")
+
+
+class Owner(Protocol):
+    """Who answers for a connection; see `ConnectionPool.own`."""
+
+    def is_alive(self) -> bool:
+        """Return False if nobody is ever going to return it."""
+
+
+class Unit:
+    """What the connections of one context have in common."""
+
+    __slots__ = ("doomed", "hooks")
+
+    def __init__(self) -> None:
+        self.doomed = False  # nothing more is to be committed
+        self.hooks = Hooks()
 
 
 class ContextLease:
@@ -35,17 +52,20 @@ class ContextLease:
         "_was_read_only",
         "blocks",  # the db.transaction() blocks that are open, innermost last
         "conn",
-        "doomed",  # nothing more is to be committed
         "lost",  # the link broke, and the app has rolled back: the next read takes a new one
+        "name",
         "pool",
         "torn",  # something was cut short: the state of the transaction is not known
+        "unit",
     )
 
-    def __init__(self, pool: ConnectionPool, owner: ContextOwner) -> None:
+    def __init__(self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner) -> None:
+        self.name = name
         self.pool = pool
+        self.unit = unit
         self.conn: Any = pool.getconn()
         self.blocks: list[Any] = []
-        self.doomed = self.lost = self.torn = False
+        self.lost = self.torn = False
         self._cursors: list[weakref.ref[Any]] = []
         self._limit = 16
         self._was_read_only: Any = None
@@ -91,7 +111,7 @@ class ContextLease:
         """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""
         conn = self.raw()
         self.refuse_in_block("commit")
-        if self.doomed:
+        if self.unit.doomed:
             raise self._aborted("db.doom() was called")
         self.check()
         if not self.lost:
@@ -116,10 +136,14 @@ class ContextLease:
             f"{why}, so nothing of this transaction can be committed: it is rolled back"
         )
 
-    # -- after the end of the request
+    # -- its settings; the pool puts them back
+
+    def set_autocommit(self) -> None:
+        """Have each statement commit by itself."""
+        self.conn.autocommit = True
 
     def make_read_only(self) -> None:
-        """Have the server refuse writes, which nobody would commit any more."""
+        """Have the server refuse writes."""
         name = _read_only_attribute(self.conn)
         if name is not None:
             self._was_read_only = getattr(self.conn, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from dbpool.options import nearest
 
 from ._context import ContextOwner
 from ._fence import FencedConnection
-from ._lease import ContextLease
+from ._lease import ContextLease, Unit
+from ._modes import Mode
 
 if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
@@ -23,25 +25,47 @@ logger = logging.getLogger("dbpool.flask")
 
 
 class Scope:
-    """The connections that one context has taken, by the names of their pools.
+    """The connections that one context has taken, by the names of their databases.
 
-    `dispatched`: Flask is answering a request in it, so that its end decides what is committed.
-    `ended`: that end has come; what is taken now is read-only.
+    `dispatched`: Flask is answering a request in it; `ended`: that request has ended, and what is
+    taken now is read-only; `mode`: what its end does.
     """
 
-    __slots__ = ("__weakref__", "_fences", "_owner", "_pools", "dispatched", "doomed", "ended")
+    __slots__ = (
+        "__weakref__",
+        "_fences",
+        "_owner",
+        "_pools",
+        "_stream",
+        "_unit",
+        "dispatched",
+        "ended",
+        "mode",
+    )
 
     def __init__(
         self,
         context: AppContext | RequestContext,
         pools: Callable[[], Mapping[str, ConnectionPool]],
+        mode: Mode,
     ) -> None:
         self._owner = ContextOwner(context)
         self._pools = pools
         self._fences: dict[str, FencedConnection] = {}  # in the order of acquiring
-        self.dispatched = False
-        self.ended = False
-        self.doomed = False
+        self._unit = Unit()
+        self._stream: Stream | None = None
+        self.mode = mode
+        self.dispatched = self.ended = False
+
+    @property
+    def commits(self) -> bool:
+        """Whether the end of a request is going to commit what is done now."""
+        return self.dispatched and not self.ended and self.mode.commits
+
+    @property
+    def used(self) -> bool:
+        """Whether there is anything that could be committed."""
+        return bool(self._fences)
 
     # -- while it lasts
 
@@ -56,14 +80,11 @@ class Scope:
         return self._take(name)
 
     def _take(self, name: str) -> FencedConnection:
-        pools = self._pools()
-        if name not in pools:
-            hint = nearest(name, pools) or f": there is {', '.join(map(repr, pools))}"
-            raise LookupError(f"no database {name!r} is configured{hint}")
-        lease = ContextLease(pools[name], self._owner)
+        lease = ContextLease(name, self._pool(name), self._unit, self._stream or self._owner)
         try:
-            lease.doomed = self.doomed
-            if self.ended:
+            if self.mode.autocommit:
+                lease.set_autocommit()
+            if self.ended or self.mode.read_only:
                 lease.make_read_only()
         except BaseException:
             lease.give_back(torn=True)
@@ -74,12 +95,21 @@ class Scope:
             lease.give_back()
         return kept
 
+    def _pool(self, name: str) -> ConnectionPool:
+        pools = self._pools()
+        try:
+            return pools[name]
+        except KeyError:
+            hint = nearest(name, pools) or f": there is {', '.join(map(repr, pools))}"
+            raise LookupError(f"no database {name!r} is configured{hint}") from None
+
     def commit(self, name: str | None) -> None:
         """Commit now: that database, or all that were used, if each of them can be."""
         leases = self._leases(name)
         for lease in leases:
             lease.refuse_in_block("commit")
         self._commit(leases)
+        self._unit.hooks.committed(None if name is None else (name,))
 
     def rollback(self, name: str | None) -> None:
         """Roll back now: that database, or all that were used."""
@@ -88,22 +118,64 @@ class Scope:
             lease.refuse_in_block("rollback")
         for lease in leases:
             lease.rollback()
+        self._unit.hooks.rolled_back(None if name is None else (name,))
+
+    def abandon(self) -> None:
+        """Roll back everything, blocks that nobody leaves any more included."""
+        for lease in self._leases(None):
+            lease.blocks.clear()
+        self.rollback(None)
 
     def doom(self) -> None:
         """Have nothing more of this unit committed."""
-        self.doomed = True
-        for lease in self._leases(None):
-            lease.doomed = True
+        self._unit.doomed = True
+
+    def after(self, name: str, commit: bool, call: Callable[[], object]) -> None:
+        """Have `call` called after the commit, or rollback, of what is open on that database."""
+        self._pool(name)
+        self._unit.hooks.add(name, commit, call)
+        if commit and self.mode.autocommit and not any(x.blocks for x in self._leases(name)):
+            self._unit.hooks.committed((name,))  # there each statement is committed already
 
     def _leases(self, name: str | None) -> list[ContextLease]:
         if name is None:
             return [fence._lease for fence in list(self._fences.values())]
         return [self._fences[name]._lease] if name in self._fences else []
 
+    # -- a stream that keeps it open
+
+    def keep_open(self, deadline: float) -> None:
+        """Let the end of a stream, which is to come by the deadline, be the end of this unit."""
+        if not self.dispatched or self.ended:
+            raise RuntimeError("db.keep_open() is for the answer of a view: call it there")
+        if self._stream is not None:
+            raise RuntimeError("this request's transaction is kept open by a stream already")
+        self._stream = Stream(deadline, self._owner)
+
+    def start_stream(self) -> bool:
+        """The answer is a stream: leave the end to it, if it asked for that.
+
+        Raises TransactionAborted if it is clear already that nothing could be committed.
+        """
+        stream = self._stream
+        if stream is None:
+            return False
+        for lease in self._leases(None):
+            lease.check()
+            lease.pool.own(lease.raw(), stream)
+        stream.runs = True
+        return True
+
+    def end_stream(self, commit: bool) -> None:
+        """The stream has ended. Nothing is left to do if the request has ended without it."""
+        if self._stream is not None and self._stream.runs:
+            self.finish(commit)
+
     # -- the end
 
-    def begin(self) -> None:
+    def begin(self, mode: Mode) -> None:
         """A request starts in this context."""
+        self.mode = mode
         self.dispatched = True
         self.ended = False
 
@@ -113,24 +185,34 @@ class Scope:
         Raises what committing raises; then nothing of the failing transaction is committed, all
         connections are back as well, and the request goes on (to its error handlers).
         """
+        self._stream = None
         leases = self._withdraw()
+        commit = commit and self.mode.commits and not self._unit.doomed
         torn = True
         try:
-            if commit and not self.doomed:
+            if commit:
                 self._commit(leases)
             torn = False
             self.ended = True
         except Exception:
             torn = False
+            commit = False
             raise
         finally:
             _give_back(leases, torn)
+            if commit and not torn:
+                self._unit.hooks.committed(None)
+            elif not torn:
+                self._unit.hooks.rolled_back(None)
 
     def clean(self, torn: bool) -> None:
         """Roll back and give back what is left. Never raises an Exception; may run repeatedly."""
+        if self._stream is not None and self._stream.runs:
+            return
         self.ended = self.ended or self.dispatched
         if self._fences:
             _give_back(self._withdraw(), torn)
+        self._unit.hooks.rolled_back(None)
 
     def _withdraw(self) -> list[ContextLease]:
         """Take the leases out of the scope. Each comes out once, whoever asks."""
@@ -138,8 +220,7 @@ class Scope:
         found = [fences.pop(name, None) for name in list(fences)]
         return [fence._lease for fence in found if fence is not None]
 
-    @staticmethod
-    def _commit(leases: list[ContextLease]) -> None:
+    def _commit(self, leases: list[ContextLease]) -> None:
         """Commit in the order of acquiring; look at all of them before the first commits."""
         for lease in leases:
             lease.check()
@@ -149,15 +230,32 @@ class Scope:
                 lease.commit()
             except Exception as error:
                 if done:
+                    self._unit.hooks.committed(done)
                     note = (
-                        f"the commit on {lease.pool.name!r} failed after {', '.join(done)} had "
-                        "been committed: what was written there stays"
+                        f"the commit on {lease.name!r} failed after "
+                        f"{', '.join(map(repr, done))} had been committed: what was written "
+                        "there stays"
                     )
                     logger.error("%s", note)
                     if hasattr(error, "add_note"):
                         error.add_note(note)
                 raise
-            done.append(repr(lease.pool.name))
+            done.append(lease.name)
+
+
+class Stream:
+    """A stream that keeps a unit open; answers for its connections until its deadline."""
+
+    __slots__ = ("_deadline", "_owner", "runs")
+
+    def __init__(self, deadline: float, owner: ContextOwner) -> None:
+        self._deadline = deadline
+        self._owner = owner
+        self.runs = False
+
+    def is_alive(self) -> bool:
+        """Return whether anybody may still end it; asked where the pool is exhausted."""
+        return time.monotonic() < self._deadline and self._owner.is_alive()
 
 
 def _give_back(leases: list[ContextLease], torn: bool) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dbpool import TransactionAborted
 from dbpool.drivers.base import IDLE, INERROR
@@ -16,9 +19,11 @@ if TYPE_CHECKING:
     from ._lease import ContextLease
     from ._scope import Scope
 
-__all__ = ["Transaction"]
+__all__ = ["Transaction", "atomic"]
 
 logger = logging.getLogger("dbpool.flask")
+
+V = TypeVar("V", bound=Callable[..., Any])
 
 
 class Transaction:
@@ -29,7 +34,7 @@ class Transaction:
     `DBPool.transaction`; entered once.
     """
 
-    __slots__ = ("_began", "_lease", "_name", "_outermost", "_savepoint", "_scope")
+    __slots__ = ("_began", "_hooks", "_lease", "_name", "_outermost", "_savepoint", "_scope")
 
     def __init__(self, scope: Scope, name: str) -> None:
         self._scope = scope
@@ -38,6 +43,7 @@ class Transaction:
         self._outermost = False
         self._began = False
         self._savepoint = ""
+        self._hooks = 0
 
     def __enter__(self) -> FencedConnection:
         if self._lease is not None:
@@ -45,12 +51,12 @@ class Transaction:
         scope = self._scope
         connection = scope.connection(self._name)
         lease = connection._lease
-        in_request = scope.dispatched and not scope.ended
-        self._outermost = not (lease.blocks or in_request)
+        self._outermost = not (lease.blocks or scope.commits)
         if scope.ended and not lease.blocks:
             lease.set_writable(True)
         self._open(lease)
         self._lease = lease
+        self._hooks = len(lease.unit.hooks)
         lease.blocks.append(self)
         return connection
 
@@ -103,6 +109,7 @@ class Transaction:
             except Exception:
                 self._undo(lease)
                 raise
+            lease.unit.hooks.committed((lease.name,))
         elif self._savepoint:
             _execute(lease, f"RELEASE SAVEPOINT {self._savepoint}")
 
@@ -115,13 +122,59 @@ class Transaction:
             else:
                 lease.rollback()
         except Exception as error:
-            lease.torn = True  # the block's work may still be there: it must not be committed
+            # The block's work may still be there: it must not be committed.
+            lease.torn = True
             logger.warning(
                 "pool %r: a transaction block could not be rolled back (%s); its connection is "
                 "closed when its context ends",
                 lease.pool.name,
                 type(error).__name__,
             )
+        lease.unit.hooks.rolled_back((lease.name,), self._hooks)
+
+
+def atomic(view: V, scope: Callable[[], Scope], transaction: Callable[[], Transaction]) -> V:
+    """Return the view, rolling back on any exception that leaves it."""
+    if inspect.iscoroutinefunction(view):
+
+        @functools.wraps(view)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            with _Atomic(scope(), transaction):
+                return await view(*args, **kwargs)
+
+        return cast("V", awaited)
+
+    @functools.wraps(view)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with _Atomic(scope(), transaction):
+            return view(*args, **kwargs)
+
+    return cast("V", called)
+
+
+class _Atomic:
+    """In a request it costs nothing and takes no connection; elsewhere it is a block."""
+
+    __slots__ = ("_block", "_scope")
+
+    def __init__(self, scope: Scope, transaction: Callable[[], Transaction]) -> None:
+        self._scope = scope
+        self._block = None if scope.commits else transaction()
+
+    def __enter__(self) -> None:
+        if self._block is not None:
+            self._block.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._block is not None:
+            self._block.__exit__(kind, error, traceback)
+        elif isinstance(error, Exception):
+            self._scope.abandon()
 
 
 def _execute(lease: ContextLease, sql: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import psycopg2
 import pytest
 from flask import Response, stream_with_context
 
+from dbpool import PoolError
 from dbpool_flask import ConnectionReleased
-from tests.web_flask.conftest import Site
+from tests.web_flask.conftest import MakeSite, Site
 
 
 @pytest.mark.parametrize("kept_context", [True, False])
@@ -146,3 +148,194 @@ def test_a_client_that_goes_away_gives_the_streams_connection_back(site: Site) -
     assert site.lent() == 1
     body.close()  # as a server does that has noticed
     assert site.lent() == 0
+
+
+# -- db.keep_open
+
+
+def test_a_stream_that_is_kept_open_writes_reads_and_commits_at_its_end(site: Site) -> None:
+    seen: list[Any] = []
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("view")
+        connection = site.db.connection
+
+        def rows() -> Iterator[str]:
+            assert site.db.connection is connection
+            seen.append(site.database.notes())
+            for number in range(3):
+                site.write(f"row {number}")
+                yield f"{number} "
+
+        site.db.on_commit(lambda: seen.append("committed"))
+        return Response(site.db.keep_open(rows()))
+
+    for _ in range(2):
+        answer = site.client().post("/")
+        assert (answer.status_code, answer.text) == (200, "0 1 2 ")
+        assert site.lent() == 0
+    notes = ["view", "row 0", "row 1", "row 2"]
+    assert seen == [[], "committed", notes, "committed"]
+    assert site.database.notes() == notes * 2
+
+
+def test_a_stream_that_is_kept_open_may_take_its_connection_itself(site: Site) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        def rows() -> Iterator[str]:
+            site.write("kept")
+            yield "row"
+
+        return Response(site.db.keep_open(rows()))
+
+    assert site.client().post("/").text == "row"
+    assert site.database.notes() == ["kept"]
+    assert site.lent() == 0
+
+
+@pytest.mark.parametrize("end", ["error", "gone", "unread"])
+def test_a_stream_that_is_kept_open_and_breaks_off_is_rolled_back(site: Site, end: str) -> None:
+    closed = []
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("undone")
+
+        def rows() -> Iterator[str]:
+            try:
+                yield "row"
+                if end == "error":
+                    raise KeyError("bug")
+                yield "row"
+            finally:
+                closed.append(True)
+
+        return Response(site.db.keep_open(rows()))
+
+    environ = site.app.test_request_context("/", method="POST").request.environ
+    body: Any = site.app.wsgi_app(environ, lambda *args: lambda data: None)
+    assert site.lent() == 1
+    if end != "unread":
+        chunks = iter(body)
+        next(chunks)
+        if end == "error":
+            with pytest.raises(KeyError):
+                next(chunks)
+    body.close()
+    assert closed == [True] * (end != "unread")
+    assert site.lent() == 0
+    assert site.database.notes() == []
+
+
+def test_a_commit_that_fails_at_the_end_of_a_kept_stream_breaks_the_body_off(site: Site) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        site.violate()
+        return Response(site.db.keep_open(iter(["row"])))
+
+    answer = site.client().post("/", buffered=False)
+    with pytest.raises(psycopg2.errors.ForeignKeyViolation):
+        _ = answer.data
+    answer.close()
+    assert site.lent() == 0
+
+
+def test_a_kept_stream_that_could_never_be_committed_is_an_error_before_it_starts(
+    site: Site,
+) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("undone")
+        with pytest.raises(psycopg2.Error):
+            site.fail()
+        return Response(site.db.keep_open(iter(["row"])))
+
+    assert site.client().post("/").status_code == 500
+    assert site.database.notes() == []
+    assert site.lent() == 0
+
+
+@pytest.mark.parametrize("status", [200, 409])
+def test_a_kept_stream_that_is_not_the_answer_keeps_nothing_open(site: Site, status: int) -> None:
+    @site.app.errorhandler(KeyError)
+    def handler(error: KeyError) -> Any:
+        return "handled", status
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("by status")
+        kept = site.db.keep_open(iter(["row"]))
+        raise KeyError(kept)
+
+    assert site.client().post("/").status_code == status
+    assert site.database.notes() == (["by status"] if status == 200 else [])
+    assert site.lent() == 0
+
+
+def test_a_kept_stream_that_is_consumed_in_the_view_is_an_ordinary_answer(site: Site) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("kept")
+        return "".join(site.db.keep_open(iter(["one ", "two"])))
+
+    assert site.client().post("/").text == "one two"
+    assert site.database.notes() == ["kept"]
+
+
+def test_a_stream_is_kept_open_for_a_limited_time(site: Site) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("undone")
+        return Response(site.db.keep_open(iter(["one", "two"]), seconds=1e-9))
+
+    answer = site.client().post("/", buffered=False)
+    with pytest.raises(PoolError, match="longer than 1e-09 s"):
+        _ = answer.data
+    answer.close()
+    assert site.database.notes() == []
+
+
+def test_a_kept_stream_whose_client_stalls_loses_its_connection_to_those_who_wait(
+    make_site: MakeSite,
+) -> None:
+    site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 5})
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("undone")
+
+        def rows() -> Iterator[str]:
+            yield "one"
+            site.write("undone")
+            yield "two"
+
+        return Response(site.db.keep_open(rows(), seconds=0.01))
+
+    environ = site.app.test_request_context("/", method="POST").request.environ
+    body: Any = site.app.wsgi_app(environ, lambda *args: lambda data: None)
+
+    def wait_for_it() -> None:
+        with site.app.app_context(), site.db.transaction():
+            site.write("kept")
+
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    thread.join()
+    with pytest.raises((PoolError, psycopg2.Error)):
+        list(body)
+    body.close()
+    assert site.database.notes() == ["kept"]
+
+
+def test_only_one_stream_keeps_a_request_open_and_only_in_a_view(site: Site) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        site.db.keep_open(iter(["row"]))
+        with pytest.raises(RuntimeError, match="by a stream already"):
+            site.db.keep_open(iter(["row"]))
+        return "ok"
+
+    assert site.client().post("/").status_code == 200
+    with site.app.app_context(), pytest.raises(RuntimeError, match="call it there"):
+        site.db.keep_open(iter(["row"]))

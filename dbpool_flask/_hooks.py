@@ -1,0 +1,63 @@
+"""What the app wants to be called for when its transaction has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+__all__ = ["Hooks"]
+
+logger = logging.getLogger("dbpool.flask")
+
+
+class _Hook(NamedTuple):
+    database: str
+    after_commit: bool
+    call: Callable[[], object]
+
+
+class Hooks:
+    """The functions to call, in the order in which they were given. Each is called once at most.
+
+    Their errors are logged and go no further: what they follow has happened already, and a
+    request that is committed must not be answered as one that is not.
+    """
+
+    __slots__ = ("_hooks",)
+
+    def __init__(self) -> None:
+        self._hooks: list[_Hook] = []
+
+    def __len__(self) -> int:
+        return len(self._hooks)
+
+    def add(self, database: str, after_commit: bool, call: Callable[[], object]) -> None:
+        """Have `call` called when what is open on that database is committed, or rolled back."""
+        if not callable(call):
+            raise TypeError(f"{call!r} cannot be called: give a function without arguments")
+        self._hooks.append(_Hook(database, after_commit, call))
+
+    def committed(self, databases: Collection[str] | None) -> None:
+        """What was open on these databases (None: on all) is committed."""
+        if self._hooks:
+            self._run(databases, True, 0)
+
+    def rolled_back(self, databases: Collection[str] | None, since: int = 0) -> None:
+        """What was done on these databases is undone, from the hook numbered `since` on."""
+        if len(self._hooks) > since:
+            self._run(databases, False, since)
+
+    def _run(self, databases: Collection[str] | None, committed: bool, since: int) -> None:
+        due = [h for h in self._hooks[since:] if databases is None or h.database in databases]
+        self._hooks[since:] = [hook for hook in self._hooks[since:] if hook not in due]
+        for hook in due:
+            if hook.after_commit is not committed:
+                continue
+            try:
+                hook.call()
+            except Exception:
+                logger.exception(
+                    "a function given to %s failed",
+                    "on_commit" if committed else "on_rollback",
+                )

@@ -1,0 +1,56 @@
+"""How a view's transaction begins and ends: the app's default, and what decorators say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+__all__ = ["WORDS", "Mode", "mark", "mode_of"]
+
+_MARK = "_dbpool_mode"  # an attribute of the view: functools.wraps copies it to decorated ones
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+
+class Mode(NamedTuple):
+    """`commits`: the end of a request does; `autocommit`: each statement does."""
+
+    commits: bool = True
+    autocommit: bool = False
+    read_only: bool = False
+
+
+# The values of DBPOOL_TRANSACTION.
+WORDS = {
+    "request": Mode(),
+    "manual": Mode(commits=False),
+    "autocommit": Mode(commits=False, autocommit=True),
+}
+
+
+def mark(view: V, word: str) -> V:
+    """Mark a view "request", "manual", "autocommit" or "read_only". Returns the view itself.
+
+    Raises ValueError if it is marked otherwise already; TypeError if it takes no marks.
+    """
+    marks: dict[str, str] = dict(getattr(view, _MARK, None) or {})
+    kind = "read_only" if word == "read_only" else "transaction"
+    if marks.setdefault(kind, word) != word:
+        raise ValueError(
+            f"{getattr(view, '__name__', view)!r} is marked {marks[kind]!r} already, so it cannot "
+            f"be {word!r}, too"
+        )
+    try:
+        setattr(view, _MARK, marks)
+    except AttributeError:
+        raise TypeError(f"{view!r} takes no attributes: decorate a function") from None
+    return view
+
+
+def mode_of(view: Callable[..., Any] | None, default: Mode) -> Mode:
+    """Return the mode of a view, None being a request that matches none."""
+    marks: dict[str, str] | None = getattr(view, _MARK, None)
+    if marks is None:
+        return default
+    mode = WORDS[marks["transaction"]] if "transaction" in marks else default
+    return mode._replace(read_only=True) if "read_only" in marks else mode

@@ -1,0 +1,65 @@
+"""`Response(db.keep_open(rows()))`: a stream that keeps its request's transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from flask import stream_with_context
+
+from dbpool import PoolError
+
+if TYPE_CHECKING:
+    from ._scope import Scope
+
+__all__ = ["KeptOpen"]
+
+
+class KeptOpen:
+    """A body at whose end the request's unit is committed.
+
+    It is rolled back if the body breaks off: by an error of its own, by a client that goes away,
+    or because it takes longer than `seconds`. A commit that fails breaks the body off as well,
+    which is all that the client of a stream can be told.
+    """
+
+    def __init__(self, scope: Scope, body: Iterable[Any], seconds: float) -> None:
+        self._scope = scope
+        self._body = body
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        scope.keep_open(self._deadline)
+        # The outer object closes what the inner generator never got to: closing a generator that
+        # was not started runs nothing of it.
+        self._chunks: Iterator[Any] = stream_with_context(self._in_context())
+
+    def __iter__(self) -> KeptOpen:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._chunks)
+
+    def _in_context(self) -> Iterator[Any]:
+        whole = False
+        try:
+            for chunk in self._body:
+                yield chunk
+                if time.monotonic() >= self._deadline:
+                    raise PoolError(
+                        f"a stream kept its connection for longer than {self._seconds:g} s, the "
+                        "limit that was given to db.keep_open(): it is broken off and rolled back"
+                    )
+            whole = True
+        finally:
+            self._scope.end_stream(commit=whole)
+
+    def close(self) -> None:
+        """Called by the server when it is done with the body, whole or not."""
+        try:
+            self._chunks.close()  # type: ignore[attr-defined]
+        finally:
+            self._scope.end_stream(commit=False)
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()

@@ -1,0 +1,300 @@
+"""What ends a view's transaction where it is not the status: decorators, modes, a veto."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+import pytest
+from flask import Request, Response, abort
+from flask.views import MethodView
+
+from dbpool_flask import DBPool
+from tests.web_flask.conftest import MakeSite, Site
+
+
+def in_autocommit(site: Site) -> bool:
+    return bool(site.db.connection.autocommit)
+
+
+# -- @db.atomic
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_exception_that_leaves_an_atomic_view_rolls_back_whatever_its_handler_answers(
+    site: Site, is_async: bool
+) -> None:
+    @site.app.errorhandler(KeyError)
+    def handler(error: KeyError) -> Any:
+        site.write("noted by the handler")
+        return "all is well", 200
+
+    def work() -> Any:
+        site.write("undone")
+        with pytest.raises(psycopg2.Error):
+            site.fail()
+        raise KeyError
+
+    if is_async:
+
+        @site.app.post("/")
+        @site.db.atomic
+        async def async_view() -> Any:
+            work()
+
+    else:
+
+        @site.app.post("/")
+        @site.db.atomic
+        def view() -> Any:
+            work()
+
+    assert site.client().post("/").status_code == 200
+    assert site.database.notes() == ["noted by the handler"]
+
+
+def test_an_atomic_view_that_succeeds_is_committed_and_stays_lazy(site: Site) -> None:
+    @site.app.post("/<int:use>")
+    @site.db.atomic
+    def view(use: int) -> Any:
+        """Kept docstring."""
+        if use:
+            site.write("kept")
+        return "ok"
+
+    assert view.__doc__ == "Kept docstring."
+    client = site.client()
+    client.post("/0")
+    assert site.pool.get_stats()["requests_num"] == 0
+    client.post("/1")
+    assert site.database.notes() == ["kept"]
+
+
+def test_an_atomic_function_outside_requests_is_a_block(site: Site) -> None:
+    @site.db.atomic
+    def work(fail: bool) -> None:
+        site.write(f"fail: {fail}")
+        if fail:
+            raise KeyError
+
+    with site.app.app_context():
+        with pytest.raises(KeyError):
+            work(True)
+        work(False)
+    assert site.database.notes() == ["fail: False"]
+
+
+def test_an_atomic_view_commits_in_an_app_whose_default_is_another(make_site: MakeSite) -> None:
+    site = make_site(DBPOOL_TRANSACTION="manual")
+
+    @site.app.post("/atomic")
+    @site.db.atomic
+    def atomic() -> Any:
+        site.write("kept")
+        return "ok"
+
+    @site.app.post("/other")
+    def other() -> Any:
+        site.write("undone")
+        return "ok"
+
+    site.client().post("/atomic")
+    site.client().post("/other")
+    assert site.database.notes() == ["kept"]
+
+
+# -- manual, autocommit, read-only
+
+
+def test_a_manual_view_commits_by_its_own_word_alone(site: Site) -> None:
+    @site.app.post("/")
+    @site.db.manual
+    def view() -> Any:
+        with site.db.transaction():
+            site.write("block")
+        assert site.database.notes() == ["block"]
+        site.write("committed")
+        site.db.commit()
+        site.write("undone")
+        return "ok"
+
+    assert site.client().post("/").status_code == 200
+    assert site.database.notes() == ["block", "committed"]
+    assert site.lent() == 0
+
+
+def test_a_manual_view_may_swallow_a_database_error(site: Site) -> None:
+    @site.app.post("/")
+    @site.db.manual
+    def view() -> Any:
+        with pytest.raises(psycopg2.Error):
+            site.fail()
+        return "ok"
+
+    assert site.client().post("/").status_code == 200
+
+
+def test_in_an_autocommit_view_each_statement_counts_at_once(site: Site) -> None:
+    @site.app.post("/")
+    @site.db.autocommit
+    def view() -> Any:
+        assert in_autocommit(site)
+        site.write("at once")
+        with pytest.raises(psycopg2.Error):
+            site.fail()
+        with pytest.raises(KeyError), site.db.transaction():  # noqa: PT012
+            site.write("undone")
+            raise KeyError
+        with site.db.transaction():
+            site.write("block")
+        return "no", 409
+
+    @site.app.post("/next")
+    def after() -> Any:
+        assert not in_autocommit(site)
+        return "ok"
+
+    assert site.client().post("/").status_code == 409
+    assert site.database.notes() == ["at once", "block"]
+    assert site.client().post("/next").status_code == 200
+
+
+def test_a_read_only_view_cannot_write(site: Site) -> None:
+    @site.app.get("/")
+    @site.db.read_only
+    def view() -> Any:
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            site.write("lost")
+        return "no", 403
+
+    @site.app.get("/both")
+    @site.db.read_only
+    @site.db.autocommit
+    def both() -> Any:
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            site.write("lost")
+        return "ok"
+
+    @site.app.post("/next")
+    def after() -> Any:
+        site.write("kept")
+        return "ok"
+
+    assert site.client().get("/").status_code == 403
+    assert site.client().get("/both").status_code == 200
+    assert site.client().post("/next").status_code == 200
+    assert site.database.notes() == ["kept"]
+
+
+@pytest.mark.parametrize("word", ["manual", "autocommit", "request"])
+def test_the_apps_default_is_configured(make_site: MakeSite, word: str) -> None:
+    site = make_site(DBPOOL_TRANSACTION=word)
+
+    @site.app.post("/<int:status>")
+    def view(status: int) -> Any:
+        site.write(f"{status}")
+        return "", status
+
+    site.client().post("/200")
+    site.client().post("/409")
+    expected = {"manual": [], "autocommit": ["200", "409"], "request": ["200"]}
+    assert site.database.notes() == expected[word]
+
+
+def test_marks_survive_other_decorators_and_reach_class_based_views(site: Site) -> None:
+    import functools
+
+    def other(view: Any) -> Any:
+        @functools.wraps(view)
+        def wrapper(*args: Any) -> Any:
+            return view(*args)
+
+        return wrapper
+
+    @site.app.post("/wrapped")
+    @other
+    @site.db.manual
+    def wrapped() -> Any:
+        site.write("undone")
+        return "ok"
+
+    class Resource(MethodView):
+        decorators = (site.db.manual,)  # type: ignore[assignment]
+
+        def post(self) -> Any:
+            site.write("undone")
+            return "ok"
+
+    site.app.add_url_rule("/class", view_func=Resource.as_view("resource"))
+    assert site.client().post("/wrapped").status_code == 200
+    assert site.client().post("/class").status_code == 200
+    assert site.database.notes() == []
+
+
+def test_a_view_can_be_only_one_of_them() -> None:
+    db = DBPool()
+
+    def view() -> None: ...
+
+    db.manual(db.manual(view))
+    for other in (db.autocommit, db.atomic):
+        with pytest.raises(ValueError, match="'view' is marked 'manual' already"):
+            other(view)
+    with pytest.raises(TypeError, match="takes no attributes"):
+        db.manual(len)
+
+
+def test_a_wrong_default_is_refused(make_site: MakeSite) -> None:
+    with pytest.raises(ValueError, match="'request', 'manual', 'autocommit'"):
+        make_site(DBPOOL_TRANSACTION="manuel")
+
+
+# -- the veto
+
+
+def test_a_veto_rolls_back_what_the_status_would_commit(make_site: MakeSite) -> None:
+    asked = []
+
+    def veto(request: Request, response: Response) -> bool:
+        asked.append((request.path, response.status_code))
+        return "X-Undo" in response.headers
+
+    site = make_site(DBPool(commit_veto=veto))
+
+    @site.app.post("/<int:undo>")
+    def view(undo: int) -> Any:
+        site.write(f"undo: {undo}")
+        return "", 200, {"X-Undo": "1"} if undo else {}
+
+    @site.app.post("/refused")
+    def refused() -> Any:
+        site.write("undone")
+        abort(409)
+
+    @site.app.get("/unused")
+    def unused() -> Any:
+        return "ok"
+
+    client = site.client()
+    client.post("/1")
+    client.post("/0")
+    client.post("/refused")
+    client.get("/unused")
+    assert site.database.notes() == ["undo: 0"]
+    assert asked == [("/1", 200), ("/0", 200)]
+
+
+def test_a_veto_that_fails_is_an_error_of_the_request(make_site: MakeSite) -> None:
+    def veto(request: Request, response: Response) -> bool:
+        raise KeyError
+
+    site = make_site(DBPool(commit_veto=veto))
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("undone")
+        return "ok"
+
+    assert site.client().post("/").status_code == 500
+    assert site.database.notes() == []
+    assert site.lent() == 0
