@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "check", "commit", "roll_back"]
 
+_READ_ONLY = "25006"  # SQLSTATE
+
 
 class Lease:
     """The context manager that `ConnectionPool.connection` returns. It never returns twice."""
@@ -46,12 +48,19 @@ class Lease:
                 commit(pool, conn)
                 close = False
             elif isinstance(error, Exception):
-                close = roll_back(pool, conn) or pool._driver.is_disconnect(conn, error)
+                close = roll_back(pool, conn) or _ends(pool, conn, error)
         except Exception as failure:
-            close = roll_back(pool, conn) or pool._driver.is_disconnect(conn, failure)
+            close = roll_back(pool, conn) or _ends(pool, conn, failure)
             raise
         finally:
             pool.putconn(conn, close)
+
+
+def _ends(pool: ConnectionPool, conn: Any, error: Exception) -> bool:
+    """Return whether an error of the block means that the connection should be replaced."""
+    # A primary that has become a standby answers so for as long as the session lives.
+    state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+    return state == _READ_ONLY or pool._driver.is_disconnect(conn, error)
 
 
 def commit(pool: ConnectionPool, conn: Any) -> None:

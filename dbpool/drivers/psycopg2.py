@@ -16,6 +16,8 @@ from .base import IDLE
 
 __all__ = ["Psycopg2Driver"]
 
+_UNSET = (None, None, None)  # isolation level, readonly and deferrable as the server has them
+
 
 class Psycopg2Driver:
     """The driver protocol over psycopg2 (2.9 or later)."""
@@ -102,19 +104,25 @@ class Psycopg2Driver:
     def restore(self, conn: Any, attributes: Any) -> None:
         """Put the session attributes back; a round trip only for settings of autocommit mode."""
         autocommit, isolation_level, readonly, deferrable, cursor_factory = attributes
-        if (conn.isolation_level, conn.readonly, conn.deferrable) != (
-            isolation_level,
-            readonly,
-            deferrable,
-        ):
-            conn.set_session(
-                isolation_level="DEFAULT" if isolation_level is None else isolation_level,
-                readonly="DEFAULT" if readonly is None else readonly,
-                deferrable="DEFAULT" if deferrable is None else deferrable,
-            )
+        wanted = (isolation_level, readonly, deferrable)
+        if autocommit and not conn.autocommit and wanted != _UNSET:
+            self._set_again(conn, wanted)
+        elif (conn.isolation_level, conn.readonly, conn.deferrable) != wanted:
+            _set_session(conn, wanted)
         if conn.autocommit != autocommit:
             conn.autocommit = autocommit
         conn.cursor_factory = cursor_factory
+
+    @staticmethod
+    def _set_again(conn: Any, wanted: tuple[Any, ...]) -> None:
+        """Go to autocommit mode, with these settings on the server.
+
+        psycopg2 sends there only what differs from what it remembers, and remembers what it has
+        taken off the server when autocommit mode ended, or what DISCARD ALL has.
+        """
+        conn.autocommit = False
+        _set_session(conn, _UNSET)
+        _set_session(conn, wanted, autocommit=True)
 
     def commit(self, conn: Any) -> None:
         """Commit what is open, a raw BEGIN in autocommit mode included."""
@@ -135,6 +143,9 @@ class Psycopg2Driver:
     def discard_session(self, conn: Any) -> None:
         """Forget all session state (`DISCARD ALL`); the connection is not in a transaction."""
         self._in_autocommit(conn, "DISCARD ALL")
+        kept = (conn.isolation_level, conn.readonly, conn.deferrable)
+        if conn.autocommit and kept != _UNSET:
+            self._set_again(conn, kept)
 
     def ping(self, conn: Any) -> None:
         """Make one round trip that leaves no transaction behind."""
@@ -174,3 +185,8 @@ class Psycopg2Driver:
             return True
         fd = self.fileno(conn)
         return fd is None or _socket.look(_socket.poller(fd)) == _socket.DEAD
+
+
+def _set_session(conn: Any, values: tuple[Any, ...], **autocommit: bool) -> None:
+    """Set isolation level, readonly and deferrable; None is the server's default."""
+    conn.set_session(*("DEFAULT" if v is None else v for v in values), **autocommit)
