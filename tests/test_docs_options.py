@@ -1,5 +1,7 @@
-"""docs/options.md says of each option what the code says. `python -m tests.test_docs_options`
-writes it anew."""
+"""docs/options.md says of each option what the code says.
+
+`python -m tests.test_docs_options` writes the page anew.
+"""
 
 from __future__ import annotations
 
