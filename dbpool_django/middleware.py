@@ -1,7 +1,8 @@
-"""`/healthz/db` for Django; put it first in MIDDLEWARE.
+"""`/healthz/db` for Django, and connections given back early; both go first in MIDDLEWARE.
 
-First, so that nothing stands before it: ALLOWED_HOSTS (CommonMiddleware), SECURE_SSL_REDIRECT, a
-login check, or a middleware that queries the database would answer a load balancer otherwise.
+The health check before anything else, so that nothing stands before it: ALLOWED_HOSTS
+(CommonMiddleware), SECURE_SSL_REDIRECT, a login check, or a middleware that queries the database
+would answer a load balancer otherwise.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from django.http.response import HttpResponseBase
 
 from dbpool.health import HealthCheck
 
+from ._release import ReleaseBeforeResponse
+
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
 
-__all__ = ["HealthMiddleware", "health_check", "health_response"]
+__all__ = ["HealthMiddleware", "ReleaseBeforeResponse", "health_check", "health_response"]
 
 _GetResponse = Callable[[HttpRequest], "HttpResponseBase | Awaitable[HttpResponseBase]"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import wait_until
+from tests.web_django.asgi import answer_of, request
 from tests.web_django.project import Project, in_thread
 from tests.web_django.site import Site
 
@@ -96,40 +97,6 @@ def test_a_shared_wrapper_is_not_swept_when_its_thread_ends() -> None:
     connection.close()
 
 
-def _asgi_request(path: str, send: Any) -> Any:
-    """Return a coroutine: one request, as an ASGI server makes it."""
-    from django.core.handlers.asgi import ASGIHandler
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "path": f"/{path}",
-        "query_string": b"",
-        "headers": [],
-    }
-    first = [{"type": "http.request", "body": b"", "more_body": False}]
-
-    async def receive() -> Any:
-        if not first:
-            await asyncio.sleep(3600)
-        return first.pop()
-
-    return ASGIHandler()(scope, receive, send)
-
-
-async def _answer_of(path: str) -> int:
-    status: list[int] = []
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            status.append(message["status"])
-
-    await _asgi_request(path, send)
-    return status[0]
-
-
 # Django leaves the request's body file open in both cases.
 @pytest.mark.filterwarnings("ignore:Unclosed file", "ignore:Exception ignored in.*Spooled")
 @pytest.mark.project(pool={"max_size": 2, "timeout": 5})
@@ -148,8 +115,8 @@ def test_asgi_clients_that_go_away_cost_no_slot(site: Site, project: Project) ->
     async def run() -> list[int]:
         for _ in range(4):
             with pytest.raises(OSError, match="gone"):
-                await _asgi_request("count", closed)
-        return [await _answer_of("count") for _ in range(2)]
+                await request("count", closed)
+        return [await answer_of("count") for _ in range(2)]
 
     assert asyncio.run(run()) == [200, 200]
     gc.collect()
@@ -178,8 +145,8 @@ def test_streaming_generators_that_raise_cost_no_slot(site: Site, project: Proje
     async def run() -> list[int]:
         for _ in range(4):
             with pytest.raises(RuntimeError, match="middle"):
-                await _answer_of("stream")
-        return [await _answer_of("count") for _ in range(2)]
+                await answer_of("stream")
+        return [await answer_of("count") for _ in range(2)]
 
     with pytest.warns(Warning, match="StreamingHttpResponse"):
         assert asyncio.run(run()) == [200, 200]
@@ -201,8 +168,8 @@ def test_asgi_requests_share_the_pool_although_each_has_a_thread_of_its_own(
         return HttpResponse(str(Book.objects.count()))
 
     async def run() -> list[int]:
-        one_by_one = [await _answer_of("count") for _ in range(12)]
-        together = await asyncio.gather(*(_answer_of("count") for _ in range(12)))
+        one_by_one = [await answer_of("count") for _ in range(12)]
+        together = await asyncio.gather(*(answer_of("count") for _ in range(12)))
         return [*one_by_one, *together]
 
     assert asyncio.run(run()) == [200] * 24

@@ -1,0 +1,103 @@
+"""Giving a connection back before Django would."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.db import connections
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from dbpool.drivers.base import IDLE
+
+__all__ = ["ReleaseBeforeResponse", "released"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_GetResponse = Callable[[HttpRequest], "HttpResponseBase | Awaitable[HttpResponseBase]"]
+
+
+def released(func: Callable[P, R]) -> Callable[P, R]:
+    """Give this thread's connections back whenever `func` has ended, however it ended.
+
+    For functions that query in threads which serve no request and live on: those of an executor,
+    of `asyncio.to_thread` and of `sync_to_async(..., thread_sensitive=False)`. What the function
+    left open is rolled back. Within an atomic block of its caller nothing happens.
+    Raises TypeError for a coroutine function: it queries in other threads than its own.
+    """
+    if iscoroutinefunction(func):
+        raise TypeError(
+            "released() takes a function that queries in its own thread: decorate that one, "
+            "not the coroutine that awaits it"
+        )
+
+    @wraps(func)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return func(*args, **kwargs)
+        finally:
+            for wrapper in _with_loans():
+                if not wrapper.in_atomic_block:
+                    wrapper.close()
+
+    return run
+
+
+class ReleaseBeforeResponse:
+    """Middleware: give connections back when the answer is made, before its first byte is sent.
+
+    Django gives them back after the last one, so clients that read slowly hold connections. What
+    is in use stays: an open transaction, and a cursor that the body of the answer still reads
+    from. A body that queries later takes a connection again, until the request's end.
+
+    Put it first, or after HealthMiddleware: what middleware above it queries on the way out is
+    given back by Django, at the end.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: _GetResponse) -> None:
+        self.get_response = get_response
+        self._async = iscoroutinefunction(get_response)
+        if self._async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Have the request answered, and give back what the answer does not need."""
+        if self._async:
+            return self._later(request)
+        response = self.get_response(request)
+        _release_unused()
+        return response  # an HttpResponseBase, since get_response is no coroutine function
+
+    async def _later(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
+        # Connections belong to the thread in which Django runs this request's synchronous code.
+        await sync_to_async(_release_unused, thread_sensitive=True)()
+        return response
+
+
+def _with_loans() -> list[Any]:
+    """Return this thread's wrappers that hold a connection of a pool."""
+    return [
+        wrapper
+        for wrapper in connections.all(initialized_only=True)
+        if getattr(wrapper, "_dbpool_loan", None) is not None and wrapper.connection is not None
+    ]
+
+
+def _release_unused() -> None:
+    for wrapper in _with_loans():
+        loan = wrapper._dbpool_loan
+        if (
+            not wrapper.in_atomic_block
+            and not wrapper.allow_thread_sharing
+            and loan.supplier.opener.transaction_status(wrapper.connection) == IDLE
+            and not loan.open_cursors()
+        ):
+            wrapper.close()
