@@ -1,0 +1,285 @@
+"""Run every interleaving of a few threads, up to a number of preemptions.
+
+Real threads pass one baton, so exactly one runs. Before each modelled operation (a lock, a deque
+or a dict that the pool works without a lock) the scheduler chooses who goes on; a depth-first
+search tries all choices in which a thread that could have gone on is preempted at most `bound`
+times. Nearly all bugs show with two.
+
+A wait with a timeout may end at any moment: running such a thread before it was woken is its
+timeout, and the clock is put on by as much. A wait without one that nobody can end any more is a
+Deadlock: a lost wake-up. A failure is a Violation with the schedule that reproduces it.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = [
+    "Clock",
+    "Deadlock",
+    "Lock",
+    "RLock",
+    "Violation",
+    "deque",
+    "explore",
+    "point",
+    "switching",
+]
+
+Worker = Callable[[], object]
+Scenario = Callable[[], tuple[Sequence[Worker], Callable[[], object]]]
+FOREVER = 1e6  # seconds; a longer wait has no timeout
+
+
+class Deadlock(AssertionError):
+    """Some threads are blocked and nobody is left to wake them."""
+
+
+class Violation(AssertionError):
+    """An interleaving failed; `runs` says how many were tried before."""
+
+    def __init__(self, error: BaseException, schedule: list[int], runs: int, trace: list[Any]):
+        steps = " ".join(f"{who}:{what}" for who, what in trace[-30:])
+        super().__init__(
+            f"{type(error).__name__}: {error}\n  run {runs}, schedule {schedule}\n  last: {steps}"
+        )
+        self.schedule, self.runs = schedule, runs
+
+
+class _Abort(BaseException):
+    """Unwinds the threads of a run that is over."""
+
+
+class _Task:
+    def __init__(self, function: Worker, name: str) -> None:
+        self.function, self.name = function, name
+        self.baton = threading.Semaphore(0)
+        self.ready: Callable[[], bool] | None = None
+        self.timed = self.done = False
+        self.error: BaseException | None = None
+
+    def can_run(self) -> bool:
+        return not self.done and (self.ready is None or self.timed or self.ready())
+
+
+class _Run:
+    """One interleaving: follows `prefix`, then always takes the first choice."""
+
+    def __init__(self, prefix: list[int], bound: int, max_steps: int) -> None:
+        self.prefix, self.bound, self.max_steps = prefix, bound, max_steps
+        self.choices: list[tuple[int, int]] = []  # (taken, how many there were)
+        self.trace: list[tuple[str, str]] = []
+        self.tasks: list[_Task] = []
+        self.current: _Task | None = None
+        self.preemptions = 0
+        self.over = False
+        self.finished = threading.Semaphore(0)
+
+    def _choose(self) -> _Task | None:
+        options = [task for task in self.tasks if task.can_run()]
+        if not options:
+            return None
+        me = self.current
+        going_on = me in options
+        if me is not None and going_on:  # first choice: no switch
+            options.remove(me)
+            options.insert(0, me)
+            if self.preemptions >= self.bound:
+                options = options[:1]
+        step = len(self.choices)
+        taken = self.prefix[step] if step < len(self.prefix) else 0
+        self.choices.append((taken, len(options)))
+        self.preemptions += bool(taken and going_on)
+        return options[taken]
+
+    def _pass_to(self, task: _Task | None) -> None:
+        if task is None:
+            self.finished.release()
+        else:
+            self.current = task
+            task.baton.release()
+
+    def switch(self, what: str) -> None:
+        """Let the scheduler choose who runs next; called by the running thread."""
+        me = self.current
+        assert me is not None
+        self.trace.append((me.name, what))
+        if len(self.trace) > self.max_steps:
+            raise AssertionError(f"more than {self.max_steps} steps: a loop without an end?")
+        chosen = self._choose()
+        if chosen is not me:
+            self._pass_to(chosen)
+            me.baton.acquire()
+        if self.over:
+            raise _Abort
+
+    def block(self, ready: Callable[[], bool], timed: bool, what: str) -> bool:
+        """Block until ready() holds; False if the timeout came first."""
+        me = self.current
+        assert me is not None
+        me.ready, me.timed = ready, timed
+        self.switch(what)
+        woken = ready()
+        me.ready, me.timed = None, False
+        return woken
+
+    def _body(self, task: _Task) -> None:
+        task.baton.acquire()
+        try:
+            if not self.over:
+                task.function()
+        except _Abort:
+            pass
+        except BaseException as error:  # noqa: BLE001 - it fails the run
+            task.error = error
+        task.done = True
+        if not self.over:
+            self._pass_to(self._choose())
+
+    def execute(self, functions: Sequence[Worker]) -> None:
+        self.tasks = [_Task(function, f"T{i}") for i, function in enumerate(functions)]
+        threads = [threading.Thread(target=self._body, args=(t,), daemon=True) for t in self.tasks]
+        for thread in threads:
+            thread.start()
+        self._pass_to(self._choose())
+        self.finished.acquire()
+        stuck = [task.name for task in self.tasks if not task.done]
+        self.over = True
+        for task in self.tasks:
+            task.baton.release()
+        for thread in threads:
+            thread.join()
+        for task in self.tasks:
+            if task.error:
+                raise task.error
+        if stuck:
+            raise Deadlock(f"blocked for ever: {', '.join(stuck)}")
+
+
+_run: _Run | None = None
+
+
+def point(what: str) -> None:
+    """A switch point; nothing outside a run."""
+    if _run is not None and _run.current is not None and not _run.over:
+        _run.switch(what)
+
+
+class Clock:
+    """A clock that stands still, but for the timeouts of waits."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Lock:
+    """Model of threading.Lock; `clock` is put on by a wait that times out."""
+
+    clock: Clock | None = None
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        point("lock.acquire")
+        timed = 0 <= timeout < FOREVER
+        while self._held:
+            if not blocking:
+                return False
+            assert _run is not None, "blocked outside a run"
+            if not _run.block(lambda: not self._held, timed, "lock.wait") and timed:
+                if self.clock is not None:
+                    self.clock.now += timeout
+                return False
+        self._held = True
+        return True
+
+    def release(self) -> None:
+        point("lock.release")
+        if not self._held:
+            raise RuntimeError("release unlocked lock")
+        self._held = False
+
+
+class RLock:
+    """Model of threading.RLock."""
+
+    def __init__(self) -> None:
+        self._owner: object = None
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        me = _run.current if _run is not None else None
+        if self._owner is None or self._owner is not me or me is None:
+            point("rlock.acquire")
+            while self._depth and self._owner is not me:
+                assert _run is not None, "blocked outside a run"
+                _run.block(lambda: not self._depth, False, "rlock.wait")
+        self._owner = me
+        self._depth += 1
+
+    def __exit__(self, *exc: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+            point("rlock.release")
+
+
+class deque(collections.deque[Any]):
+    """collections.deque with a switch point before each operation, which itself is atomic."""
+
+
+def switching(base: type, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """Return methods of `base` with a switch point before each."""
+
+    def stepwise(name: str) -> Callable[..., Any]:
+        original = getattr(base, name)
+
+        def operation(self: Any, *args: Any) -> Any:
+            point(f"{base.__name__}.{name.strip('_')}")
+            return original(self, *args)
+
+        return operation
+
+    return {name: stepwise(name) for name in names}
+
+
+_DEQUE = ("append", "appendleft", "pop", "popleft", "remove", "__len__", "__getitem__")
+for _name, _method in switching(collections.deque, _DEQUE).items():
+    setattr(deque, _name, _method)
+
+
+def _once(scenario: Scenario, prefix: list[int], runs: int, bound: int, max_steps: int) -> _Run:
+    global _run
+    functions, check = scenario()
+    run = _run = _Run(prefix, bound, max_steps)
+    try:
+        try:
+            run.execute(functions)
+        finally:
+            _run = None
+        check()
+    except Exception as error:
+        raise Violation(error, [taken for taken, _ in run.choices], runs, run.trace) from error
+    return run
+
+
+def explore(
+    scenario: Scenario, bound: int = 2, max_runs: int = 100_000, max_steps: int = 5_000
+) -> int:
+    """Return how many interleavings there were; raise Violation for one that fails."""
+    prefix: list[int] = []
+    for runs in range(1, max_runs + 1):
+        choices = _once(scenario, prefix, runs, bound, max_steps).choices
+        while choices and choices[-1][0] + 1 >= choices[-1][1]:
+            choices.pop()  # this choice has no more alternatives
+        if not choices:
+            return runs
+        prefix = [taken for taken, _ in choices[:-1]] + [choices[-1][0] + 1]
+    raise AssertionError(f"more than {max_runs} interleavings: make the scenario smaller")
