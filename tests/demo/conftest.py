@@ -13,6 +13,7 @@ from psycopg2 import sql
 
 from testproject.demo.servers import APPS, App, environment, manage
 from tests.support.servers import Postgres
+from tests.support.waiting import wait_until
 
 _numbers = itertools.count(1)
 
@@ -46,10 +47,20 @@ class ShopDatabase:
 
     def sessions(self) -> int:
         """Return how many sessions anybody has in this database."""
+        return self._of_sessions("count(*)")
+
+    def end_sessions(self) -> None:
+        """End every session in this database, and return when none is left."""
+        wait_until(
+            lambda: self._of_sessions("count(pg_terminate_backend(pid))") == 0,
+            message=f"no session left in {self.name}",
+        )
+
+    def _of_sessions(self, aggregate: str) -> int:
         with closing(psycopg2.connect(self._server.dsn())) as connection:
             with connection.cursor() as cursor:
                 cursor.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [self.name]
+                    f"SELECT {aggregate} FROM pg_stat_activity WHERE datname = %s", [self.name]
                 )
                 ((count,),) = cursor.fetchall()
                 return int(count)

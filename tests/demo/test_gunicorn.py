@@ -49,6 +49,16 @@ def test_a_shop_serves_orders_and_leaves_no_session_behind(
     assert "Traceback" not in server.log_text()
 
 
+def test_sessions_that_ended_while_idle_cost_no_request_an_error(
+    server: AppServer, shop_database: ShopDatabase
+) -> None:
+    shop = HttpClient(server.port)
+    for _ in range(20):
+        assert shop.get("/products").status == 200
+        shop_database.end_sessions()
+        assert shop.get("/products").status == 200
+
+
 def test_the_pools_write_down_what_they_open_and_close(server: AppServer) -> None:
     shop = HttpClient(server.port)
     for _ in range(10):
