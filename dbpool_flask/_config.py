@@ -21,6 +21,9 @@ KEYS = {
     **{key: f"`{argument}` of `dbpool.health.HealthCheck`" for key, argument in SETTINGS.items()},
 }
 
+# Beside a request a look at the socket costs nothing, and a restarted server no error.
+_DEFAULTS = {"validate_after": 0.0}
+
 # `open` is ours: init_app never connects, each pool opens at its first use.
 _OPTIONS = ("driver", "kwargs", *(name for name in OPTIONS if name != "open"))
 
@@ -82,7 +85,7 @@ def _make_pool(name: str, value: Any, common: Mapping[str, Any], where: str) -> 
             f"{where} is of type {type(url).__name__}: it takes a URL, a libpq string, or a "
             "callable that returns one"
         )
-    options = {"name": name, **common, **own, "open": False}
+    options = {"name": name, **_DEFAULTS, **common, **own, "open": False}
     try:
         return ConnectionPool(url, **options)
     except ModuleNotFoundError as error:

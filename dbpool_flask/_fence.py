@@ -176,7 +176,11 @@ class FencedCursor(_Fenced):
         if self._lease.conn is None:
             raise released()
         cursor = self._cursor
-        result = cursor.execute(*args, **kwargs)
+        try:
+            result = cursor.execute(*args, **kwargs)
+        except Exception as error:
+            self._lease.note_error(error)
+            raise
         return self if result is cursor else result
 
     def fetchone(self) -> Any:
@@ -241,7 +245,11 @@ class _Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         of = self._of
-        return of._result(getattr(of._target(), self._name)(*args, **kwargs))
+        try:
+            return of._result(getattr(of._target(), self._name)(*args, **kwargs))
+        except Exception as error:
+            of._lease.note_error(error)
+            raise
 
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._of!r}>"

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbpool import TransactionAborted
-from dbpool._lease import check, commit, roll_back
+from dbpool._lease import _ends, check, commit, roll_back
 
 from ._errors import released
 from ._hooks import Hooks
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["ContextLease", "Owner", "Unit"]
 
 logger = logging.getLogger("dbpool.flask")
+
+_NEVER = object()
 
 
 class Owner(Protocol):
@@ -51,6 +53,7 @@ class ContextLease:
         "_limit",
         "_was_read_only",
         "blocks",  # the db.transaction() blocks that are open, innermost last
+        "broken",  # the connection must not be lent again
         "conn",
         "lost",  # the link broke, and the app has rolled back: the next read takes a new one
         "name",
@@ -65,10 +68,10 @@ class ContextLease:
         self.unit = unit
         self.conn: Any = pool.getconn()
         self.blocks: list[Any] = []
-        self.lost = self.torn = False
+        self.broken = self.lost = self.torn = False
         self._cursors: list[weakref.ref[Any]] = []
         self._limit = 16
-        self._was_read_only: Any = None
+        self._was_read_only: Any = _NEVER
         pool.own(self.conn, owner)
 
     def raw(self) -> Any:
@@ -89,6 +92,16 @@ class ContextLease:
             _close(cursor)
             raise released()
         return cursor
+
+    def note_error(self, error: Exception) -> None:
+        """Judge an error of the driver's while it can be judged; most leave the session intact."""
+        conn = self.conn
+        if conn is None or self.broken:
+            return
+        if self._was_read_only is _NEVER:
+            self.broken = _ends(self.pool, conn, error)
+        else:  # here a refusal to write says nothing about the server
+            self.broken = self.pool.driver.is_disconnect(conn, error)
 
     def status(self) -> int:
         """Return the transaction's status as libpq numbers it; no round trip."""
@@ -167,7 +180,7 @@ class ContextLease:
         conn, self.conn = self.conn, None
         close = True
         try:
-            if not (torn or self.torn or self.lost):
+            if not (torn or self.torn or self.lost or self.broken):
                 close = roll_back(self.pool, conn)
                 close = self._close_cursors() or close
         finally:

@@ -266,3 +266,85 @@ def test_a_thousand_requests_of_all_kinds_leave_the_pool_whole(make_site: MakeSi
     assert all(note.startswith("commits ") for note in notes)
     assert site.lent() == 0
     site.pool._audit()
+
+
+# -- servers that change under the app
+
+
+def test_a_session_that_has_become_read_only_is_not_lent_again(
+    make_site: MakeSite, returned: list[bool]
+) -> None:
+    """What a primary that has become a standby answers for as long as a session lives."""
+
+    def demote(connection: Any) -> None:
+        if not demoted:
+            demoted.append(True)
+            with connection.cursor() as cursor:
+                cursor.execute("SET default_transaction_read_only TO on")
+            connection.commit()
+
+    demoted: list[bool] = []
+    site = make_site(DBPOOL_OPTIONS={"max_size": 1, "configure": demote})
+
+    def view() -> Any:
+        site.write("kept")
+        return "ok"
+
+    site.app.add_url_rule("/", view_func=view)
+    statuses = [site.client().get("/").status_code for _ in range(3)]
+    assert statuses == [500, 200, 200]
+    assert returned == [True, False, False]
+    assert site.database.notes() == ["kept"] * 2
+
+
+def test_what_we_make_read_only_ourselves_is_lent_again(site: Site, returned: list[bool]) -> None:
+    @site.app.get("/")
+    @site.db.read_only
+    def view() -> Any:
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            site.write("lost")
+        return "no", 403
+
+    site.client().get("/")
+    assert returned == [False]
+
+
+@pytest.mark.outage
+def test_a_restart_of_the_server_between_requests_costs_no_request_an_error(
+    make_site: MakeSite, breakable_postgres: Any
+) -> None:
+    site = make_site(DBPOOL_URL=breakable_postgres.url(), DBPOOL_OPTIONS={"min_size": 3})
+
+    @site.app.get("/")
+    def view() -> Any:
+        with site.db.connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return "ok"
+
+    for mode in ("fast", "immediate"):
+        for _ in range(5):
+            assert site.client().get("/").status_code == 200
+        breakable_postgres.restart(mode)
+        assert [site.client().get("/").status_code for _ in range(5)] == [200] * 5
+
+
+@pytest.mark.outage
+def test_a_server_that_dies_within_a_request_costs_that_request_alone(
+    make_site: MakeSite, breakable_postgres: Any
+) -> None:
+    site = make_site(DBPOOL_URL=breakable_postgres.url(), DBPOOL_OPTIONS={"max_size": 1})
+
+    @site.app.get("/<int:dies>")
+    def view(dies: int) -> Any:
+        with site.db.connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            if dies:
+                breakable_postgres.restart("immediate")
+                if dies == 2:
+                    cursor.execute("SELECT 1")
+        return "ok"
+
+    for dies in (1, 2):  # 1 is noticed by the commit
+        assert site.client().get(f"/{dies}").status_code == 500
+        assert site.client().get("/0").status_code == 200
+        assert site.lent() == 0
