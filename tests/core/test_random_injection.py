@@ -34,7 +34,7 @@ def _work(pool: ConnectionPool, stop: threading.Event, problems: list[str]) -> N
                     problems.append(f"asked for {token}, got {answer}")
         except Interruption:
             pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - see below
             # A driver call that was cut short may make the rest of its block fail; the pool's
             # own errors are another matter.
             if isinstance(error, ValueError):
