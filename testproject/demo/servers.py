@@ -45,8 +45,12 @@ MOST_SESSIONS = WORKERS * MAX_SIZE
 def environment(dsn: str, url: str) -> dict[str, str]:
     """Return the variables by which Django (from the libpq string) and Flask find a database."""
     given = parse_dsn(dsn)
-    # Not the caller's PG* variables: libpq would mix them with what is given here.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    # Not the caller's own for libpq and gunicorn: they would mix with what is set here.
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PG") and name != "GUNICORN_CMD_ARGS"
+    }
     path = [str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
     return {
         **kept,
