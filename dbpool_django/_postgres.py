@@ -45,6 +45,7 @@ class PooledPostgres(PooledWrapper):
     """Goes before Django's PostgreSQL wrapper, or one made from it."""
 
     isolation_level: Any
+    _dbpool_reset = "auto"
 
     def _dbpool_make(self) -> Supplier:
         options = _settings.pool_options(self.settings_dict, self.alias)
@@ -52,7 +53,7 @@ class PooledPostgres(PooledWrapper):
         driver, _ = drivers.choose(None, "psycopg" if is_psycopg3 else "psycopg2")
         opener = Opener(driver, self, options.pop("configure", None))
         # A reset by marks is the adapter's: the core has nothing to do at each return.
-        resets = options.get("reset", "auto") == "auto"
+        resets = options.get("reset", self._dbpool_reset) == "auto"
         if resets:
             options["reset"] = None
         pool = ConnectionPool(driver=opener, configure=opener.configure, **options)

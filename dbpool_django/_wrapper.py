@@ -35,6 +35,7 @@ class PooledWrapper(BaseDatabaseWrapper):
     # `self.connection` alone: whoever drops it frees its slot.
     _dbpool_loan: Loan | None = None
     _dbpool_owner: Owner | None = None
+    _dbpool_reset: str | None = None  # the default of the option
     # The supplier for these settings, and the settings it was looked up for.
     _dbpool_found: tuple[tuple[Any, ...], Supplier] | None = None
 

@@ -8,6 +8,7 @@ from dbpool_django._postgres import PooledPostgres
 
 from .creation import DatabaseCreation
 from .features import DatabaseFeatures
+from .validation import DatabaseValidation
 
 __all__ = ["DatabaseWrapper"]
 
@@ -17,3 +18,4 @@ class DatabaseWrapper(PooledPostgres, base.DatabaseWrapper):
 
     creation_class = DatabaseCreation
     features_class = DatabaseFeatures
+    validation_class = DatabaseValidation

@@ -1,0 +1,1 @@
+"""The command `manage.py dbpool`; needs the app in INSTALLED_APPS."""
