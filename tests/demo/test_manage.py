@@ -13,7 +13,7 @@ from tests.demo.conftest import ShopDatabase
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("check --fail-level WARNING --database default", "no issues"),
+        ("check --fail-level WARNING --database default", "System check"),
         ("makemigrations --check", "No changes"),
         ("migrate --check", ""),
         ("seed --products 1", "2 products"),
