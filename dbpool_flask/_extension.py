@@ -11,6 +11,7 @@ from dbpool.health import HealthCheck
 
 from . import _config
 from ._app import AppState
+from ._commands import commands
 from ._context import current_context
 from ._farewell import close_with
 from ._modes import mark
@@ -69,6 +70,7 @@ class DBPool:
         state = AppState(pools, self._scopes, _config.mode(app.config), self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
+        app.cli.add_command(commands(state))
         close_with(app, pools)
         if health.prefix is not None:
             app.wsgi_app = HealthEndpoint(app.wsgi_app, health)  # type: ignore[method-assign]

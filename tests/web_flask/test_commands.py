@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.web_flask.conftest import Site
+from tests.web_flask.conftest import MakeSite, Site
 
 
 def test_a_failing_command_commits_nothing(site: Site) -> None:
@@ -46,3 +46,56 @@ def test_a_command_commits_what_it_says(site: Site, way: str) -> None:
 
     site.app.test_cli_runner().invoke(args=["imports"])
     assert site.database.notes() == ["kept"]
+
+
+# -- flask dbpool
+
+
+def test_status_shows_the_settings_and_nothing_of_the_url(make_site: MakeSite) -> None:
+    url = make_site().database.url
+    site = make_site(
+        DBPOOL_DATABASES={"default": url, "replica": {"url": url, "max_size": 3, "timeout": 2.5}}
+    )
+    result = site.app.test_cli_runner().invoke(args=["dbpool", "status"])
+    assert result.exit_code == 0
+    assert result.output == (
+        "default: driver psycopg2, min_size 0, max_size 10, timeout 10 s\n"
+        "replica: driver psycopg2, min_size 0, max_size 3, timeout 2.5 s\n"
+    )
+
+
+def test_check_connects_to_each_database(make_site: MakeSite) -> None:
+    url = make_site().database.url
+    site = make_site(DBPOOL_DATABASES={"default": url, "replica": url})
+    result = site.app.test_cli_runner().invoke(args=["dbpool", "check"])
+    assert result.exit_code == 0
+    assert [line.split(",")[0] for line in result.output.splitlines()] == [
+        "default: ok",
+        "replica: ok",
+    ]
+    assert site.lent() == 0
+
+
+def test_check_says_which_database_is_down_and_why_without_naming_it(
+    make_site: MakeSite, scram_postgres: Any
+) -> None:
+    site = make_site(
+        DBPOOL_DATABASES={
+            "default": make_site().database.url,
+            "down": "postgresql://app:sesame@127.0.0.1:1/nowhere",
+            "locked": scram_postgres.url(password="sesame"),
+        },
+        DBPOOL_OPTIONS={"timeout": 0.3},
+    )
+    result = site.app.test_cli_runner().invoke(args=["dbpool", "check"])
+    assert result.exit_code == 2
+    lines = result.output.splitlines()
+    assert lines[0].startswith("default: ok")
+    assert lines[1:] == ["down: down (connect_refused)", "locked: down (auth)"]
+
+
+def test_check_tells_a_standby_apart(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(site.pool.driver), "probe", lambda self, conn: False)
+    result = site.app.test_cli_runner().invoke(args=["dbpool", "check"])
+    assert result.exit_code == 1
+    assert result.output.startswith("default: read-only")

@@ -1,0 +1,67 @@
+"""`flask dbpool status` and `flask dbpool check`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+from flask.cli import AppGroup
+
+from dbpool import PoolError
+
+if TYPE_CHECKING:
+    from dbpool import ConnectionPool
+
+    from ._app import AppState
+
+__all__ = ["commands"]
+
+OK, DEGRADED, DOWN = 0, 1, 2
+
+
+def commands(state: AppState) -> AppGroup:
+    """Return the command group of one app."""
+    group = AppGroup("dbpool", help="The app's database connection pools.")
+
+    @group.command("status")
+    def status() -> None:
+        """Show each pool's settings, as a worker of this app would have them."""
+        for name, pool in state.pools().items():
+            click.echo(f"{name}: {_settings(pool)}")
+
+    @group.command("check")
+    @click.pass_context
+    def check(context: click.Context) -> None:
+        """Connect to each database; exit with 0 (ok), 1 (read-only) or 2 (down)."""
+        results = {name: _check(pool) for name, pool in state.pools().items()}
+        for name, (_, said) in results.items():
+            click.echo(f"{name}: {said}")
+        context.exit(max(code for code, _ in results.values()))
+
+    return group
+
+
+def _settings(pool: ConnectionPool) -> str:
+    return (
+        f"driver {pool.driver.name}, min_size {pool.min_size}, max_size {pool.max_size}, "
+        f"timeout {pool.timeout:g} s"
+    )
+
+
+def _check(pool: ConnectionPool) -> tuple[int, str]:
+    """Connect and ask; the words name no host, user or database."""
+    started = time.monotonic()
+    try:
+        with pool.connection() as conn:
+            connected = time.monotonic()
+            writable = pool.driver.probe(conn)
+            answered = time.monotonic()
+    except Exception as error:
+        reason = getattr(error, "reason", None) or pool.driver.reason(error.__cause__ or error)
+        return DOWN, f"down ({reason if isinstance(error, PoolError) else type(error).__name__})"
+    times = (
+        f"connected in {(connected - started) * 1000:.1f} ms, "
+        f"answered in {(answered - connected) * 1000:.1f} ms"
+    )
+    return (OK, f"ok, {times}") if writable else (DEGRADED, f"read-only, {times}")
