@@ -14,13 +14,15 @@ from benchmarks._report import Column, Table, rotated
 
 __all__ = ["measure"]
 
+# Short, so that many slices lie between two moments in which the machine does something else.
+SLICE = 0.0005
 LOOKING = "dbpool, a look at the socket each time"
 BLOCK = "dbpool, with pool.connection()"
 PEER_BLOCK = "psycopg_pool, with pool.connection()"
 
 
-def measure(dsn: str, rounds: int, cycles: int, absent: Callable[[type[Peer]], bool]) -> Table:
-    """Time `cycles` uses per pool and round."""
+def measure(dsn: str, rounds: int, absent: Callable[[type[Peer]], bool]) -> Table:
+    """Time each pool for SLICE seconds per round."""
     table = Table(
         "idle", "Acquire and return an idle connection, one thread", (Column("us", "µs"),)
     )
@@ -55,11 +57,11 @@ def measure(dsn: str, rounds: int, cycles: int, absent: Callable[[type[Peer]], b
                 timed.append((LOOKING, _pairs(looking.take, looking.give)))
             elif isinstance(peer, PsycopgPool):
                 timed.append((PEER_BLOCK, _blocks(peer.lend)))
-        for _, run in timed:
-            run(cycles)  # warm
+        # Warm, and see how many cycles a slice has room for.
+        cycles = {name: 1 + int(SLICE / min(run(500), run(500))) for name, run in timed}
         for number in range(rounds):
             for name, run in rotated(timed, number):
-                table.add(name, us=run(cycles) * 1e6)
+                table.add(name, us=run(cycles[name]) * 1e6)
     finally:
         for peer in opened:
             peer.close()

@@ -21,6 +21,7 @@ _COLUMNS = (
     Column("rate", "calls/s", "{:.0f}"),
     Column("even", "min/max per thread"),
     Column("longest", "longest wait, ms", "{:.1f}"),
+    Column("cpu", "processor µs/call", "{:.1f}"),
 )
 
 
@@ -120,9 +121,9 @@ def _crowd(peer: Peer, seconds: float, work: Callable[[Any], object]) -> dict[st
     for thread in threads:
         thread.start()
     gate.wait()
-    started, before = time.perf_counter(), list(counts)
+    started, before, busy = time.perf_counter(), list(counts), time.process_time()
     time.sleep(seconds)
-    took = time.perf_counter() - started
+    took, busy = time.perf_counter() - started, time.process_time() - busy
     done = [count - early for count, early in zip(counts, before, strict=True)]
     over.set()
     for thread in threads:
@@ -131,4 +132,5 @@ def _crowd(peer: Peer, seconds: float, work: Callable[[Any], object]) -> dict[st
         "rate": sum(done) / took,
         "even": min(done) / max(1, max(done)),
         "longest": max(longest) * 1000,
+        "cpu": busy / max(1, sum(done)) * 1e6,
     }

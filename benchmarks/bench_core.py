@@ -44,7 +44,7 @@ def measurements(
     dsn = server.dsn()
     seconds = 0.1 if quick else 1.5
     return {
-        "idle": lambda: _idle.measure(dsn, rounds * 12, 200 if quick else 4000, absent),
+        "idle": lambda: _idle.measure(dsn, 20 if quick else rounds * 200, absent),
         "queries": lambda: _threads.measure_queries(dsn, rounds, seconds, absent),
         "held": lambda: _threads.measure_held(dsn, rounds, seconds, absent),
         "restart": lambda: _restart.measure(server, rounds, absent),
@@ -73,7 +73,8 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count(),
+        "processors": os.cpu_count() or 1,
+        "load": round(os.getloadavg()[0], 1),
         "packages": found,
     }
 
@@ -104,6 +105,11 @@ def main(arguments: list[str]) -> None:
         packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
         print(f"Python {about['python']}, {about['system']}, {about['processors']} processors")
         print(f"PostgreSQL {about['postgresql']}, {packages}")
+        if about["load"] > about["processors"] / 2:
+            print(
+                f"This machine is busy with something else (load {about['load']}): what depends "
+                "on when threads run, above all fairness and the longest wait, will look worse"
+            )
         wanted = measurements(server, options.rounds, options.quick)
         names = options.only.split(",") if options.only else list(wanted)
         if unknown := set(names) - set(wanted):
