@@ -34,6 +34,11 @@ class Driver(Protocol):
 
     Calls that talk to the server may block: the pool bounds each of them by a deadline, after
     which it shuts the connection's socket down from another thread.
+
+    May be there as well: `name_option`, the argument of `connect` that names a session on the
+    server; `check_kwargs(kwargs)`, which raises TypeError or ValueError when a pool is made with
+    what `connect` would refuse; `pool_closed()`, called when the pool has closed, where the
+    driver keeps something for as long as it lives.
     """
 
     name: str
@@ -60,7 +65,10 @@ class Driver(Protocol):
         """Return the session attributes that a borrower may change; no round trip."""
 
     def settled(self, conn: Any, attributes: Any) -> bool:
-        """Return whether it is idle and its attributes are those; runs at each return."""
+        """Return whether it is idle and its attributes are those; runs at each return.
+
+        May let go of what the borrower left locally; no round trip.
+        """
 
     def restore(self, conn: Any, attributes: Any) -> None:
         """Put back what `attributes` returned; the connection is not in a transaction."""

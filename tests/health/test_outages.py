@@ -19,6 +19,8 @@ from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
 
 PASS = ("pass", ())
+# Query and caller have the same deadline: the next connect may have begun when the caller wakes.
+SILENT = ("query_timeout", "connect_timeout")
 
 
 def why(check: HealthCheck) -> str:
@@ -72,7 +74,7 @@ def test_a_frozen_server_fails_the_check_and_costs_no_slot(
         idle(pool, 2)
         forget_proof(pool)
         breakable_postgres.freeze()
-        assert why(check) == "query_timeout"
+        assert why(check) in SILENT
         # The one that did not answer is given up, and a new one tried: alone, however many ask.
         wait_until(lambda: driver.spares == 1)
         assert [why(check) for _ in range(100)] == ["connect_timeout"] * 100
@@ -112,7 +114,7 @@ def test_a_link_that_fell_silent_fails_one_check_at_most(postgres: Postgres) -> 
         idle(pool, 1)
         forget_proof(pool)
         silence(pool._idle[0][0].fileno(), hole)
-        assert why(check) == "query_timeout"
+        assert why(check) in SILENT
         wait_until(lambda: landed(pool))
         assert ask(check) == PASS
         assert driver.spares == 1
@@ -233,14 +235,14 @@ def test_read_only_matters_where_a_pool_is_declared_primary(postgres: Postgres) 
 
 
 def test_why_a_connect_failed(
-    postgres: Postgres, scram_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    breakable_postgres: PostgresServer, scram_postgres: PostgresServer
 ) -> None:
     wrong = {
         "auth": scram_postgres.url(password="wrong"),
         # The page must not tell which databases there are.
-        "connect_failed": postgres.url(dbname="nosuch"),
-        "dns": postgres.url(host="nosuch.invalid"),
-        "tls": postgres.url(host="127.0.0.1", sslmode="require"),
+        "connect_failed": breakable_postgres.url(dbname="nosuch"),
+        "dns": breakable_postgres.url(host="nosuch.invalid"),
+        "tls": breakable_postgres.url(sslmode="require"),
     }
     for word, url in wrong.items():
         with ConnectionPool(url) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -75,6 +76,24 @@ def test_the_role_is_asked_for_all_the_same(
 
         wait_until(asked_three_times)
         assert driver.spares == 0
+        wait_until(lambda: landed(pool))
+
+
+def test_with_proof_at_hand_nobody_waits_for_a_probe(
+    postgres: Postgres, driver: CountingDriver
+) -> None:
+    go_on = threading.Event()
+    driver.on_probe = lambda: go_on.wait(10)
+    with ConnectionPool(postgres.url(), driver=driver) as pool:
+        check = check_of(pool, deadline=8.0, ttl=60.0)
+        idle(pool, 1)
+        started = time.monotonic()
+        assert ask(check) == PASS
+        wait_until(lambda: driver.probes == 1)  # for the role, which is due
+        assert ask(check) == PASS
+        assert time.monotonic() - started < 7.0
+        assert not landed(pool)
+        go_on.set()
         wait_until(lambda: landed(pool))
 
 

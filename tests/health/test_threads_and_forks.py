@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -136,8 +137,13 @@ def test_a_child_has_a_spare_of_its_own_and_leaves_the_parents_alone(postgres: P
         wait_until(lambda: landed(pool))
         # No reference to the connection itself: the child must be free to drop it.
         pid = session_of_spare(pool)
+        fd = pool.driver.fileno(prober_of(pool)._spare.conn)  # type: ignore[union-attr]
+        assert fd is not None
+        assert stat.S_ISSOCK(os.fstat(fd).st_mode)
 
         def child() -> None:
+            # Whatever becomes of its object in this process, nothing reaches the server.
+            assert not stat.S_ISSOCK(os.fstat(fd).st_mode)
             gc.collect()
             assert ask(check) == PASS
             wait_until(lambda: landed(pool))

@@ -33,14 +33,22 @@ GUARDED: dict[str, Any] = {
 
 def login_required(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Let nobody in without a login."""
+    from asgiref.sync import iscoroutinefunction
     from django.http import HttpResponse
 
-    def guard(request: Any) -> Any:
-        if "Authorization" not in request.headers:
-            return HttpResponse(status=401)
-        return get_response(request)
+    async def guard_async(request: Any) -> Any:
+        known = "Authorization" in request.headers
+        return await get_response(request) if known else HttpResponse(status=401)
 
-    return guard
+    def guard(request: Any) -> Any:
+        known = "Authorization" in request.headers
+        return get_response(request) if known else HttpResponse(status=401)
+
+    return guard_async if iscoroutinefunction(get_response) else guard
+
+
+# Were it not, Django would run all middleware around it as synchronous code, too.
+login_required.async_capable = True  # type: ignore[attr-defined]
 
 
 def home(request: Any) -> Any:
