@@ -11,7 +11,6 @@ from dbpool._keeper import Guard
 from dbpool.drivers.base import IDLE
 
 from ._opener import Opener
-from ._session import REPORTED
 
 __all__ = ["Loan", "Supplier"]
 
@@ -23,12 +22,15 @@ _READ_ONLY = "25006"
 class Supplier:
     """A pool as the adapter sees it: with the options that are the adapter's own."""
 
-    __slots__ = ("opener", "pool", "resets")
+    __slots__ = ("isolation_level", "opener", "pool", "resets")
 
-    def __init__(self, pool: ConnectionPool, opener: Opener, *, resets: bool) -> None:
+    def __init__(
+        self, pool: ConnectionPool, opener: Opener, *, resets: bool, isolation_level: Any = None
+    ) -> None:
         self.pool = pool
         self.opener = opener
         self.resets = resets  # reset="auto"
+        self.isolation_level = isolation_level
 
 
 class Loan:
@@ -37,14 +39,13 @@ class Loan:
     Whoever drops the wrapper's `connection` without `close()` thereby gives the slot back.
     """
 
-    __slots__ = ("_broken", "_cursors", "_reported", "changed", "supplier")
+    __slots__ = ("_broken", "_cursors", "changed", "supplier")
 
-    def __init__(self, supplier: Supplier, conn: Any) -> None:
+    def __init__(self, supplier: Supplier) -> None:
         self.supplier = supplier
         self.changed = False  # the session is not what the next borrower should find
         self._broken = False
         self._cursors: list[weakref.ref[Any]] | None = None
-        self._reported = _reported(conn) if supplier.resets else None
 
     def add_cursor(self, cursor: Any) -> None:
         """Know a cursor, so that it ends with the loan."""
@@ -77,14 +78,13 @@ class Loan:
         supplier = self.supplier
         if self._cursors:
             self._close_cursors()
-        close = self._broken or (doubtful and supplier.opener.is_disconnect(conn, Exception()))
-        if (
-            not close
-            and supplier.resets
-            and (self.changed or _reported(conn) != self._reported)
-            and not self._clean(conn)
-        ):
-            close = True
+        opener = supplier.opener
+        close = self._broken or (doubtful and opener.is_disconnect(conn, Exception()))
+        if not close and supplier.resets:
+            if conn.closed:
+                close = True
+            elif self.changed or opener.has_drifted(conn):
+                close = not self._clean(conn)
         supplier.pool.putconn(conn, close)
 
     def _close_cursors(self) -> None:
@@ -117,7 +117,3 @@ class Loan:
             )
             return False
         return bool(opener.transaction_status(conn) == IDLE)
-
-
-def _reported(conn: Any) -> tuple[Any, ...]:
-    return tuple(map(conn.info.parameter_status, REPORTED))

@@ -38,6 +38,9 @@ class Opener:
         self._settings = _unpooled(wrapper.settings_dict)
         self._zone = {"timezone": wrapper.timezone, "timezone_name": wrapper.timezone_name}
         self._users_configure = configure
+        self._watched: tuple[str, ...] = ()
+        # What the server reported of each session when it was configured, by id of the connection.
+        self._configured: dict[int, tuple[Any, ...]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
@@ -65,11 +68,36 @@ class Opener:
         self._detached()._configure_connection(conn)  # type: ignore[attr-defined]
         if self._users_configure is not None:
             self._users_configure(conn)
+        self._configured[id(conn)] = self._reported(conn)
+
+    def has_drifted(self, conn: Any) -> bool:
+        """Return whether the server reports another session than when it was configured.
+
+        No round trip: the server tells its clients of these changes by itself.
+        """
+        return self._configured.get(id(conn)) != self._reported(conn)
+
+    def _reported(self, conn: Any) -> tuple[Any, ...]:
+        # psycopg2 has a method for it; making psycopg2's `info` costs as much again.
+        status = getattr(conn, "get_parameter_status", None) or conn.info.parameter_status
+        if not self._watched:
+            self._watched = tuple(name for name in _REPORTED if status(name) is not None)
+        return tuple(map(status, self._watched))
+
+    def close(self, conn: Any) -> None:
+        """Close a connection."""
+        self._configured.pop(id(conn), None)
+        self._driver.close(conn)
 
     def _detached(self) -> BaseDatabaseWrapper:
         wrapper = self._class(copied(self._settings), self._alias)
         wrapper.__dict__.update(self._zone)  # both are cached properties
         return wrapper
+
+
+# Compared for `reset="auto"`, so that a change is seen also when a function made it, or code that
+# goes past Django's cursors. The search path is reported from PostgreSQL 18 on.
+_REPORTED = ("TimeZone", "DateStyle", "application_name", "client_encoding", "search_path")
 
 
 def _unpooled(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
-from django.utils.asyncio import async_unsafe
 
 from dbpool import ConnectionPool, drivers
 
@@ -56,8 +55,9 @@ class PooledPostgres(PooledWrapper):
         resets = options.get("reset", self._dbpool_reset) == "auto"
         if resets:
             options["reset"] = None
+        level = self._dbpool_isolation_level()
         pool = ConnectionPool(driver=opener, configure=opener.configure, **options)
-        return Supplier(pool, opener, resets=resets)
+        return Supplier(pool, opener, resets=resets, isolation_level=level)
 
     def make_cursor(self, cursor: Any) -> Any:
         """Return Django's cursor wrapper, one that notices what stays in the session."""
@@ -87,12 +87,17 @@ class PooledPostgres(PooledWrapper):
         finally:
             self.settings_dict = settings
 
-    @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return the driver's own connection object, out of the pool where there is one."""
-        if self._dbpool_supplier() is not None:
-            self.isolation_level = self._dbpool_isolation_level()
-        return super().get_new_connection(conn_params)
+        conn = super().get_new_connection(conn_params)
+        if self._dbpool_loan is not None:
+            self.isolation_level = self._dbpool_loan.supplier.isolation_level
+        return conn
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        # As it is out of the pool, and setting it costs as much as taking the connection.
+        if self.connection.autocommit is not autocommit:
+            super()._set_autocommit(autocommit)  # type: ignore[misc]
 
     def _dbpool_isolation_level(self) -> Any:
         # As Django's own does, which makes the connection at the same time.
@@ -115,7 +120,11 @@ class PooledPostgres(PooledWrapper):
             return
         BaseDatabaseWrapper.init_connection_state(self)
         # No round trip, unless somebody's SET TIME ZONE has stayed behind.
-        if self._configure_timezone(self.connection) and not self.get_autocommit():
+        if (
+            not self._dbpool_loan.supplier.resets
+            and self._configure_timezone(self.connection)
+            and not self.get_autocommit()
+        ):
             self.connection.commit()
 
     def ensure_timezone(self) -> bool:

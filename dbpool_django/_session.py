@@ -11,11 +11,7 @@ import functools
 import re
 from typing import Any
 
-__all__ = ["REPORTED", "changes_session"]
-
-# What the server tells the client of by itself: compared at each return without a round trip, so
-# that a change made inside a function, or past Django's cursors, is seen too.
-REPORTED = ("TimeZone", "DateStyle", "application_name", "client_encoding", "search_path")
+__all__ = ["changes_session"]
 
 # Statements that can change the session only by what the second test finds in them.
 _ORDINARY = ("select", "insert", "update", "delete", "with", "savepoint", "release", "rollback to")

@@ -69,14 +69,14 @@ class PooledWrapper(BaseDatabaseWrapper):
         return None if supplier is None else supplier.pool
 
     def _dbpool_supplier(self) -> Supplier | None:
+        found = self._dbpool_found
+        if found is not None and found[0] == self._dbpool_stamp() and not found[1].pool.closed:
+            return found[1]
         if self.alias == NO_DB_ALIAS or not _settings.wants_pool(self.settings_dict):
             return None
-        stamp = self._dbpool_stamp()
-        found = self._dbpool_found
-        if found is not None and found[0] == stamp and not found[1].pool.closed:
-            return found[1]
+        stamp = tuple(map(_settings.copied, self._dbpool_stamp()))
         supplier = pools.supplier_for(self)
-        self._dbpool_found = tuple(_settings.copied(part) for part in stamp), supplier
+        self._dbpool_found = stamp, supplier
         return supplier
 
     def close_pool(self) -> None:
@@ -112,10 +112,9 @@ class PooledWrapper(BaseDatabaseWrapper):
                     raise
                 supplier = successor
         supplier.pool.own(conn, owner)
-        self._dbpool_loan = Loan(supplier, conn)
+        self._dbpool_loan = Loan(supplier)
         return conn
 
-    @async_unsafe
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor that ends with this loan of the connection."""
         cursor = super().create_cursor(name)

@@ -194,9 +194,12 @@ def test_the_isolation_level_a_view_changed_is_put_back(site: Site) -> None:
 
 
 @pytest.mark.project(pool={"max_size": 1})
-def test_a_time_zone_a_view_changed_is_put_back(site: Site) -> None:
+@pytest.mark.parametrize("reset", ["auto", "rollback"])
+def test_a_time_zone_a_view_changed_is_put_back(site: Site, reset: str) -> None:
     from django.db import connection
     from django.http import HttpResponse
+
+    connection.settings_dict["OPTIONS"]["pool"]["reset"] = reset
 
     @site.view("changes")
     def changes(request: Any) -> Any:
