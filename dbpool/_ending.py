@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["expire", "find_lost", "reclaim", "retire"]
+__all__ = ["close", "expire", "find_lost", "reclaim", "retire"]
 
 logger = logging.getLogger("dbpool.pool")
 
 
 def retire(pool: ConnectionPool, held: tuple[Any, Entry], reason: str) -> None:
-    """Close a connection that is ours alone, and free its slot, whatever happens."""
+    """Close a connection that is ours alone, free its slot whatever happens, and fill that."""
+    close(pool, held, reason)
+    if pool._waiters or pool.min_size:
+        _growth.grow(pool)
+
+
+def close(pool: ConnectionPool, held: tuple[Any, Entry], reason: str) -> None:
+    """Close a connection that is ours alone, and free its slot whatever happens."""
     conn, entry = held
     try:
         if conn is not None:
@@ -28,8 +35,6 @@ def retire(pool: ConnectionPool, held: tuple[Any, Entry], reason: str) -> None:
             known = _remove(pool, entry, reason)
     if known:
         pool._event("closed", reason)
-    if pool._waiters or pool.min_size:
-        _growth.grow(pool)
 
 
 def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
@@ -77,8 +82,9 @@ def reclaim(pool: ConnectionPool) -> None:
             retire(pool, (entry(), entry), "abandoned")
 
 
-def expire(entry: Entry) -> None:
+def expire(entry: Entry, why: str) -> None:
     """End an entry's life now: it is closed when next it is idle, or at once by a sweep."""
+    entry.why = why
     # In this order: a return writes good_until and then reads expires_at.
     entry.expires_at = 0.0
     entry.good_until = 0.0

@@ -41,6 +41,7 @@ class Entry(weakref.ref[Any]):
         "slow",  # uses of 1 ms and longer, by histogram bucket
         "used",  # seconds lent, in all
         "uses",  # how often lent
+        "why",  # what ends it at `expires_at`
     )
 
     def __new__(cls, conn: Any, lost: Callable[[Entry], object] | None, *args: Any) -> Entry:
@@ -62,6 +63,7 @@ class Entry(weakref.ref[Any]):
         self.attributes: object = None
         self.born = self.proved_at = self.since = now
         self.expires_at = expires_at
+        self.why = "max_lifetime"
         self.good_until = 0.0
         self.holder = 0
         self.owner: tuple[int, Any] | None = None

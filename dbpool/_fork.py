@@ -62,7 +62,7 @@ def _at_exit() -> None:
     for ref in list(_pools.values()):
         pool = ref()
         if pool is not None:
-            pool.close(timeout=0)
+            pool._at_exit()
 
 
 atexit.register(_at_exit)

@@ -76,8 +76,13 @@ class Keeper:
     def register(self, pool: Watched) -> None:
         """Know a pool from now on; without starting anything."""
         key = id(pool)
-        pools = self.pools
-        pools[key] = weakref.ref(pool, lambda ref: pools.pop(key, None))
+        pools, inbox = self.pools, self.inbox
+
+        def gone(_: object) -> None:
+            pools.pop(key, None)
+            inbox.put(None)  # the keeper ends with the last one
+
+        pools[key] = weakref.ref(pool, gone)
 
     def forget(self, pool: Watched) -> None:
         """A pool is closed: nothing is due for it any more."""

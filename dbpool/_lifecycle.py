@@ -14,7 +14,7 @@ from .errors import PoolTimeout
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["check", "close", "drain", "resize", "start_in_child", "wait"]
+__all__ = ["at_exit", "check", "close", "drain", "resize", "start_in_child", "wait"]
 
 
 def wait(pool: ConnectionPool, timeout: float) -> None:
@@ -55,7 +55,7 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     with pool._lock:
         pool._state = "closed"
         for entry in pool._entries:
-            _ending.expire(entry)
+            _ending.expire(entry, "closed")
         if CLOSED not in pool._waiters:
             pool._waiters.append(CLOSED)
     _handover.answer_all(pool, CLOSED)
@@ -67,13 +67,31 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     keeper.forget(pool)
     if pool._prober is not None:
         pool._prober.close()
+    if (pool_closed := getattr(pool._driver, "pool_closed", None)) is not None:
+        pool_closed()
+
+
+def at_exit(pool: ConnectionPool) -> None:
+    """Close what is idle: the process ends. Nobody is told, and nothing is waited for.
+
+    An error in a waiter would be the last word of a daemon thread that is about to vanish, and an
+    exit handler that was registered earlier may have use for the pool yet.
+    """
+    while True:
+        try:
+            held = pool._idle.pop()
+        except IndexError:
+            break
+        _ending.close(pool, held, "closed")
+    if pool._prober is not None:
+        pool._prober.close()
 
 
 def drain(pool: ConnectionPool) -> None:
     """Renew everything that is open."""
     with pool._lock:
         for entry in pool._entries:
-            _ending.expire(entry)
+            _ending.expire(entry, "drained")
     _validation.sweep(pool, time.monotonic())
     _growth.grow(pool)
 
@@ -83,7 +101,7 @@ def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
     with pool._lock:
         lent_last = sorted(pool._entries, key=lambda entry: entry.key in pool._in_use)
         for entry in lent_last[: max(0, len(lent_last) - max_size)]:
-            _ending.expire(entry)
+            _ending.expire(entry, "excess")
         pool.min_size, pool.max_size = min_size, max_size
     _validation.sweep(pool, time.monotonic())
     _growth.grow(pool)

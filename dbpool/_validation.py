@@ -29,8 +29,7 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
     entry = held[1]
     try:
         if now >= entry.expires_at:
-            reason = "max_lifetime" if entry.expires_at else "drained"
-            retire(pool, held, reason)
+            retire(pool, held, entry.why)
             return False
         if pool._validate != "off":
             seen = _socket.look(entry.poll)
@@ -102,7 +101,7 @@ def take_idle(pool: ConnectionPool) -> Held | None:
             return None
         entry = held[1]
         if time.monotonic() >= entry.expires_at:
-            retire(pool, held, "max_lifetime" if entry.expires_at else "drained")
+            retire(pool, held, entry.why)
         elif _socket.look(entry.poll) == _socket.DEAD:
             found_dead(pool, held)
         else:
@@ -159,7 +158,7 @@ def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
         replaced = _growth._missing(pool, now) == 0 or not entry.expires_at
         room = len(pool._entries) < pool.max_size and not pool._backoff.failing_since
         if replaced or not room or pool._waiters:
-            return "max_lifetime" if entry.expires_at else "drained"
+            return entry.why
         return None
     if pool._validate != "off":
         seen = _socket.look(entry.poll)

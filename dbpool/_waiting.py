@@ -44,7 +44,10 @@ class Waiter:
         # setdefault is one atomic step: it decides who wins.
         if self._answer.setdefault(0, answer) is not answer:
             return False
-        self._lock.release()
+        try:
+            self._lock.release()
+        except RuntimeError:  # two who close the pool bring the same answer
+            pass
         return True
 
     def wait(self, seconds: float) -> bool:

@@ -235,9 +235,7 @@ class ConnectionPool:
         if good > entry.expires_at:
             entry.good_until = entry.expires_at
             if now >= entry.expires_at:
-                _ending.retire(
-                    self, (conn, entry), "max_lifetime" if entry.expires_at else "drained"
-                )
+                _ending.retire(self, (conn, entry), entry.why)
                 return
         waiters = self._waiters
         if waiters:
@@ -392,6 +390,9 @@ class ConnectionPool:
 
     def _start_in_child(self) -> None:
         _lifecycle.start_in_child(self)
+
+    def _at_exit(self) -> None:
+        _lifecycle.at_exit(self)
 
     def _audit(self) -> None:
         _audit.audit(self)

@@ -615,8 +615,13 @@ def test_a_reconnect_failed_that_raises_harms_nothing(
 
     pool = stub_pool(reconnect_timeout=0.05, reconnect_failed=bad, background=background)
     fast_backoff(pool)
-    with pytest.raises(PoolTimeout):
-        pool.getconn(timeout=0.3)
+
+    def failed_for_long() -> list[object]:
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.05)
+        return called
+
+    wait_until(failed_for_long, PATIENCE)
     assert called == [pool]
     assert "the pager is broken" in caplog.text
     del stub.hooks["connect"]
