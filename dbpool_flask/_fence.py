@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from ._errors import released
 
@@ -41,6 +41,14 @@ class _Fenced:
         """
         return self._target()
 
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the driver's."""
+        try:
+            return self._result(getattr(self._target(), name)(*args, **kwargs))
+        except Exception as error:
+            self._lease.note_error(error)
+            raise
+
     def __getattr__(self, name: str) -> Any:
         target = self._target()
         value = getattr(target, name)
@@ -71,6 +79,8 @@ class FencedConnection(_Fenced):
 
     __slots__ = ()
 
+    _cursor_type: ClassVar[type[FencedCursor]]
+
     def __init__(self, lease: ContextLease) -> None:
         _set(self, "_lease", lease)
 
@@ -81,13 +91,13 @@ class FencedConnection(_Fenced):
         if result is self._lease.conn:
             return self
         if hasattr(result, "fetchone"):  # psycopg 3 and sqlite3 execute on connections, too
-            return FencedCursor(self, self._lease, self._lease.adopt(result))
+            return self._cursor_type(self, self._lease, self._lease.adopt(result))
         return result
 
     def cursor(self, *args: Any, **kwargs: Any) -> FencedCursor:
         """Make a cursor of the driver's, with the driver's arguments."""
         lease = self._lease
-        return FencedCursor(self, lease, lease.adopt(lease.raw().cursor(*args, **kwargs)))
+        return self._cursor_type(self, lease, lease.adopt(lease.raw().cursor(*args, **kwargs)))
 
     def commit(self) -> None:
         """Commit what is open now. Raises TransactionAborted, CommitUnknown, driver's errors."""
@@ -234,6 +244,9 @@ class FencedCursor(_Fenced):
         return f"<{type(self).__name__}: {state}>"
 
 
+FencedConnection._cursor_type = FencedCursor
+
+
 class _Method:
     """A method of the driver's object that was looked up and may be called much later."""
 
@@ -244,12 +257,7 @@ class _Method:
         self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        of = self._of
-        try:
-            return of._result(getattr(of._target(), self._name)(*args, **kwargs))
-        except Exception as error:
-            of._lease.note_error(error)
-            raise
+        return self._of._call(self._name, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._of!r}>"

@@ -93,6 +93,12 @@ class ContextLease:
             raise released()
         return cursor
 
+    def enter(self) -> None:
+        """A use begins; only `WatchedConnection` and its cursors tell."""
+
+    def leave(self) -> None:
+        """A use has ended; only `WatchedConnection` and its cursors tell."""
+
     def note_error(self, error: Exception) -> None:
         """Judge an error of the driver's while it can be judged; most leave the session intact."""
         conn = self.conn
@@ -184,7 +190,14 @@ class ContextLease:
                 close = roll_back(self.pool, conn)
                 close = self._close_cursors() or close
         finally:
-            self.pool.putconn(conn, close)
+            try:
+                self.pool.putconn(conn, close)
+            except ValueError:
+                logger.warning(
+                    "pool %r has taken a connection back from a context that seemed dead, or the "
+                    "app has returned it itself",
+                    self.pool.name,
+                )
 
     def _close_cursors(self) -> bool:
         """Close the cursors. True if one survives on the server (WITH HOLD)."""

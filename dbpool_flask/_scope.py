@@ -11,8 +11,10 @@ from dbpool.options import nearest
 
 from ._context import ContextOwner
 from ._fence import FencedConnection
+from ._late import LateLease
 from ._lease import ContextLease, Unit
 from ._modes import Mode
+from ._watched import WatchedConnection
 
 if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
@@ -80,7 +82,8 @@ class Scope:
         return self._take(name)
 
     def _take(self, name: str) -> FencedConnection:
-        lease = ContextLease(name, self._pool(name), self._unit, self._stream or self._owner)
+        lease_type = LateLease if self.ended else ContextLease
+        lease = lease_type(name, self._pool(name), self._unit, self._stream or self._owner)
         try:
             if self.mode.autocommit:
                 lease.set_autocommit()
@@ -89,7 +92,7 @@ class Scope:
         except BaseException:
             lease.give_back(torn=True)
             raise
-        fence = FencedConnection(lease)
+        fence = WatchedConnection(lease) if self.ended else FencedConnection(lease)
         kept = self._fences.setdefault(name, fence)
         if kept is not fence:  # another thread of the same context was first
             lease.give_back()

@@ -159,6 +159,8 @@ def test_in_autocommit_mode_it_is_called_at_once_but_in_a_block(
         with site.db.transaction():
             site.db.on_commit(lambda: called.append("block"))
             assert called == ["at once"]
+            site.write("two")
+            assert called == ["at once"]
         return "no", 409
 
     site.client().post("/")

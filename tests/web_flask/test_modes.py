@@ -53,6 +53,24 @@ def test_an_exception_that_leaves_an_atomic_view_rolls_back_whatever_its_handler
     assert site.database.notes() == ["noted by the handler"]
 
 
+def test_an_atomic_view_that_fails_inside_a_block_it_never_leaves_is_rolled_back(
+    site: Site,
+) -> None:
+    @site.app.errorhandler(KeyError)
+    def handler(error: KeyError) -> Any:
+        return "all is well", 200
+
+    @site.app.post("/")
+    @site.db.atomic
+    def view() -> Any:
+        site.db.transaction().__enter__()
+        site.write("undone")
+        raise KeyError
+
+    assert site.client().post("/").status_code == 200
+    assert site.database.notes() == []
+
+
 def test_an_atomic_view_that_succeeds_is_committed_and_stays_lazy(site: Site) -> None:
     @site.app.post("/<int:use>")
     @site.db.atomic

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +12,9 @@ import psycopg2
 import pytest
 from flask import Response, stream_with_context
 
-from dbpool import PoolError
+from dbpool import PoolError, PoolTimeout
 from dbpool_flask import ConnectionReleased
+from tests.support.waiting import wait_until
 from tests.web_flask.conftest import MakeSite, Site
 
 
@@ -339,3 +342,123 @@ def test_only_one_stream_keeps_a_request_open_and_only_in_a_view(site: Site) -> 
     assert site.client().post("/").status_code == 200
     with site.app.app_context(), pytest.raises(RuntimeError, match="call it there"):
         site.db.keep_open(iter(["row"]))
+
+
+# -- streams that nobody ends
+
+
+def test_a_reading_stream_that_nobody_ends_loses_its_connection_to_those_who_wait(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Flask itself complains, unraisably, when at last such a stream is collected.
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+    monkeypatch.setattr("dbpool_flask._late.PATIENCE", 0.01)
+    site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 10})
+    errors = []
+
+    @site.app.get("/stream")
+    def stream() -> Any:
+        def rows() -> Iterator[str]:
+            cursor = site.db.connection.cursor()
+            cursor.execute("SELECT generate_series(1, 3)")
+            yield str(cursor.fetchone()[0])
+            old = cursor.connection
+            for way in (
+                cursor.fetchone,
+                lambda: list(cursor),
+                lambda: old.get_backend_pid(),
+                old.cursor,
+            ):
+                try:
+                    way()
+                except ConnectionReleased as error:
+                    errors.append(str(error))
+            with site.db.connection.cursor() as another:
+                another.execute("SELECT 'end'")
+                yield another.fetchone()[0]
+
+        return Response(stream_with_context(rows()))
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("kept")
+        return "ok"
+
+    bodies: list[Any] = []
+    statuses: list[int] = []
+
+    def serve() -> None:
+        environ = site.app.test_request_context("/stream").request.environ
+        bodies.append(iter(site.app.wsgi_app(environ, lambda *args: lambda data: None)))
+        assert next(bodies[0]) == b"1"
+        assert site.lent() == 1
+        for _ in range(3):
+            statuses.append(site.client().post("/").status_code)
+        assert next(bodies[0]) == b"end"
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    assert statuses == [200, 200, 200]
+    assert len(errors) == 4
+    bodies.clear()
+    wait_until(lambda: gc.collect() >= 0 and site.lent() == 0, message="it is back")
+    assert site.database.notes() == ["kept"] * 3
+
+
+def test_a_stream_that_writes_in_a_block_keeps_its_connection(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbpool_flask._late.PATIENCE", 0.0)
+    site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 1.2})
+
+    @site.app.get("/stream")
+    def stream() -> Any:
+        def rows() -> Iterator[str]:
+            with site.db.transaction():
+                site.write("kept")
+                yield "one"
+            yield "two"
+
+        return Response(stream_with_context(rows()))
+
+    environ = site.app.test_request_context("/stream").request.environ
+    body: Any = site.app.wsgi_app(environ, lambda *args: lambda data: None)
+    chunks = iter(body)
+    assert next(chunks) == b"one"
+    with pytest.raises(PoolTimeout):
+        site.pool.getconn()
+    assert next(chunks) == b"two"
+    body.close()
+    assert site.database.notes() == ["kept"]
+
+
+def test_a_stream_that_is_reading_keeps_its_connection_however_many_wait(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbpool_flask._late.PATIENCE", 1.2)
+    site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 10})
+
+    @site.app.get("/stream")
+    def stream() -> Any:
+        def rows() -> Iterator[str]:
+            with site.db.connection.cursor() as cursor:
+                # Until somebody waits, and then for longer than the pool takes to look.
+                cursor.execute("SELECT pg_sleep(2.5)")
+                yield "whole"
+
+        return Response(stream_with_context(rows()))
+
+    waited: list[bool] = []
+
+    def wait() -> None:
+        wait_until(lambda: site.lent() == 1)
+        with site.app.app_context(), site.db.transaction():
+            waited.append(True)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert site.client().get("/stream").text == "whole"
+    thread.join()
+    assert waited == [True]
+    assert site.pool.get_stats()["connections_dropped"] == 0
