@@ -13,7 +13,7 @@ from dbpool.drivers.psycopg2 import Psycopg2Driver
 from dbpool.health import HealthCheck
 from tests.support.waiting import wait_until
 
-__all__ = ["CountingDriver", "ask", "check_of", "forget_proof", "idle", "landed"]
+__all__ = ["CountingDriver", "ask", "check_of", "forget_proof", "idle", "landed", "why"]
 
 
 class CountingDriver(Psycopg2Driver):
@@ -50,6 +50,13 @@ def ask(check: HealthCheck) -> tuple[str, tuple[str, ...]]:
     verdict = check._verdict("")
     assert verdict is not None
     return verdict.status, verdict.reasons
+
+
+def why(check: HealthCheck) -> str:
+    """Return the reason for which the check fails."""
+    status, (reason,) = ask(check)
+    assert status == "fail"
+    return reason
 
 
 def landed(pool: ConnectionPool) -> bool:
