@@ -57,9 +57,10 @@ class ConnectionPool:
     """A fair, fork-safe pool of database connections for threads.
 
     Arguments: `conninfo`, a URL or libpq string, or a callable that returns one (called at each
-    connect, in a thread of the pool); `driver`, "psycopg2" or a `Driver` of the user's own, where
-    the URL's scheme should not decide; `kwargs` for the driver's connect function, a mapping or a
-    callable that returns one; `options`, see `dbpool.options.OPTIONS`. Times are in seconds.
+    connect, in a thread of the pool); `driver`, "psycopg2", "psycopg", "sqlite3" or a `Driver` of
+    the user's own, where the URL's scheme should not decide; `kwargs` for the driver's connect
+    function, a mapping or a callable that returns one; `options`, see `dbpool.options.OPTIONS`.
+    Times are in seconds.
 
     Raises TypeError for an unknown option; ValueError for an impossible value, an unknown scheme
     or a malformed conninfo; ModuleNotFoundError for a driver that is not installed. No error, log
@@ -84,7 +85,8 @@ class ConnectionPool:
                 f"kwargs is of type {type(kwargs).__name__}: it takes a mapping, or a callable "
                 "that returns one"
             )
-        self._driver, plain = drivers.choose(None if callable(conninfo) else conninfo, driver)
+        given = None if callable(conninfo) else conninfo
+        self._driver, plain = drivers.choose(given, driver, kwargs)
         self._conninfo = conninfo if plain is None else plain
         self._kwargs = {} if kwargs is None else kwargs
         self.name: str = values["name"] or f"pool-{next(_numbers)}"
@@ -359,7 +361,7 @@ class ConnectionPool:
     # -- what the pool tells
 
     def get_stats(self) -> dict[str, Any]:
-        """Return counters and gauges, named as psycopg_pool names them; see `docs/stats`."""
+        """Return counters and gauges, named as psycopg_pool names them; see docs/stats.md."""
         return stats.snapshot(self)
 
     def pop_stats(self) -> dict[str, Any]:

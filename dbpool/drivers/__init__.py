@@ -5,43 +5,58 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .base import Driver
 
 __all__ = ["Driver", "choose"]
 
+# By name: the module and class here, and how the package is had where it is missing.
 _DRIVERS = {
     "psycopg2": ("dbpool.drivers.psycopg2", "Psycopg2Driver", "dbpool-web[psycopg2]"),
+    "psycopg": ("dbpool.drivers.psycopg", "PsycopgDriver", "dbpool-web[psycopg]"),
+    "sqlite3": ("dbpool.drivers.sqlite3", "Sqlite3Driver", "a Python that has its sqlite3 module"),
 }
 _SCHEMES = {
-    "postgresql": ("psycopg2",),
-    "postgres": ("psycopg2",),
+    "postgresql": ("psycopg2", "psycopg"),
+    "postgres": ("psycopg2", "psycopg"),
     "postgresql+psycopg2": ("psycopg2",),
+    "postgresql+psycopg": ("psycopg",),
+    "sqlite": ("sqlite3",),
 }
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]*)://")
 
 
-def choose(conninfo: str | None, wanted: str | Driver | None) -> tuple[Driver, str | None]:
+def choose(
+    conninfo: str | None, wanted: str | Driver | None, kwargs: object = None
+) -> tuple[Driver, str | None]:
     """Return the driver, and the conninfo as that driver reads it.
 
     Arguments: `conninfo`, None where it is known only at connect time; `wanted`, a driver's name,
-    a `Driver` of the user's own, or None to go by the URL's scheme.
-    Raises ValueError for an unknown scheme or driver name and for a malformed conninfo, TypeError
-    for a conninfo or driver of another type, ModuleNotFoundError for a driver package that is not
-    installed. None quotes the conninfo.
+    a `Driver` of the user's own, or None to go by the URL's scheme; `kwargs` of the pool, looked
+    at if it is a mapping.
+    Raises ValueError for an unknown scheme or driver name, for a driver that does not serve the
+    scheme and for a malformed conninfo; TypeError for a conninfo or driver of another type; each
+    for kwargs that the driver cannot take; ModuleNotFoundError for a driver package that is not
+    installed, ImportError for one that is broken. None quotes the conninfo.
     """
     if conninfo is not None and not isinstance(conninfo, str):
         raise TypeError(
             f"conninfo is of type {type(conninfo).__name__}: it takes a string, or a callable that "
             "returns one"
         )
-    candidates, conninfo = _by_scheme(conninfo, wanted)
+    scheme, conninfo = _by_scheme(conninfo, wanted)
     if wanted is None:
-        driver = _load(candidates)
+        driver = _load(_SCHEMES[scheme or "postgresql"])
     elif isinstance(wanted, str):
         if wanted not in _DRIVERS:
             raise ValueError(f"unknown driver {wanted!r}: use {_any_of(_DRIVERS)}")
+        if scheme is not None and wanted not in _SCHEMES[scheme]:
+            raise ValueError(
+                f"driver={wanted!r} does not serve {scheme}:// URLs: leave driver= out, or use "
+                f"{_any_of(_SCHEMES[scheme])}"
+            )
         driver = _load((wanted,))
     elif isinstance(wanted, type) or not hasattr(wanted, "transaction_status"):
         raise TypeError(
@@ -52,32 +67,40 @@ def choose(conninfo: str | None, wanted: str | Driver | None) -> tuple[Driver, s
         return wanted, conninfo
     if conninfo is not None:
         driver.check_conninfo(conninfo)
+    if isinstance(kwargs, Mapping):
+        check: Any = getattr(driver, "check_kwargs", None)
+        check(kwargs)
     return driver, conninfo
 
 
-def _by_scheme(
-    conninfo: str | None, wanted: str | Driver | None
-) -> tuple[tuple[str, ...], str | None]:
+def _by_scheme(conninfo: str | None, wanted: str | Driver | None) -> tuple[str | None, str | None]:
+    """Return the scheme, None if there is none, and the conninfo without the driver's name."""
     match = _SCHEME.match(conninfo or "")
     if match is None or conninfo is None:  # a libpq string; an empty one means the PG* variables
-        return _SCHEMES["postgresql"], conninfo
+        return None, conninfo
     scheme = match.group(1).lower()
     if scheme not in _SCHEMES:
         if wanted is not None and not isinstance(wanted, str):
-            return (), conninfo
+            return None, conninfo
         raise ValueError(
             f"unknown URL scheme {scheme!r}: use {_any_of(_SCHEMES)}, or pass driver= an object "
             "of your own"
         )
     plain = "postgresql" if scheme.startswith("postgres") else scheme
-    return _SCHEMES[scheme], plain + conninfo[match.end(1) :].lstrip()
+    return scheme, plain + conninfo[match.end(1) :].lstrip()
 
 
 def _load(names: tuple[str, ...]) -> Driver:
     for name in names:
         if importlib.util.find_spec(name) is not None:
-            module, cls, _ = _DRIVERS[name]
-            driver: Driver = getattr(importlib.import_module(module), cls)()
+            module, cls, package = _DRIVERS[name]
+            try:
+                driver: Driver = getattr(importlib.import_module(module), cls)()
+            except ImportError as error:
+                raise ImportError(
+                    f"{name} is installed but cannot be imported ({error}): install {package}",
+                    name=name,
+                ) from error
             return driver
     raise ModuleNotFoundError(
         f"no driver package found: install {' or '.join(_DRIVERS[name][2] for name in names)} "

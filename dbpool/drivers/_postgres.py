@@ -89,6 +89,7 @@ _TEXTS = (
     ("permission denied for database", "auth"),
     ("could not translate host name", "dns"),
     ("could not resolve", "dns"),
+    ("failed to resolve host", "dns"),  # psycopg resolves names itself
     ("timeout expired", "connect_timeout"),
     ("connection timed out", "connect_timeout"),
     ("connection refused", "connect_refused"),

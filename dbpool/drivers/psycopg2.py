@@ -16,6 +16,7 @@ from .base import IDLE
 
 __all__ = ["Psycopg2Driver"]
 
+_READY = extensions.STATUS_READY
 _UNSET = (None, None, None)  # isolation level, readonly and deferrable as the server has them
 
 
@@ -46,10 +47,20 @@ class Psycopg2Driver:
         _postgres.check_address(conninfo, parsed)
         return parsed
 
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError for an asynchronous connection."""
+        for option in ("async", "async_"):
+            if kwargs.get(option):
+                raise TypeError(
+                    f"{option}={kwargs[option]!r} in kwargs is not possible: a pool for threads "
+                    "cannot wait on psycopg2's asynchronous connections. Leave it out"
+                )
+
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
         """Open a connection; `timeout` is per address, as libpq has it, and whole seconds."""
+        self.check_kwargs(kwargs)
         given = {**self._parse(conninfo), **kwargs}
         defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
         factory = {
@@ -94,6 +105,8 @@ class Psycopg2Driver:
         """
         return (
             not conn.get_transaction_status()
+            and conn.status == _READY  # not so after tpc_prepare(), whatever the server says
+            and (not conn.notices or conn.notices.__class__ is not list)
             and conn.autocommit is attributes[0]
             and conn.isolation_level is attributes[1]
             and conn.readonly is attributes[2]
@@ -112,6 +125,8 @@ class Psycopg2Driver:
         if conn.autocommit != autocommit:
             conn.autocommit = autocommit
         conn.cursor_factory = cursor_factory
+        if isinstance(conn.notices, list):
+            conn.notices.clear()  # what the server told one borrower is not for the next
 
     @staticmethod
     def _set_again(conn: Any, wanted: tuple[Any, ...]) -> None:

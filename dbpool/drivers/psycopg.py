@@ -1,0 +1,229 @@
+"""PostgreSQL through psycopg 3."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg import conninfo as _conninfo
+from psycopg import rows
+
+from .. import _socket
+from . import _postgres
+from .base import ACTIVE, IDLE
+
+__all__ = ["PsycopgDriver"]
+
+# Arguments of Connection.connect that are not libpq's.
+_FOR_THE_CLASS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
+
+
+class PsycopgDriver:
+    """The driver protocol over psycopg (3.2 or later).
+
+    Besides the arguments of `psycopg.Connection.connect`, `kwargs` may hold `connection_class`.
+    """
+
+    name = "psycopg"
+    OperationalError: type[Exception] = psycopg.OperationalError
+    name_option = "application_name"
+
+    def check_conninfo(self, conninfo: str) -> None:
+        """Raise ValueError, quoting nothing of it, if `conninfo` is malformed."""
+        self._parse(conninfo)
+
+    def _parse(self, conninfo: str) -> dict[str, Any]:
+        parsed: dict[str, Any] | None = None
+        try:
+            parsed = _conninfo.conninfo_to_dict(conninfo)
+        except (psycopg.ProgrammingError, ValueError):
+            pass
+        if parsed is None:  # raised here, out of the handler: libpq's text may quote a password
+            raise ValueError(_postgres.MALFORMED)
+        _postgres.check_address(conninfo, parsed)
+        return parsed
+
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError for a connection class that is none for threads."""
+        given = kwargs.get("connection_class", psycopg.Connection)
+        if not (isinstance(given, type) and issubclass(given, psycopg.Connection)):
+            raise TypeError(
+                f"connection_class={given!r} is not possible: a pool for threads takes "
+                "psycopg.Connection, or a class made from it, and no asynchronous one"
+            )
+
+    def connect(
+        self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
+    ) -> Any:
+        """Open a connection; `timeout` is per address, and whole seconds."""
+        self.check_kwargs(kwargs)
+        given = {**self._parse(conninfo), **kwargs}
+        defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
+        connection_class = given.pop("connection_class", psycopg.Connection)
+        ours = {key: given.pop(key) for key in _FOR_THE_CLASS if key in given}
+        conn = None
+        try:
+            conn = connection_class.connect(**defaults, **given, **ours)
+        except UnicodeError:  # it carries the whole string that cannot be encoded
+            pass
+        except psycopg.Error as error:
+            _forget_password(error)
+            raise
+        if conn is None:
+            raise ValueError(_postgres.MALFORMED)
+        # As psycopg_pool does: one of a pool that is dropped, or forked, is no forgotten one.
+        conn._pool = None
+        return conn
+
+    def close(self, conn: Any) -> None:
+        """Close it; harmless on one that is closed or broken."""
+        try:
+            if conn.pgconn.transaction_status == ACTIVE:
+                # Whoever waits in it wakes now, and not on the descriptor's next owner.
+                _socket.sever(conn.pgconn.socket)
+            conn._pool = None
+            conn.close()
+        except psycopg.Error:
+            pass
+
+    def fileno(self, conn: Any) -> int | None:
+        """Return the descriptor of its socket, None if it is closed."""
+        try:
+            fd: int = conn.pgconn.socket
+        except psycopg.Error:
+            return None
+        return fd if fd >= 0 else None
+
+    @staticmethod
+    def transaction_status(conn: Any) -> int:
+        """Return the status; ACTIVE also in pipeline mode, and while somebody has the lock.
+
+        A `notifies()` or `stream()` that was left in the middle has it: the next call on the
+        connection would wait for ever.
+        """
+        pgconn = conn.pgconn
+        status: int = pgconn.transaction_status
+        if pgconn.pipeline_status or (status == IDLE and conn.lock.locked()):
+            return ACTIVE
+        return status
+
+    def attributes(self, conn: Any) -> Any:
+        """Return the session attributes that a borrower may change; no round trip."""
+        return (
+            conn.autocommit,
+            conn.isolation_level,
+            conn.read_only,
+            conn.deferrable,
+            conn.row_factory,
+            conn.cursor_factory,
+            conn.server_cursor_factory,
+            conn._prepared.prepare_threshold,
+            conn._prepared.prepared_max,
+            [*conn._notice_handlers],
+            [*conn._notify_handlers],
+        )
+
+    @staticmethod
+    def settled(conn: Any, attributes: Any) -> bool:
+        """Return whether it is idle and its attributes are those.
+
+        Runs at each return, so it goes past the properties: each is a Python call, and they would
+        double what all of this costs.
+        """
+        pgconn = conn.pgconn
+        return (
+            not pgconn.transaction_status
+            and not pgconn.pipeline_status
+            and conn._autocommit is attributes[0]
+            and conn._isolation_level is attributes[1]
+            and conn._read_only is attributes[2]
+            and conn._deferrable is attributes[3]
+            and conn.row_factory is attributes[4]
+            and conn.cursor_factory is attributes[5]
+            and conn.server_cursor_factory is attributes[6]
+            and conn._prepared.prepare_threshold == attributes[7]
+            and conn._prepared.prepared_max == attributes[8]
+            and conn._notice_handlers == attributes[9]
+            and conn._notify_handlers == attributes[10]
+            and not conn._num_transactions  # in `with conn.transaction()`, whatever the server says
+            and conn._tpc is None
+            and not conn.lock.locked()
+        )
+
+    def restore(self, conn: Any, attributes: Any) -> None:
+        """Put the session attributes back; psycopg sends none of them before the next BEGIN."""
+        (
+            conn.autocommit,
+            conn.isolation_level,
+            conn.read_only,
+            conn.deferrable,
+            conn.row_factory,
+            conn.cursor_factory,
+            conn.server_cursor_factory,
+            conn._prepared.prepare_threshold,
+            conn._prepared.prepared_max,
+            conn._notice_handlers[:],
+            conn._notify_handlers[:],
+        ) = attributes
+
+    def commit(self, conn: Any) -> None:
+        """Commit what is open, a raw BEGIN in autocommit mode included."""
+        if conn.lock.locked():
+            raise psycopg.OperationalError(
+                "the connection is still in use, by a notifies() or stream() that has not ended "
+                "or by another thread: nothing is committed. End it first"
+            )
+        conn.commit()
+
+    def rollback(self, conn: Any) -> None:
+        """Roll back what is open, a raw BEGIN in autocommit mode included."""
+        conn.rollback()
+
+    def discard_session(self, conn: Any) -> None:
+        """Forget all session state (`DISCARD ALL`); the connection is not in a transaction."""
+        self._in_autocommit(conn, "DISCARD ALL")
+        conn._prepared.clear()  # psycopg looks at the answer only if it has prepared something
+
+    def ping(self, conn: Any) -> None:
+        """Make one round trip that leaves no transaction behind."""
+        self._in_autocommit(conn, "SELECT 1")
+
+    def probe(self, conn: Any) -> bool:
+        """Return whether the server accepts writes: it is not in recovery."""
+        return not self._in_autocommit(conn, "SELECT pg_is_in_recovery()")[0][0]
+
+    @staticmethod
+    def _in_autocommit(conn: Any, sql: str) -> list[Any]:
+        autocommit = conn.autocommit
+        if not autocommit:
+            conn.autocommit = True  # sends nothing, and spares the BEGIN and the ROLLBACK
+        try:
+            # The plain cursor class: the connection's own may do anything.
+            with psycopg.Cursor(conn, row_factory=rows.tuple_row) as cursor:
+                cursor.execute(sql, prepare=False)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            if not autocommit and not conn.closed:
+                conn.autocommit = False
+
+    def reason(self, error: BaseException) -> str:
+        """Return a word of REASONS for an error of `connect`."""
+        return _postgres.reason(getattr(error, "sqlstate", None), str(error))
+
+    def is_disconnect(self, conn: Any, error: BaseException) -> bool:
+        """Return whether the connection is of no further use."""
+        if conn.closed or _postgres.is_disconnect(getattr(error, "sqlstate", None)):
+            return True
+        fd = self.fileno(conn)
+        return fd is None or _socket.look(_socket.poller(fd)) == _socket.DEAD
+
+
+def _forget_password(error: BaseException | None) -> None:
+    """Take out of a connect's error what psycopg keeps of the connection, the password too."""
+    while error is not None:
+        if getattr(error, "_pgconn", None) is not None:
+            error._pgconn = None  # type: ignore[attr-defined]
+        error = error.__context__
