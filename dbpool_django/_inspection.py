@@ -116,7 +116,7 @@ def effective_options(wrapper: Any) -> dict[str, Any]:
     core = {name: value for name, value in given.items() if name in options.OPTIONS}
     if reset == "auto":
         del core["reset"]
-    values = {**options.checked(core), **given}
+    values = {**options.checked(core), "release": "request", **given}
     values["max_size"] = options.sizes(values["min_size"], values["max_size"])[1]
     del values["open"]
     return {name: _shown(value) for name, value in values.items()}

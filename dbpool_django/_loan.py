@@ -22,14 +22,21 @@ _READ_ONLY = "25006"
 class Supplier:
     """A pool as the adapter sees it: with the options that are the adapter's own."""
 
-    __slots__ = ("isolation_level", "opener", "pool", "resets")
+    __slots__ = ("isolation_level", "opener", "pool", "releases", "resets")
 
     def __init__(
-        self, pool: ConnectionPool, opener: Opener, *, resets: bool, isolation_level: Any = None
+        self,
+        pool: ConnectionPool,
+        opener: Opener,
+        *,
+        resets: bool = False,
+        releases: bool = False,
+        isolation_level: Any = None,
     ) -> None:
         self.pool = pool
         self.opener = opener
         self.resets = resets  # reset="auto"
+        self.releases = releases  # release="transaction"
         self.isolation_level = isolation_level
 
 
@@ -39,13 +46,30 @@ class Loan:
     Whoever drops the wrapper's `connection` without `close()` thereby gives the slot back.
     """
 
-    __slots__ = ("_broken", "_cursors", "changed", "supplier")
+    __slots__ = ("_broken", "_cursors", "_unread", "changed", "supplier")
 
     def __init__(self, supplier: Supplier) -> None:
         self.supplier = supplier
         self.changed = False  # the session is not what the next borrower should find
         self._broken = False
         self._cursors: list[weakref.ref[Any]] | None = None
+        self._unread: weakref.WeakSet[Any] | None = None
+
+    @property
+    def unread(self) -> weakref.WeakSet[Any]:
+        """Cursors whose result somebody may still read; for `release="transaction"` only."""
+        if self._unread is None:
+            self._unread = weakref.WeakSet()
+        return self._unread
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the borrower needs this very session, or has not read all of a result."""
+        return (
+            self.changed
+            or bool(self._unread)
+            or any(getattr(cursor, "name", None) for cursor in self.open_cursors())
+        )
 
     def add_cursor(self, cursor: Any) -> None:
         """Know a cursor, so that it ends with the loan."""
@@ -76,7 +100,8 @@ class Loan:
         Raises ValueError if the pool has not lent it (any more).
         """
         supplier = self.supplier
-        if self._cursors:
+        # Where connections go back between statements, cursors see to it themselves.
+        if self._cursors and not (supplier.releases and not self.is_pinned):
             self._close_cursors()
         opener = supplier.opener
         close = self._broken or (doubtful and opener.is_disconnect(conn, Exception()))

@@ -12,7 +12,12 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg
 from dbpool import ConnectionPool, drivers
 
 from . import _settings
-from ._cursors import NoticingCursor, NoticingDebugCursor
+from ._cursors import (
+    NoticingCursor,
+    NoticingDebugCursor,
+    ReleasingCursor,
+    ReleasingDebugCursor,
+)
 from ._loan import Supplier
 from ._opener import Opener
 from ._wrapper import PooledWrapper
@@ -55,25 +60,28 @@ class PooledPostgres(PooledWrapper):
         resets = options.get("reset", self._dbpool_reset) == "auto"
         if resets:
             options["reset"] = None
+        releases = options.pop("release", "request") == "transaction"
         level = self._dbpool_isolation_level()
         pool = ConnectionPool(driver=opener, configure=opener.configure, **options)
-        return Supplier(pool, opener, resets=resets, isolation_level=level)
+        return Supplier(pool, opener, resets=resets, releases=releases, isolation_level=level)
 
     def make_cursor(self, cursor: Any) -> Any:
-        """Return Django's cursor wrapper, one that notices what stays in the session."""
-        if self._dbpool_resets:
+        """Return Django's cursor wrapper, one that does what `reset` and `release` ask for."""
+        loan = self._dbpool_loan
+        if loan is not None and loan.supplier.releases:
+            return ReleasingCursor(cursor, self)
+        if loan is not None and loan.supplier.resets:
             return NoticingCursor(cursor, self)
         return super().make_cursor(cursor)
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         """Return the same for DEBUG."""
-        if self._dbpool_resets:
+        loan = self._dbpool_loan
+        if loan is not None and loan.supplier.releases:
+            return ReleasingDebugCursor(cursor, self)
+        if loan is not None and loan.supplier.resets:
             return NoticingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
-
-    @property
-    def _dbpool_resets(self) -> bool:
-        return self._dbpool_loan is not None and self._dbpool_loan.supplier.resets
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""

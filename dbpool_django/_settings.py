@@ -10,14 +10,33 @@ from django.utils.module_loading import import_string
 
 from dbpool import options
 
-__all__ = ["DEFAULTS", "IGNORED", "copied", "frozen", "pool_options", "wants_pool"]
+__all__ = ["DEFAULTS", "IGNORED", "OWN", "copied", "frozen", "pool_options", "wants_pool"]
 
 # A look at the socket costs about 1 µs and spares a request the error of a dead connection.
 DEFAULTS: dict[str, Any] = {"validate_after": 0.0}
 
+# The adapter's own options, and the values that they take; and reset="auto".
+OWN = {"release": ("request", "transaction")}
+
 # psycopg_pool's, for settings that were written for Django's own pool: a pool here opens with the
 # first request that queries, and connects in threads that live as long as a connect.
 IGNORED = frozenset(("num_workers", "open"))
+
+# What other pools call it.
+_ELSEWHERE = {
+    "pool_size": "max_size",
+    "max_overflow": "part of max_size",
+    "max_conns": "max_size",
+    "maxconn": "max_size",
+    "minconn": "min_size",
+    "pool_timeout": "timeout",
+    "recycle": "max_lifetime",
+    "pool_recycle": "max_lifetime",
+    "pre_ping": 'validate="ping"',
+    "pool_pre_ping": 'validate="ping"',
+    "use_lifo": "reuse",
+    "pool_use_lifo": "reuse",
+}
 
 _WORDS = {"reset": ("auto", "rollback", "discard")}  # strings that are no dotted paths
 _CALLBACKS = ("check", "configure", "reconnect_failed", "reset")
@@ -54,14 +73,29 @@ def pool_options(settings: Mapping[str, Any], alias: str) -> dict[str, Any]:
         value = merged.get(name)
         if isinstance(value, str) and value not in _WORDS.get(name, ()):
             merged[name] = _imported(value, f"{where}[{name!r}]")
-    core = dict(merged)
-    if core.get("reset") == "auto":
-        del core["reset"]  # the adapters' own
     try:
-        options.checked(core)
+        _check(merged)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{where}: {error}") from None
     return merged
+
+
+def _check(merged: Mapping[str, Any]) -> None:
+    core = {name: value for name, value in merged.items() if name not in OWN}
+    if core.get("reset") == "auto":
+        del core["reset"]
+    for name in core:
+        if name not in options.OPTIONS:
+            ours = _ELSEWHERE.get(name.lower())
+            hint = f": here it is {ours}" if ours else ""
+            hint = hint or options.nearest(name, (*options.OPTIONS, *OWN))
+            raise TypeError(f"unknown pool option {name!r}{hint}")
+    for name, words in OWN.items():
+        if name in merged and merged[name] not in words:
+            raise ValueError(
+                f"{name}={merged[name]!r} is not possible: it takes {' or '.join(words)}"
+            )
+    options.checked(core)
 
 
 def _imported(path: str, where: str) -> Any:

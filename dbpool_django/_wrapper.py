@@ -16,6 +16,7 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
 from dbpool import ConnectionPool, PoolClosed, _fork
+from dbpool.drivers.base import IDLE
 
 from . import _settings, pools
 from ._loan import Loan, Supplier
@@ -36,6 +37,7 @@ class PooledWrapper(BaseDatabaseWrapper):
     _dbpool_loan: Loan | None = None
     _dbpool_owner: Owner | None = None
     _dbpool_reset: str | None = None  # the default of the option
+    _dbpool_connecting = False
     # The supplier for these settings, and the settings it was looked up for.
     _dbpool_found: tuple[tuple[Any, ...], Supplier] | None = None
 
@@ -85,7 +87,11 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def connect(self) -> None:
         """Take a connection; `close_old_connections` at the request's end gives it back."""
-        super().connect()
+        self._dbpool_connecting = True
+        try:
+            super().connect()
+        finally:
+            self._dbpool_connecting = False
         if self._dbpool_loan is not None:
             self.close_at = time.monotonic()
 
@@ -149,6 +155,27 @@ class PooledWrapper(BaseDatabaseWrapper):
                 # Not lent any more: taken back from a thread that had ended, or not ours at all
                 # because somebody has set `connection.connection`. Nobody else will close it.
                 conn.close()
+
+    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        """Begin or end transactions; Django does this at the end of each atomic block."""
+        super().set_autocommit(autocommit, *args, **kwargs)
+        if autocommit:
+            self._dbpool_release()
+
+    def _dbpool_release(self) -> None:
+        """For `release="transaction"`: give back what nothing needs until the next statement."""
+        loan = self._dbpool_loan
+        if (
+            loan is not None
+            and loan.supplier.releases
+            and self.autocommit
+            and not self.in_atomic_block
+            and not self._dbpool_connecting
+            and not self.allow_thread_sharing
+            and not loan.is_pinned
+            and loan.supplier.opener.transaction_status(self.connection) == IDLE
+        ):
+            self.close()
 
     def close_if_health_check_failed(self) -> None:
         """Do nothing where the pool has looked already."""

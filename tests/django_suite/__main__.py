@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -91,7 +92,7 @@ def run(
         user=where["user"],
         host=where["host"],
         port=where["port"],
-        options={"pool": {"max_size": options.max_size}} if options.engine == OURS else {},
+        options={"pool": options.pool} if options.engine == OURS else {},
     )
     (folder / "suite_settings.py").write_text(settings)
     for alias in ("default", "other"):
@@ -132,7 +133,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all labels that concern a database")
     parser.add_argument("--engine", default=OURS)
     parser.add_argument("--parallel", type=int, default=2, help="processes")
-    parser.add_argument("--max-size", type=int, default=10, help="of the pools")
+    parser.add_argument("--pool", type=json.loads, default={}, help="options, as JSON")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for all of it")
     options = parser.parse_args()
     labels = options.labels or list(ALL if options.all else TELLING)

@@ -95,6 +95,10 @@ def test_callbacks_may_be_dotted_paths(project: Project) -> None:
     ("pool", "said"),
     [
         ({"max_szie": 4}, "did you mean 'max_size'"),
+        ({"relaese": "request"}, "did you mean 'release'"),
+        ({"POOL_SIZE": 4}, "here it is max_size"),
+        ({"PRE_PING": True}, 'here it is validate="ping"'),
+        ({"release": "sometimes"}, "request or transaction"),
         ({"max_size": 0}, "max_size"),
         ({"max_size": "four"}, "max_size"),
         ({"min_size": 5, "max_size": 2}, "min_size=5"),
