@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from dbpool import ConnectionPool
 
+    from ._isolation import Isolation
+
     CommitVeto = Callable[[Request, Response], object]
     Scopes = MutableMapping[AppContext | RequestContext, Scope]
 
@@ -51,6 +53,7 @@ class AppState:
         self._mode = mode
         self._veto = commit_veto
         self._opened = False
+        self.isolation: Isolation | None = None
 
     def pools(self) -> Mapping[str, ConnectionPool]:
         """Return the pools by name, open (which does not mean connected)."""
@@ -64,7 +67,7 @@ class AppState:
         """Return the scope of that context, which is made on first use."""
         scope = self._scopes.get(context)
         if scope is None:
-            scope = self._scopes.setdefault(context, Scope(context, self.pools, self._mode))
+            scope = self._scopes.setdefault(context, Scope(context, self, self._mode))
         return scope
 
     def connect(self, app: Flask) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from ._app import AppState
 from ._commands import commands
 from ._context import current_context
 from ._farewell import close_with
+from ._isolation import Isolation
 from ._modes import mark
 from ._streaming import KeptOpen
 from ._transaction import Transaction, atomic
@@ -163,10 +165,26 @@ class DBPool:
         """Have the server refuse what this view tries to write."""
         return mark(view, "read_only")
 
+    @contextmanager
+    def test_isolation(self, app: Flask | None = None) -> Iterator[None]:
+        """For tests: undo at the end of the block whatever the app commits in it.
+
+        Arguments: `app`, where no context says which one is meant. What the app does through
+        `db.pools` is not undone. Threads of a live server take turns.
+        """
+        state = self._app_state(app or self._context().app)
+        if state.isolation is not None:
+            raise RuntimeError("db.test_isolation() is active for this app already")
+        with Isolation(state.pools()) as state.isolation:
+            try:
+                yield
+            finally:
+                state.isolation = None
+
     @property
     def pools(self) -> Mapping[str, ConnectionPool]:
         """The app's pools by name, open."""
-        return self._app_state(self._context()).pools()
+        return self._app_state(self._context().app).pools()
 
     # --
 
@@ -175,7 +193,7 @@ class DBPool:
         scope = None if context is None else self._scopes.get(context)
         if scope is None:
             context = self._context()
-            scope = self._app_state(context).scope(context)
+            scope = self._app_state(context.app).scope(context)
         return scope
 
     @staticmethod
@@ -188,8 +206,7 @@ class DBPool:
             )
         return context
 
-    def _app_state(self, context: AppContext | RequestContext) -> AppState:
-        app = context.app
+    def _app_state(self, app: Flask) -> AppState:
         try:
             return self._apps[app]
         except KeyError:

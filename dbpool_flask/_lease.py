@@ -117,10 +117,10 @@ class ContextLease:
 
     def check(self) -> None:
         """Raise TransactionAborted if this could not be committed; no round trip."""
-        conn = self.raw()
+        self.raw()
         if self.lost:
             return
-        check(self.pool, conn)
+        self._check_transaction()
         if self.torn:
             raise self._aborted("an operation on this connection was cut short (by a timeout?)")
         if self.blocks:
@@ -128,19 +128,29 @@ class ContextLease:
 
     def commit(self) -> None:
         """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""
-        conn = self.raw()
+        self.raw()
         self.refuse_in_block("commit")
         if self.unit.doomed:
             raise self._aborted("db.doom() was called")
         self.check()
         if not self.lost:
-            commit(self.pool, conn)
+            self._commit()
 
     def rollback(self) -> None:
         """Roll back what is open; if the link is broken, the server does."""
-        conn = self.raw()
+        self.raw()
         self.refuse_in_block("rollback")
-        self.lost = roll_back(self.pool, conn)
+        self.lost = self._roll_back()
+
+    def _check_transaction(self) -> None:
+        check(self.pool, self.conn)
+
+    def _commit(self) -> None:
+        commit(self.pool, self.conn)
+
+    def _roll_back(self) -> bool:
+        """Roll back what is open. True if the connection is of no further use."""
+        return roll_back(self.pool, self.conn)
 
     def refuse_in_block(self, verb: str) -> None:
         """Raise RuntimeError if a block is open, whose transaction is its own to end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dbpool.options import nearest
 
@@ -21,9 +21,20 @@ if TYPE_CHECKING:
 
     from dbpool import ConnectionPool
 
+    from ._isolation import Isolation
+
 __all__ = ["Scope"]
 
 logger = logging.getLogger("dbpool.flask")
+
+
+class Lender(Protocol):
+    """Where a scope takes its connections from."""
+
+    isolation: Isolation | None
+
+    def pools(self) -> Mapping[str, ConnectionPool]:
+        """Return the app's pools by name, open."""
 
 
 class Scope:
@@ -36,8 +47,8 @@ class Scope:
     __slots__ = (
         "__weakref__",
         "_fences",
+        "_lender",
         "_owner",
-        "_pools",
         "_stream",
         "_unit",
         "dispatched",
@@ -48,11 +59,11 @@ class Scope:
     def __init__(
         self,
         context: AppContext | RequestContext,
-        pools: Callable[[], Mapping[str, ConnectionPool]],
+        lender: Lender,
         mode: Mode,
     ) -> None:
         self._owner = ContextOwner(context)
-        self._pools = pools
+        self._lender = lender
         self._fences: dict[str, FencedConnection] = {}  # in the order of acquiring
         self._unit = Unit()
         self._stream: Stream | None = None
@@ -82,8 +93,8 @@ class Scope:
         return self._take(name)
 
     def _take(self, name: str) -> FencedConnection:
-        lease_type = LateLease if self.ended else ContextLease
-        lease = lease_type(name, self._pool(name), self._unit, self._stream or self._owner)
+        fence = self._lend(name)
+        lease = fence._lease
         try:
             if self.mode.autocommit:
                 lease.set_autocommit()
@@ -92,14 +103,22 @@ class Scope:
         except BaseException:
             lease.give_back(torn=True)
             raise
-        fence = WatchedConnection(lease) if self.ended else FencedConnection(lease)
         kept = self._fences.setdefault(name, fence)
         if kept is not fence:  # another thread of the same context was first
             lease.give_back()
         return kept
 
+    def _lend(self, name: str) -> FencedConnection:
+        pool, owner = self._pool(name), self._stream or self._owner
+        isolation = self._lender.isolation
+        if isolation is not None:
+            return isolation.lend(name, self._unit, owner)
+        if self.ended:
+            return WatchedConnection(LateLease(name, pool, self._unit, owner))
+        return FencedConnection(ContextLease(name, pool, self._unit, owner))
+
     def _pool(self, name: str) -> ConnectionPool:
-        pools = self._pools()
+        pools = self._lender.pools()
         try:
             return pools[name]
         except KeyError:

@@ -177,9 +177,13 @@ class _Atomic:
             self._scope.abandon()
 
 
-def _execute(lease: ContextLease, sql: str) -> Any:
-    cursor = lease.raw().cursor()
+def _execute(lease: ContextLease, sql: str) -> None:
+    lease.enter()
     try:
-        cursor.execute(sql)
+        cursor = lease.raw().cursor()
+        try:
+            cursor.execute(sql)
+        finally:
+            cursor.close()
     finally:
-        cursor.close()
+        lease.leave()

@@ -163,7 +163,7 @@ def test_in_autocommit_mode_it_is_called_at_once_but_in_a_block(
             assert called == ["at once"]
         return "no", 409
 
-    site.client().post("/")
+    assert site.client().post("/").status_code == 409
     assert called == ["at once", "block"]
 
 

@@ -276,6 +276,18 @@ def test_a_kept_stream_that_is_not_the_answer_keeps_nothing_open(site: Site, sta
     assert site.lent() == 0
 
 
+def test_a_kept_stream_with_an_error_status_is_rolled_back(site: Site) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("undone")
+        return Response(site.db.keep_open(iter(["no"])), 409)
+
+    answer = site.client().post("/")
+    assert (answer.status_code, answer.text) == (409, "no")
+    assert site.database.notes() == []
+    assert site.lent() == 0
+
+
 def test_a_kept_stream_that_is_consumed_in_the_view_is_an_ordinary_answer(site: Site) -> None:
     @site.app.post("/")
     def view() -> Any:
