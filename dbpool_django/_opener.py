@@ -55,8 +55,13 @@ class Opener:
         wrapper = self._detached()
         given = wrapper.get_connection_params()
         defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
-        conn = wrapper.get_new_connection({**defaults, **given, **kwargs})
         try:
+            conn = wrapper.get_new_connection({**defaults, **given, **kwargs})
+        except Exception as error:
+            getattr(self._driver, "forget_password", _nothing)(error)
+            raise
+        try:
+            getattr(self._driver, "adopt", _nothing)(conn)
             conn.autocommit = True
         except BaseException:
             self._driver.close(conn)
@@ -98,6 +103,10 @@ class Opener:
 # Compared for `reset="auto"`, so that a change is seen also when a function made it, or code that
 # goes past Django's cursors. The search path is reported from PostgreSQL 18 on.
 _REPORTED = ("TimeZone", "DateStyle", "application_name", "client_encoding", "search_path")
+
+
+def _nothing(about: object) -> None:
+    """What a driver does that has nothing to do here."""
 
 
 def _unpooled(settings: Mapping[str, Any]) -> dict[str, Any]:

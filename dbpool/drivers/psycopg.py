@@ -70,13 +70,25 @@ class PsycopgDriver:
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass
         except psycopg.Error as error:
-            _forget_password(error)
+            self.forget_password(error)
             raise
         if conn is None:
             raise ValueError(_postgres.MALFORMED)
+        return self.adopt(conn)
+
+    def adopt(self, conn: Any) -> Any:
+        """Take over a connection that somebody else has opened for a pool; return it."""
         # As psycopg_pool does: one of a pool that is dropped, or forked, is no forgotten one.
         conn._pool = None
         return conn
+
+    @staticmethod
+    def forget_password(error: BaseException | None) -> None:
+        """Take out of a connect's error what psycopg keeps of the connection, its password too."""
+        while error is not None:
+            if getattr(error, "_pgconn", None) is not None:
+                error._pgconn = None  # type: ignore[attr-defined]
+            error = error.__context__
 
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken."""
@@ -219,11 +231,3 @@ class PsycopgDriver:
             return True
         fd = self.fileno(conn)
         return fd is None or _socket.look(_socket.poller(fd)) == _socket.DEAD
-
-
-def _forget_password(error: BaseException | None) -> None:
-    """Take out of a connect's error what psycopg keeps of the connection, the password too."""
-    while error is not None:
-        if getattr(error, "_pgconn", None) is not None:
-            error._pgconn = None  # type: ignore[attr-defined]
-        error = error.__context__
