@@ -173,21 +173,32 @@ _parked: list[sqlite3.Connection] = []
 class _Tracking:
     """Goes before a class of sqlite3 connections: it can be referred to weakly, knows its cursors.
 
-    Everything that a connection executes goes through `cursor`, `conn.execute` as well.
+    It overrides every method that makes one: `execute` need not go through `cursor`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__dict__.setdefault("_dbpool_cursors", [])
 
-    def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        cursor = super().cursor(*args, **kwargs)  # type: ignore[misc]
+    def _dbpool_track(self, cursor: Any) -> Any:
         # It may come before __init__ has ended, and that forgets whatever there was.
         known = self.__dict__.setdefault("_dbpool_cursors", [])
         if len(known) >= 100:
             known[:] = [ref for ref in known if ref() is not None]
         known.append(weakref.ref(cursor))
         return cursor
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        return self._dbpool_track(super().cursor(*args, **kwargs))  # type: ignore[misc]
+
+    def execute(self, *args: Any) -> Any:
+        return self._dbpool_track(super().execute(*args))  # type: ignore[misc]
+
+    def executemany(self, *args: Any) -> Any:
+        return self._dbpool_track(super().executemany(*args))  # type: ignore[misc]
+
+    def executescript(self, *args: Any) -> Any:
+        return self._dbpool_track(super().executescript(*args))  # type: ignore[misc]
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,0 +1,61 @@
+"""What is psycopg2's own: notices, asynchronous connections."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+
+from dbpool import ConnectionPool, PoolTimeout
+from tests.drivers.conftest import run
+from tests.support.callers import MakePool
+from tests.support.servers import Postgres
+
+NOTICE = "DO $$ BEGIN RAISE NOTICE 'private'; END $$"
+
+
+@pytest.fixture
+def pg_pool(new_pool: MakePool, postgres: Postgres) -> MakePool:
+    def make(**options: Any) -> ConnectionPool:
+        return new_pool(postgres.dsn(), driver="psycopg2", **{"max_size": 1, **options})
+
+    return make
+
+
+def test_a_borrower_does_not_find_the_notices_of_the_last(pg_pool: MakePool) -> None:
+    pool = pg_pool()
+    with pool.connection() as conn:
+        run(conn, NOTICE)
+        assert len(conn.notices) == 1
+    with pool.connection() as other:
+        assert other is conn
+        assert other.notices == []
+
+
+def test_a_place_for_notices_of_ones_own_is_left_alone(pg_pool: MakePool) -> None:
+    notices: deque[str] = deque(maxlen=10)
+
+    def configure(conn: Any) -> None:
+        conn.notices = notices
+
+    pool = pg_pool(configure=configure)
+    for _ in range(3):
+        with pool.connection() as conn:
+            run(conn, NOTICE)
+    assert len(notices) == 3
+    assert pool.get_stats()["connections_num"] == 1
+
+
+@pytest.mark.parametrize("option", ["async", "async_"])
+def test_an_asynchronous_connection_is_refused_with_a_clear_word(
+    option: str, pg_pool: MakePool
+) -> None:
+    with pytest.raises(TypeError, match=f"{option}=True in kwargs is not possible"):
+        pg_pool(kwargs={option: True})
+    pool = pg_pool(kwargs=lambda: {option: 1})
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=0.3)
+    assert "asynchronous" in str(caught.value.__cause__)
+    with pg_pool(kwargs={option: False}).connection() as conn:
+        assert run(conn, "SELECT 1") == [(1,)]
