@@ -26,6 +26,7 @@ __all__ = ["Guard", "Keeper", "Watched", "keeper"]
 logger = logging.getLogger("dbpool.keeper")
 
 _STARVED = 1.0  # seconds late that are worth a word
+_STARTING = 1.0  # seconds after which a thread that has not started never will: see start
 
 
 class Watched(Protocol):
@@ -43,13 +44,14 @@ class Keeper:
 
     def __init__(self) -> None:
         self.pools: dict[int, weakref.ref[Watched]] = {}
-        # Guards `_thread`, and a guard's life against the moment in which its socket is severed.
-        self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
         """Forget everything that belonged to a parent process or must not exist at import."""
-        self._lock = threading.Lock()
+        # Guards `_thread`, and a guard's life against the moment in which its socket is severed.
+        # Re-entrant: a signal handler may need the keeper wherever it comes in.
+        self._lock = threading.RLock()
+        self._starting_until = -math.inf
         self._thread: threading.Thread | None = None
         self._inbox: queue.SimpleQueue[Entry | None] | None = None
         # Weak, since an exception may strike between arming and disarming: a guard lives only as
@@ -104,19 +106,24 @@ class Keeper:
 
     def start(self) -> bool:
         """Have the thread running. False where no thread can be started."""
-        if self._thread is not None:
+        # Whoever was starting it may have been interrupted at any point: what is not alive after
+        # a while is replaced. Two of them at once would do no harm.
+        known = self._thread
+        if known is not None and (known.is_alive() or time.monotonic() < self._starting_until):
             return True
         thread = threading.Thread(target=self._run, name="dbpool-keeper", daemon=True)
         with self._lock:
-            first = self._thread is None
+            first = self._thread is known
             if first:
+                self._starting_until = time.monotonic() + _STARTING
                 self._thread = thread
         if not first:
             return True
         try:
             thread.start()
         except BaseException as error:
-            self._thread = None
+            if not thread.is_alive():
+                self._thread = None
             if isinstance(error, RuntimeError):  # no more threads, or the interpreter is ending
                 return False
             raise
@@ -142,6 +149,16 @@ class Keeper:
     # -- the thread
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        finally:  # however it ended: whoever needs it next starts another
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+                self._wake_at = math.inf
+            self.inbox.put(None)  # for a second one, started where a start was interrupted
+
+    def _watch(self) -> None:
         inbox = self.inbox
         while True:
             # From here on whoever adds something due wakes the thread; see arm and schedule.
