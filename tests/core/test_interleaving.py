@@ -20,7 +20,6 @@ from dbpool import (
     _connecting,
     _growth,
     _handover,
-    _keeper,
     _lifecycle,
     _validation,
     _waiting,
@@ -45,8 +44,16 @@ def models(monkeypatch: pytest.MonkeyPatch) -> None:
     time = SimpleNamespace(monotonic=clock.monotonic, sleep=lambda seconds: None)
     for module in (_connecting, _growth, _lifecycle, _validation, _waiting):
         monkeypatch.setattr(module, "time", time)
-    # No second thread of the pool's own, and no belt: a lost wake-up must show as one.
-    monkeypatch.setattr(_keeper.keeper, "schedule", lambda pool, when: True)
+    # No thread of the pool's own (the real keeper would walk in between the steps), and no belt:
+    # a lost wake-up must show as one.
+    nobody = SimpleNamespace(
+        inbox=SimpleNamespace(put=lambda entry: None),
+        schedule=lambda pool, when: True,
+        register=lambda pool: None,
+        forget=lambda pool: None,
+    )
+    for module in (_connecting, _growth, _lifecycle, _validation, pool_module):
+        monkeypatch.setattr(module, "keeper", nobody)
     monkeypatch.setattr(_waiting, "nap", lambda pool, now: schedule.FOREVER * 2)
     monkeypatch.setattr(_waiting, "_collect", lambda now: None)
 
