@@ -11,7 +11,7 @@ from . import _growth
 from ._connecting import Failure
 from ._ending import find_lost, reclaim
 from ._handover import CLOSED, dequeue, offer, settle
-from .errors import ConnectFailed, PoolClosed, PoolTimeout, TooManyRequests
+from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
     from ._entry import Held
@@ -62,40 +62,45 @@ class Waiter:
 
 
 def wait_for_connection(
-    pool: ConnectionPool, started: float, deadline: float, *, again: bool = False
+    pool: ConnectionPool,
+    started: float,
+    deadline: float,
+    *,
+    again: bool = False,
+    count: bool = True,
 ) -> Held:
     """Queue until a connection is there; raise what acquiring raises.
 
     Arguments: `started` and `deadline` on the monotonic clock; `again` for a caller that was
-    served a connection which turned out to be dead, and goes back to the head of the queue.
+    served a connection which turned out to be dead, and goes back to the head of the queue;
+    `count`, whether this is the first time that it has to wait.
     """
     find_lost(pool)
     waiter = Waiter(started)
     try:
-        _enqueue(pool, waiter, again)
+        _enqueue(pool, waiter, again, count)
         settle(pool)
         _sleep(pool, waiter, deadline)
         answer = waiter.withdraw()
-        now = time.monotonic()
-        with pool._lock:
-            if isinstance(answer, tuple):
-                pool._totals.count_wait(now - started)
-            else:
-                pool._totals.failed += 1
         if isinstance(answer, tuple):
             return answer  # a connection and its entry
-        raise refusal(pool, answer, now - started)
-    except BaseException:
+        with pool._lock:
+            pool._totals.failed += 1
+        raise refusal(pool, answer, time.monotonic() - started)
+    except BaseException as error:
         answer = waiter.withdraw()
         dequeue(pool, waiter)
         if isinstance(answer, tuple):  # it came in the same instant: the next one gets it
             offer(pool, answer)
+        if not isinstance(error, PoolError):  # interrupted; the pool's own are counted
+            with pool._lock:
+                pool._totals.failed += 1
         raise
     finally:
         dequeue(pool, waiter)
 
 
-def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool) -> None:
+def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool, count: bool) -> None:
     waiters = pool._waiters
     with pool._lock:
         if pool._state != "open":
@@ -112,7 +117,7 @@ def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool) -> None:
                 f"(max_waiting={pool.max_waiting}, {len(pool._in_use)} of {pool.max_size} in "
                 "use): try again later, or make max_size or max_waiting larger"
             )
-        if not again:
+        if count:
             pool._totals.queued += 1
         pool._backoff.given_up = False  # somebody asks: connecting goes on
         if again:

@@ -172,7 +172,8 @@ class ConnectionPool:
     def _acquire_slowly(self, timeout: float | None) -> tuple[Any, Entry, float]:
         started = monotonic()
         deadline = started + self._seconds(timeout)
-        return self._fit(wait_for_connection(self, started, deadline), started, deadline)
+        held = wait_for_connection(self, started, deadline)
+        return self._fit(held, started, deadline, queued=True)
 
     def _look_again(
         self, held: Held, now: float, timeout: float | None
@@ -182,7 +183,7 @@ class ConnectionPool:
         except ValueError:  # looked at only now, since most calls need none
             _handover.offer(self, held)
             raise
-        return self._fit(held, now, deadline)
+        return self._fit(held, now, deadline, queued=False)
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
@@ -191,15 +192,21 @@ class ConnectionPool:
             raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
         return timeout
 
-    def _fit(self, held: Held, started: float, deadline: float) -> tuple[Any, Entry, float]:
+    def _fit(
+        self, held: Held, started: float, deadline: float, *, queued: bool
+    ) -> tuple[Any, Entry, float]:
         """Return this connection, or the first after it, that may be handed out."""
         now = monotonic()
         while now >= held[1].good_until and not _validation.usable(self, held, now, deadline):
             try:
                 held = self._take()
             except IndexError:
-                held = wait_for_connection(self, started, deadline, again=True)
+                held = wait_for_connection(self, started, deadline, again=True, count=not queued)
+                queued = True
             now = monotonic()
+        if queued:
+            with self._lock:
+                self._totals.count_wait(now - started)
         if not self._background and now >= self._due:
             self._due = self._upkeep(now)
         return held[0], held[1], now
