@@ -99,8 +99,9 @@ def drain(pool: ConnectionPool) -> None:
 def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
     """Change the sizes; idle ones beyond go at once, then lent ones as they come back."""
     with pool._lock:
-        lent_last = sorted(pool._entries, key=lambda entry: entry.key in pool._in_use)
-        for entry in lent_last[: max(0, len(lent_last) - max_size)]:
+        # The longest idle first, those that are lent last.
+        order = sorted(pool._entries, key=lambda entry: (entry.key in pool._in_use, entry.since))
+        for entry in order[: max(0, len(order) - max_size)]:
             _ending.expire(entry, "excess")
         pool.min_size, pool.max_size = min_size, max_size
     _validation.sweep(pool, time.monotonic())

@@ -69,7 +69,9 @@ class Scenery:
             attempt = _growth._reserve(self.pool) or self.attempt()
             _connecting.make(self.pool, attempt)
             taken.append(self.pool.getconn())
-        for conn in taken:
+        for conn in taken:  # at times of their own: what the pool sorts, it sorts the same way
+            assert schedule.Lock.clock is not None
+            schedule.Lock.clock.now += 0.001
             self.pool.putconn(conn)
         self.in_use: set[int] = set()
 

@@ -91,6 +91,8 @@ class _Run:
                 options = options[:1]
         step = len(self.choices)
         taken = self.prefix[step] if step < len(self.prefix) else 0
+        if taken >= len(options):
+            raise AssertionError("the scenario is not the same each time it runs")
         self.choices.append((taken, len(options)))
         self.preemptions += bool(taken and going_on)
         return options[taken]
@@ -137,7 +139,11 @@ class _Run:
             task.error = error
         task.done = True
         if not self.over:
-            self._pass_to(self._choose())
+            try:
+                following = self._choose()
+            except AssertionError as error:
+                task.error, following = error, None
+            self._pass_to(following)
 
     def execute(self, functions: Sequence[Worker]) -> None:
         self.tasks = [_Task(function, f"T{i}") for i, function in enumerate(functions)]
