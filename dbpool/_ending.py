@@ -53,7 +53,7 @@ def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
 def find_lost(pool: ConnectionPool) -> None:
     """Free the slots of connections that were dropped without being returned."""
     with pool._lock:
-        lost = [entry for entry in pool._entries if entry() is None]
+        lost = [entry for entry in list(pool._entries) if entry() is None]
         for entry in lost:
             _remove(pool, entry, "lost")
         first = bool(lost) and not pool._totals.leaks

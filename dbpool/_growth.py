@@ -150,7 +150,7 @@ def _missing(pool: ConnectionPool, now: float) -> int:
     if pool.min_size == 0 or pool._backoff.given_up:
         return 0
     soon = now + replace_before(pool)
-    return max(0, pool.min_size - sum(entry.expires_at > soon for entry in pool._entries))
+    return max(0, pool.min_size - sum(entry.expires_at > soon for entry in list(pool._entries)))
 
 
 def replace_before(pool: ConnectionPool) -> float:

@@ -54,7 +54,7 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     """Close for good: first the waiters are told, then what is idle closes."""
     with pool._lock:
         pool._state = "closed"
-        for entry in pool._entries:
+        for entry in list(pool._entries):
             _ending.expire(entry, "closed")
         if CLOSED not in pool._waiters:
             pool._waiters.append(CLOSED)
@@ -90,7 +90,7 @@ def at_exit(pool: ConnectionPool) -> None:
 def drain(pool: ConnectionPool) -> None:
     """Renew everything that is open."""
     with pool._lock:
-        for entry in pool._entries:
+        for entry in list(pool._entries):
             _ending.expire(entry, "drained")
     _validation.sweep(pool, time.monotonic())
     _growth.grow(pool)

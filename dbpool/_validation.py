@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["answers", "found_dead", "ping_or_retire", "sweep", "take_idle", "upkeep", "usable"]
 
+LEAST = 0.05  # seconds that the server is given for an answer, however little time is left
 LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quiet pool
 
 
@@ -40,10 +41,10 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
                 seen == _socket.SUSPECT
                 or pool._validate == "ping"
                 or now - entry.proved_at >= pool._ping_after
-            ) and not answers(pool, held, min(pool._ping_timeout, max(deadline - now, 0.05))):
+            ) and not answers(pool, held, min(pool._ping_timeout, max(deadline - now, LEAST))):
                 found_dead(pool, held)
                 return False
-        if pool._check is not None and not _passes_check(pool, held):
+        if pool._check is not None and not _passes_check(pool, held, deadline):
             return False
     except BaseException:
         retire(pool, held, "broken")
@@ -73,11 +74,13 @@ def ping_or_retire(pool: ConnectionPool, held: Held) -> None:
     retire(pool, held, "broken")
 
 
-def _passes_check(pool: ConnectionPool, held: Held) -> bool:
+def _passes_check(pool: ConnectionPool, held: Held, deadline: float) -> bool:
     """Run the user's check; it may leave nothing behind but its verdict."""
     conn, entry = held
+    left = max(deadline - time.monotonic(), LEAST)
     try:
-        pool._check(conn)
+        with Guard(pool._driver, conn, min(pool._ping_timeout, left)):
+            pool._check(conn)
         keep = _returning.tidy(pool, entry, conn)
     except Exception:
         keep = False
@@ -178,7 +181,7 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
     with pool._lock:
         surplus = len(pool._entries) > pool.min_size
         early = _growth.replace_before(pool) if pool.min_size else 0.0
-        for entry in pool._entries:
+        for entry in list(pool._entries):
             due = min(due, entry.expires_at - early)
             if surplus:
                 due = min(due, entry.since + pool._max_idle)
