@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dbpool import PoolTimeout
 from dbpool.drivers.base import IDLE, INTRANS
 
+from . import _dialect
 from ._lease import ContextLease, Owner, Unit
 from ._watched import WatchedConnection
 
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from dbpool import ConnectionPool
 
 __all__ = ["Isolation"]
-
-_DEFERRED = """
-    SELECT string_agg(quote_ident(n.nspname) || '.' || quote_ident(c.conname), ', ')
-    FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace WHERE c.condeferred
-"""
 
 
 class Isolation:
@@ -79,9 +75,12 @@ class Pinned:
         self._units: list[IsolatedLease] = []
         self._threads: list[int] = []
         self._conn = pool.getconn()
-        self.autocommit = bool(getattr(self._conn, "autocommit", False))
-        if self.autocommit:
-            self._conn.autocommit = False
+        self.autocommit = _dialect.in_autocommit(self._conn)
+        try:
+            _dialect.begin_for_good(self._conn)
+        except BaseException:
+            pool.putconn(self._conn, close=True)
+            raise
 
     def unpin(self) -> None:
         """Undo everything and return the connection."""
@@ -122,9 +121,9 @@ class Pinned:
             else:
                 return
         try:
-            self.execute(f"SAVEPOINT {self._name(lease)}")
+            _dialect.execute(self._conn, f"SAVEPOINT {self._name(lease)}")
             if lease.read_only:
-                self.execute("SET TRANSACTION READ ONLY")
+                _dialect.make_unit_read_only(self._conn)
         except BaseException:
             self._forget(lease)
             raise
@@ -132,11 +131,8 @@ class Pinned:
     def commit(self, lease: IsolatedLease) -> None:
         """End its unit well, once the deferred constraints have been checked."""
         if lease in self._units:
-            self.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            ((deferred,),) = self.execute(_DEFERRED)
-            if deferred:
-                self.execute(f"SET CONSTRAINTS {deferred} DEFERRED")
-            self.execute(f"RELEASE SAVEPOINT {self._name(lease)}")
+            _dialect.check_deferred(self._conn)
+            _dialect.execute(self._conn, f"RELEASE SAVEPOINT {self._name(lease)}")
             self._forget(lease)
 
     def rollback(self, lease: IsolatedLease) -> None:
@@ -144,7 +140,9 @@ class Pinned:
         if lease in self._units:
             name = self._name(lease)
             try:
-                self.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
+                _dialect.execute(
+                    self._conn, f"ROLLBACK TO SAVEPOINT {name}", f"RELEASE SAVEPOINT {name}"
+                )
             finally:
                 self._forget(lease)
 
@@ -156,19 +154,12 @@ class Pinned:
         return f"dbpool_unit_{self._units.index(lease)}"
 
     def _forget(self, lease: IsolatedLease) -> None:
+        if lease.read_only:
+            _dialect.end_read_only_unit(self._conn)
         with self._turn:
             at = self._units.index(lease)
             del self._units[at:], self._threads[at:]  # and what was opened in it
             self._turn.notify_all()
-
-    def execute(self, sql: str) -> list[Any]:
-        """Run a statement of our own."""
-        cursor = self._conn.cursor()
-        try:
-            cursor.execute(sql)
-            return list(cursor.fetchall()) if cursor.description else []
-        finally:
-            cursor.close()
 
 
 class IsolatedLease(ContextLease):
@@ -212,6 +203,13 @@ class IsolatedLease(ContextLease):
     def _roll_back(self) -> bool:
         self._pinned.rollback(self)
         return False
+
+    def autocommits(self) -> bool:
+        """Return whether each statement is a unit."""
+        return self._autocommit
+
+    def begin(self) -> None:
+        """The next statement opens a unit."""
 
     def set_autocommit(self) -> None:
         """Have each statement be a unit."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dbpool import TransactionAborted
 from dbpool._lease import _ends, check, commit, roll_back
 
+from . import _dialect
 from ._errors import released
 from ._hooks import Hooks
 
@@ -115,6 +116,22 @@ class ContextLease:
 
     # -- the transaction
 
+    def autocommits(self) -> bool:
+        """Return whether a statement outside a block commits by itself."""
+        return _dialect.in_autocommit(self.raw())
+
+    def begin(self) -> None:
+        """Open a transaction, unless the next statement will."""
+        _dialect.begin(self.raw())
+
+    def execute(self, *statements: str) -> None:
+        """Run statements of our own."""
+        self.enter()
+        try:
+            _dialect.execute(self.raw(), *statements)
+        finally:
+            self.leave()
+
     def check(self) -> None:
         """Raise TransactionAborted if this could not be committed; no round trip."""
         self.raw()
@@ -165,25 +182,23 @@ class ContextLease:
             f"{why}, so nothing of this transaction can be committed: it is rolled back"
         )
 
-    # -- its settings; the pool puts them back
+    # -- its settings
 
     def set_autocommit(self) -> None:
-        """Have each statement commit by itself."""
-        self.conn.autocommit = True
+        """Have each statement commit by itself; the pool puts it back."""
+        _dialect.set_autocommit(self.conn)
 
     def make_read_only(self) -> None:
         """Have the server refuse writes."""
-        name = _read_only_attribute(self.conn)
-        if name is not None:
-            self._was_read_only = getattr(self.conn, name)
-            setattr(self.conn, name, True)
+        self._was_read_only = _dialect.make_read_only(self.conn)
 
     def set_writable(self, on: bool) -> None:
         """Suspend `make_read_only` for the length of a block that commits for itself."""
-        name = _read_only_attribute(self.raw())
-        if name is not None:
-            roll_back(self.pool, self.conn)  # what only has read, at the start of the block
-            setattr(self.conn, name, self._was_read_only if on else True)
+        roll_back(self.pool, self.raw())  # what only has read, at the start of the block
+        if on:
+            _dialect.restore_access(self.conn, self._was_read_only)
+        else:
+            _dialect.make_read_only(self.conn)
 
     # -- the end
 
@@ -199,6 +214,8 @@ class ContextLease:
             if not (torn or self.torn or self.lost or self.broken):
                 close = roll_back(self.pool, conn)
                 close = self._close_cursors() or close
+                if self._was_read_only is not _NEVER and not close:
+                    _dialect.restore_access(conn, self._was_read_only)
         finally:
             try:
                 self.pool.putconn(conn, close)
@@ -229,8 +246,3 @@ def _close(cursor: Any) -> None:
         cursor.close()
     except Exception:
         logger.debug("closing a cursor failed", exc_info=True)
-
-
-def _read_only_attribute(conn: Any) -> str | None:
-    """Return the name under which the driver's connection can be made read-only."""
-    return next((name for name in ("readonly", "read_only") if hasattr(conn, name)), None)

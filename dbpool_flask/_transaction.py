@@ -62,13 +62,15 @@ class Transaction:
 
     def _open(self, lease: ContextLease) -> None:
         idle = lease.status() == IDLE
-        if idle and getattr(lease.conn, "autocommit", False):
-            _execute(lease, "BEGIN")
+        if idle and (self._outermost or lease.autocommits()):
             self._began = True
-        elif not (idle and self._outermost):
-            # What was done before the block survives it if it fails.
-            self._savepoint = f"dbpool_{len(lease.blocks) + 1}"
-            _execute(lease, f"SAVEPOINT {self._savepoint}")
+            lease.begin()
+            return
+        if idle:
+            lease.begin()
+        # What was done before the block survives it if it fails.
+        self._savepoint = f"dbpool_{len(lease.blocks) + 1}"
+        lease.execute(f"SAVEPOINT {self._savepoint}")
 
     def __exit__(
         self,
@@ -111,14 +113,14 @@ class Transaction:
                 raise
             lease.unit.hooks.committed((lease.name,))
         elif self._savepoint:
-            _execute(lease, f"RELEASE SAVEPOINT {self._savepoint}")
+            lease.execute(f"RELEASE SAVEPOINT {self._savepoint}")
 
     def _undo(self, lease: ContextLease) -> None:
         """Undo the block. An error in here must not hide the one that made it necessary."""
         try:
             if self._savepoint and lease.status() != IDLE:
                 name = self._savepoint
-                _execute(lease, f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
+                lease.execute(f"ROLLBACK TO SAVEPOINT {name}", f"RELEASE SAVEPOINT {name}")
             else:
                 lease.rollback()
         except Exception as error:
@@ -175,15 +177,3 @@ class _Atomic:
             self._block.__exit__(kind, error, traceback)
         elif isinstance(error, Exception):
             self._scope.abandon()
-
-
-def _execute(lease: ContextLease, sql: str) -> None:
-    lease.enter()
-    try:
-        cursor = lease.raw().cursor()
-        try:
-            cursor.execute(sql)
-        finally:
-            cursor.close()
-    finally:
-        lease.leave()

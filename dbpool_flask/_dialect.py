@@ -1,0 +1,122 @@
+"""What the drivers name differently and the pool itself has no need of."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+__all__ = [
+    "begin",
+    "begin_for_good",
+    "check_deferred",
+    "end_read_only_unit",
+    "execute",
+    "in_autocommit",
+    "make_read_only",
+    "make_unit_read_only",
+    "restore_access",
+    "set_autocommit",
+]
+
+
+def in_autocommit(conn: Any) -> bool:
+    """Return whether a statement outside a transaction commits by itself."""
+    if not isinstance(conn, sqlite3.Connection):
+        return bool(getattr(conn, "autocommit", False))
+    autocommit = getattr(conn, "autocommit", None)  # from Python 3.12 on; True, False or -1
+    return autocommit is True or (autocommit is not False and conn.isolation_level is None)
+
+
+def set_autocommit(conn: Any) -> None:
+    """Have each statement commit by itself; the pool puts it back."""
+    if isinstance(conn, sqlite3.Connection) and getattr(conn, "autocommit", None) is not False:
+        conn.isolation_level = None
+    else:
+        conn.autocommit = True
+
+
+def begin(conn: Any) -> None:
+    """Open a transaction where the driver will not do so with the next statement of any kind."""
+    # sqlite3 opens one before INSERT, UPDATE and DELETE alone, and a savepoint without one would
+    # be committed when it is released.
+    if in_autocommit(conn) or (isinstance(conn, sqlite3.Connection) and not conn.in_transaction):
+        execute(conn, "BEGIN")
+
+
+def make_read_only(conn: Any) -> Any:
+    """Have writes refused from the next transaction on; return what `restore_access` wants."""
+    if isinstance(conn, sqlite3.Connection):
+        execute(conn, "PRAGMA query_only = 1")
+        return None
+    name = _read_only_attribute(conn)
+    before = getattr(conn, name)
+    setattr(conn, name, True)
+    return before
+
+
+def restore_access(conn: Any, before: Any) -> None:
+    """Undo `make_read_only`; the connection is not in a transaction."""
+    if isinstance(conn, sqlite3.Connection):
+        execute(conn, "PRAGMA query_only = 0")
+    else:
+        setattr(conn, _read_only_attribute(conn), before)
+
+
+# -- for test isolation, where a unit of work is a savepoint
+
+_DEFERRED = """
+    SELECT string_agg(quote_ident(n.nspname) || '.' || quote_ident(c.conname), ', ')
+    FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace WHERE c.condeferred
+"""
+
+
+def begin_for_good(conn: Any) -> None:
+    """Open a transaction in which units can be savepoints, autocommit mode or not."""
+    if isinstance(conn, sqlite3.Connection):
+        execute(conn, "BEGIN")
+    elif conn.autocommit:
+        conn.autocommit = False
+
+
+def check_deferred(conn: Any) -> None:
+    """Raise what a COMMIT would raise because of deferred constraints."""
+    if isinstance(conn, sqlite3.Connection):
+        if execute(conn, "PRAGMA foreign_keys") == [(1,)] and execute(
+            conn, "PRAGMA foreign_key_check"
+        ):
+            raise sqlite3.IntegrityError("FOREIGN KEY constraint failed")
+        return
+    execute(conn, "SET CONSTRAINTS ALL IMMEDIATE")
+    # By name: ALL DEFERRED would defer those, too, that are checked at each statement.
+    ((deferred,),) = execute(conn, _DEFERRED)
+    if deferred:
+        execute(conn, f"SET CONSTRAINTS {deferred} DEFERRED")
+
+
+def make_unit_read_only(conn: Any) -> None:
+    """Have writes refused until the savepoint that has just been set is gone."""
+    if isinstance(conn, sqlite3.Connection):
+        execute(conn, "PRAGMA query_only = 1")
+    else:
+        execute(conn, "SET TRANSACTION READ ONLY")
+
+
+def end_read_only_unit(conn: Any) -> None:
+    """Undo `make_unit_read_only`, where the end of the savepoint does not."""
+    if isinstance(conn, sqlite3.Connection):
+        execute(conn, "PRAGMA query_only = 0")
+
+
+def _read_only_attribute(conn: Any) -> str:
+    return "readonly" if hasattr(conn, "readonly") else "read_only"  # psycopg2, psycopg 3
+
+
+def execute(conn: Any, *statements: str) -> list[Any]:
+    """Run statements of our own; return the rows of the last."""
+    cursor = conn.cursor()
+    try:
+        for statement in statements:
+            cursor.execute(statement)
+        return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+    finally:
+        cursor.close()
