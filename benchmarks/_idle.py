@@ -8,7 +8,7 @@ from itertools import repeat
 from time import perf_counter
 from typing import Any
 
-from benchmarks._others import DBUtilsPool, PsycopgPool, SQLAlchemyPool
+from benchmarks._others import DbpoolPsycopg, DBUtilsPool, PsycopgPool, SQLAlchemyPool
 from benchmarks._peers import BareQueue, Dbpool, LocksAndDeque, Peer, Psycopg2Pool, Wanted
 from benchmarks._report import Column, Table, rotated
 
@@ -33,6 +33,7 @@ def measure(dsn: str, rounds: int, absent: Callable[[type[Peer]], bool]) -> Tabl
         Dbpool,
         Psycopg2Pool,
         PsycopgPool,
+        DbpoolPsycopg,
         SQLAlchemyPool,
         DBUtilsPool,
         BareQueue,
@@ -49,7 +50,7 @@ def measure(dsn: str, rounds: int, absent: Callable[[type[Peer]], bool]) -> Tabl
                 peer.without_semaphore()
             peer.fill(1)
             timed.append((kind.name, _pairs(peer.take, peer.give)))
-            if isinstance(peer, Dbpool):
+            if kind is Dbpool:
                 timed.append((BLOCK, _blocks(peer.lend)))
                 looking = Dbpool(wanted, validate_after=0)
                 opened.append(looking)
@@ -92,7 +93,7 @@ def _blocks(lend: Callable[[], AbstractContextManager[Any]]) -> Callable[[int], 
 
 def _judge(table: Table) -> None:
     table.notes.append(
-        "dbpool with statistics, lifetime and checks on; psycopg_pool works on psycopg 3, all "
+        "dbpool with statistics, lifetime and checks on; psycopg_pool works on psycopg 3, the "
         "others on psycopg2"
     )
     table.notes.append(

@@ -1,4 +1,4 @@
-"""The pools that `make bench` installs: psycopg_pool, SQLAlchemy's QueuePool, DBUtils."""
+"""The pools that need what `make bench` installs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import psycopg2
 
-from benchmarks._peers import Connects, Peer, Wanted
+from benchmarks._peers import Connects, Dbpool, Peer, Wanted
 
-__all__ = ["DBUtilsPool", "PsycopgPool", "SQLAlchemyPool"]
+__all__ = ["DBUtilsPool", "DbpoolPsycopg", "PsycopgPool", "SQLAlchemyPool"]
 
 
 class PsycopgPool(Peer):
@@ -51,6 +51,16 @@ class PsycopgPool(Peer):
 
     def close(self) -> None:
         self.pool.close()
+
+
+class DbpoolPsycopg(Dbpool):
+    """Ours on psycopg_pool's own driver: what of the difference is the driver's."""
+
+    name = "dbpool on psycopg 3"
+    package = "psycopg"
+
+    def __init__(self, wanted: Wanted) -> None:
+        super().__init__(wanted, driver="psycopg", kwargs={"autocommit": not wanted.plain})
 
 
 class SQLAlchemyPool(Peer):

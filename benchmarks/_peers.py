@@ -144,11 +144,10 @@ class Dbpool(Peer):
     def __init__(self, wanted: Wanted, **options: Any) -> None:
         self.pool = ConnectionPool(
             wanted.dsn,
-            kwargs=wanted.options,
             min_size=wanted.keep or 0,
             max_size=wanted.size,
             timeout=wanted.timeout,
-            **options,
+            **{"driver": "psycopg2", "kwargs": wanted.options, **options},
         )
         self.take, self.give = self.pool.getconn, self.pool.putconn
 

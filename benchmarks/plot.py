@@ -40,7 +40,7 @@ def panel(
     most = max(values.values())
     for number, (name, value) in enumerate(values.items(), 1):
         y = top + number * LINE
-        bar = "ours" if name == OURS else "bar"
+        bar = "ours" if name.startswith(OURS) else "bar"
         length = max(1.0, BARS * value / most)
         yield f'<text x="{NAMES - 10}" y="{y}" text-anchor="end">{escape(name)}</text>'
         yield f'<rect class="{bar}" x="{NAMES}" y="{y - 12}" width="{length:.1f}" height="16"/>'
@@ -72,6 +72,8 @@ def threads(table: dict[str, Any], top: int) -> list[str]:
 def draw(figures: dict[str, Any]) -> str:
     """Return the SVG."""
     tables = {table["key"]: table for table in figures["tables"]}
+    if missing := {"idle", "queries"} - tables.keys():
+        sys.exit(f"there are no figures of {', '.join(sorted(missing))}: run without --only")
     about = figures["environment"]
     lines = idle(tables["idle"], 20)
     top = 20 + (len(lines) // 3 + 2) * LINE
