@@ -180,6 +180,13 @@ class _Tracking:
         super().__init__(*args, **kwargs)
         self.__dict__.setdefault("_dbpool_cursors", [])
 
+    def __del__(self) -> None:
+        # Closed as always, but without sqlite3's warning: of one that is lost the pool tells.
+        try:
+            sqlite3.Connection.close(self)  # type: ignore[arg-type]
+        except sqlite3.ProgrammingError:  # it was never opened
+            pass
+
     def _dbpool_track(self, cursor: Any) -> Any:
         # It may come before __init__ has ended, and that forgets whatever there was.
         known = self.__dict__.setdefault("_dbpool_cursors", [])

@@ -72,10 +72,15 @@ class Sqlite3Driver:
         self._memory.close()
 
     def close(self, conn: Any) -> None:
-        """Close it; harmless on one that is closed, and ends a query of another thread."""
+        """Close it; harmless on one that is closed.
+
+        A query of another thread is interrupted, and the connection closes with its end: Python
+        3.10 crashes if it is closed beneath it.
+        """
         try:
             conn.interrupt()
-            conn.close()
+            if _sqlite.end_cursors(conn):
+                conn.close()
         except sqlite3.Error:
             pass
 
