@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._entry import Held
     from .pool import ConnectionPool
 
-__all__ = ["GONE", "Waiter", "nap", "refusal", "wait_for_connection"]
+__all__ = ["GONE", "Waiter", "nap", "refusal", "timed_out", "wait_for_connection"]
 
 GONE = object()  # the answer a waiter gives itself when it stops waiting
 
@@ -162,6 +162,13 @@ def _collect(now: float) -> None:
         gc.collect()
 
 
+def timed_out(pool: ConnectionPool, waited: float) -> BaseException:
+    """Return the error for a caller whose time went by on connections that did not answer."""
+    with pool._lock:
+        pool._totals.failed += 1
+    return refusal(pool, GONE, waited)
+
+
 def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
     """Return the error for a caller that gets no connection."""
     if answer is CLOSED:
@@ -179,9 +186,17 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
     size, in_use, waiting = len(pool._entries), len(pool._in_use), len(pool._waiters)
     failure = pool._backoff.failure
     if failure is not None:
+        cause = failure.error
         why = f"connecting fails ({failure.reason}): is the database up and reachable?"
+        if not isinstance(cause, (pool._driver.OperationalError, OSError)):
+            why = (
+                f"connecting fails with {type(cause).__name__}, which is none of the server's "
+                "errors: see its cause, and what conninfo, kwargs and configure do"
+            )
     elif pool._connecting and in_use < pool.max_size:
         why = "connecting takes too long: is the database slow or unreachable?"
+    elif in_use < pool.max_size:
+        why = "connections did not answer or pass their check: is the database well?"
     else:
         why = "return connections sooner, or make max_size or timeout larger"
     error = pool._error(PoolTimeout)(

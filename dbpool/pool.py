@@ -31,7 +31,7 @@ from ._entry import Entry, Held
 from ._growth import Backoff
 from ._keeper import keeper
 from ._lease import Lease
-from ._waiting import Waiter, wait_for_connection
+from ._waiting import Waiter, timed_out, wait_for_connection
 from .errors import PoolClosed, PoolError, for_driver
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class ConnectionPool:
         """Start with nothing; also in a forked child, where the old locks may be held for ever."""
         # Guards _entries, _connecting, _state, _totals, _backoff and the sizes. Re-entrant: a
         # signal handler or finaliser may come in anywhere, so each statement under it leaves the
-        # invariants true. No I/O, callback or wait happens while it is held.
+        # invariants true, and loops go over copies. No I/O, callback or wait while it is held.
         self._lock = threading.RLock()
         self._entries: set[Entry] = set()  # every open connection, wherever it is
         self._connecting: dict[int, weakref.ref[Attempt]] = {}
@@ -198,6 +198,9 @@ class ConnectionPool:
         """Return this connection, or the first after it, that may be handed out."""
         now = monotonic()
         while now >= held[1].good_until and not _validation.usable(self, held, now, deadline):
+            now = monotonic()
+            if now > max(deadline, started + _validation.LEAST):  # asking took all the time
+                raise timed_out(self, now - started)
             try:
                 held = self._take()
             except IndexError:

@@ -1,4 +1,4 @@
-"""Nobody waits past the timeout, whatever does not answer."""
+"""Nobody waits past the timeout, whatever does not answer; and the error says why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from dbpool import PoolTimeout
 from testproject.postgres import PostgresServer
-from tests.support.callers import PATIENCE, MakePool
+from tests.support.callers import PATIENCE, MakePool, lent
 
 
 @pytest.mark.outage
@@ -28,3 +28,34 @@ def test_a_check_that_hangs_ends_with_the_timeout(
         pool.getconn(timeout=0.5)
     assert time.monotonic() - started < PATIENCE / 2
     assert pool.get_stats()["connections_closed"] == {"check_failed": 1}
+
+
+@pytest.mark.outage
+def test_many_idle_connections_that_do_not_answer_cost_one_timeout_in_all(
+    new_pool: MakePool, breakable_postgres: PostgresServer
+) -> None:
+    pool = new_pool(breakable_postgres.dsn(), max_size=40, validate_after=0, ping_after=0)
+    with lent(pool, 40):
+        pass
+    breakable_postgres.freeze()
+    started = time.monotonic()
+    with pytest.raises(PoolTimeout, match=r"0 of 40 in use.* did not answer"):
+        pool.getconn(timeout=0.3)
+    assert time.monotonic() - started < 0.3 + 0.05 * 10  # not 0.05 s for each of the 40
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"configure": lambda conn: conn.cursor().execute("SELECT 1")},  # its transaction is open
+        {"configure": lambda conn: conn.nonsense()},
+        {"kwargs": lambda: None},
+    ],
+)
+def test_a_mistake_in_a_callback_is_not_blamed_on_the_database(
+    pg_pool: MakePool, option: dict[str, Any]
+) -> None:
+    pool = pg_pool(**option)
+    with pytest.raises(PoolTimeout, match="see its cause") as caught:
+        pool.getconn(timeout=0.2)
+    assert type(caught.value.__cause__).__name__ in str(caught.value)
