@@ -1,0 +1,59 @@
+"""Functions called in forked children, which never come back into the test runner."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Child", "in_child"]
+
+LIMIT = 30  # seconds after which a child that hangs is killed by its own alarm
+
+T = TypeVar("T")
+
+
+class Child(Generic[T]):
+    """A forked process that calls the function, reports through a pipe, and ends by _exit."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(LIMIT)
+                os.close(self._reader)
+                report = _report(function)
+                with os.fdopen(writer, "wb") as out:
+                    pickle.dump(report, out)
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(writer)
+
+    def result(self) -> T:
+        """Wait for its end; return what the function returned, or fail with what it raised."""
+        with os.fdopen(self._reader, "rb") as pipe:
+            report = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        assert status == 0, f"the child hung or died (wait status {status})"
+        raised, returned = pickle.loads(report)
+        assert not raised, f"in the child:\n{raised}"
+        return returned  # type: ignore[no-any-return]
+
+
+def _report(function: Callable[[], Any]) -> tuple[str, Any]:
+    try:
+        return "", function()
+    except BaseException:  # noqa: BLE001 - the parent fails with it
+        return traceback.format_exc(), None
+
+
+def in_child(function: Callable[[], T]) -> T:
+    """Call the function in a forked child, and return what it returned."""
+    return Child(function).result()
