@@ -70,7 +70,13 @@ class Opener:
 
     def configure(self, conn: Any) -> None:
         """Give a connection Django's time zone and role, then what the user wants."""
-        self._detached()._configure_connection(conn)  # type: ignore[attr-defined]
+        wrapper: Any = self._detached()
+        # Django quotes a role's name through the wrapper, which would connect for that.
+        wrapper.connection = conn
+        try:
+            wrapper._configure_connection(conn)
+        finally:
+            wrapper.connection = None  # nobody but the borrower holds it, or no slot comes back
         if self._users_configure is not None:
             self._users_configure(conn)
         self._configured[id(conn)] = self._reported(conn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,15 @@ from psycopg2.extensions import parse_dsn
 
 from tests.support.servers import Postgres
 
-__all__ = ["INSIDE", "Project", "database", "in_thread", "is_inside"]
+__all__ = ["DRIVER", "INSIDE", "Project", "database", "in_thread", "is_inside"]
 
 T = TypeVar("T")
 
 INSIDE = "DBPOOL_TEST_INSIDE"
+
+# Which driver Django takes here: psycopg 3 wherever it can be imported. `make test` has an
+# environment without it, and test_switching.py holds the environment to what it is said to be.
+DRIVER = "psycopg" if importlib.util.find_spec("psycopg") else "psycopg2"
 
 
 def is_inside() -> bool:

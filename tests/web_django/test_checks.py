@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from testproject.postgres import PostgresServer
-from tests.web_django.project import Project, database, is_inside
+from tests.web_django.project import DRIVER, Project, database, is_inside
 
 APP = {"INSTALLED_APPS": ["dbpool_django", "tests.web_django.shelf"]}
 
@@ -205,7 +205,7 @@ def test_the_command_tells_settings_arithmetic_and_times(
     out = StringIO()
     call_command("dbpool", "--json", "--test", "3", stdout=out)
     found = json.loads(out.getvalue())
-    assert found["driver"].startswith("psycopg2 2.")
+    assert found["driver"].startswith(f"{DRIVER} ")
     assert (found["processes"], found["sessions_at_most"]) == (2, 6)
     assert (
         found["room"]

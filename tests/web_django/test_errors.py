@@ -44,7 +44,6 @@ def _everything_said(error: BaseException | None, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.project(pool={"max_size": 1, "timeout": 0.2})
 def test_a_full_pool_is_an_operational_error_with_ours_as_its_cause(site: Site) -> None:
-    import psycopg2
     from django.db import OperationalError, connection
     from django.http import HttpResponse
 
@@ -78,7 +77,7 @@ def test_a_full_pool_is_an_operational_error_with_ours_as_its_cause(site: Site) 
     thread.join()
     cause = raised[0].__cause__
     assert isinstance(cause, PoolTimeout)
-    assert isinstance(cause, psycopg2.OperationalError)
+    assert isinstance(cause, connection.Database.OperationalError)
     assert (cause.size, cause.in_use) == (1, 1)
     assert "1 of 1 in use" in str(raised[0])
     assert site.get("query").status == 200
@@ -174,11 +173,10 @@ def test_a_connection_somebody_has_closed_is_replaced() -> None:
 def test_a_connection_that_is_no_pools_is_closed_and_costs_no_slot(project: Project) -> None:
     import gc
 
-    import psycopg2
     from django.db import connection
 
     connection.ensure_connection()
-    connection.connection = stranger = psycopg2.connect(project.dsn)
+    connection.connection = stranger = connection.Database.connect(project.dsn)
     gc.collect()
     connection.close()
     assert stranger.closed

@@ -96,7 +96,7 @@ def test_sessions_that_the_server_ended_fail_no_request(site: Site, server: Post
 
     _warm(site, 3)
     server.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
         "WHERE application_name = 'dbpool:default'"
     )
     assert [site.get("query").status for _ in range(6)] == [200] * 6

@@ -36,7 +36,11 @@ class Log:
         ]
 
     def connects(self) -> int:
-        return self._text()[self._begin :].count("application_name=dbpool:")
+        """Count connects, also those under no name of ours, but not those of `_text`."""
+        return sum(
+            "connection authorized" in line and "application_name=psql" not in line
+            for line in self._text()[self._begin :].splitlines()
+        )
 
     def _text(self) -> str:
         """Return the log up to now: a statement of our own marks its end."""

@@ -117,12 +117,12 @@ def test_the_debug_cursor_notices_as_well(site: Site) -> None:
 @pytest.mark.project(pool={"max_size": 1})
 def test_composed_statements_and_procedures_are_noticed(site: Site) -> None:
     from django.db import connection
-    from psycopg2 import sql
+    from django.db.backends.postgresql.psycopg_any import sql
 
     _request(site, sql.SQL("SET {} TO {}").format(sql.Identifier("shop.tenant"), sql.Literal("a")))
     assert not _next_request(site)[5]
     with connection.cursor() as cursor:
-        cursor.callproc("set_config", ["shop.tenant", "b", False])
+        cursor.callproc("set_config", ("shop.tenant", "b", False))
     connection.close()
     assert not _next_request(site)[5]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.web_django.project import Project, database
+from tests.web_django.project import DRIVER, Project, database
 
 
 def _wrapper(dsn: str, pool: object = None, alias: str = "made", **changes: Any) -> Any:
@@ -220,7 +220,8 @@ def test_the_users_application_name_wins(project: Project) -> None:
 def test_dead_paths_are_found_by_tcp_settings(project: Project) -> None:
     wrapper = _wrapper(project.dsn, {"connect_timeout": 7})
     wrapper.ensure_connection()
-    parameters = wrapper.connection.info.dsn_parameters
+    info = wrapper.connection.info
+    parameters = info.get_parameters() if DRIVER == "psycopg" else info.dsn_parameters
     assert parameters["connect_timeout"] == "7"
     assert parameters["keepalives_idle"] == "10"
     assert parameters["tcp_user_timeout"] == "10000"

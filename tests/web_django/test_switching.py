@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
 from typing import Any
 
 import pytest
 
-from tests.web_django.project import Project
+from tests.web_django.project import DRIVER, Project
 from tests.web_django.site import Site
 
 
 @pytest.mark.project
-def test_psycopg2_is_what_runs() -> None:
+def test_the_driver_is_the_one_that_is_meant() -> None:
     from django.db import connection
 
-    assert importlib.util.find_spec("psycopg") is None
-    assert connection.Database.__name__ == "psycopg2"
+    assert connection.Database.__name__ == os.environ.get("DBPOOL_TEST_DRIVER", "psycopg2")
+    assert connection.pool.driver.name == DRIVER
 
 
 @pytest.mark.project
@@ -46,16 +46,25 @@ def test_the_engine_line_alone_gives_a_request_a_pooled_connection(
 
 @pytest.mark.project
 def test_the_connection_is_the_drivers_own() -> None:
-    import psycopg2.extensions
-    import psycopg2.extras
     from django.db import connection
 
     connection.ensure_connection()
     raw = connection.connection
-    assert type(raw) is psycopg2.extensions.connection
-    # Functions that refuse a proxy.
-    psycopg2.extras.register_uuid(conn_or_curs=raw)
-    assert psycopg2.extensions.quote_ident("a b", raw) == '"a b"'
+    # With functions that refuse a proxy.
+    if DRIVER == "psycopg":
+        import psycopg
+        from psycopg.types import TypeInfo
+
+        assert type(raw) is psycopg.Connection
+        assert TypeInfo.fetch(raw, "text") is not None
+        assert psycopg.sql.Identifier("a b").as_string(raw) == '"a b"'
+    else:
+        import psycopg2.extensions
+        import psycopg2.extras
+
+        assert type(raw) is psycopg2.extensions.connection
+        psycopg2.extras.register_uuid(conn_or_curs=raw)
+        assert psycopg2.extensions.quote_ident("a b", raw) == '"a b"'
 
 
 @pytest.mark.project

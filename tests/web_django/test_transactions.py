@@ -168,15 +168,14 @@ def test_close_in_an_atomic_block_rolls_back_and_gives_back(project: Project) ->
 @pytest.mark.project(pool={"max_size": 1})
 def test_the_isolation_level_a_view_changed_is_put_back(site: Site) -> None:
     from django.db import connection
+    from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
     from django.http import HttpResponse
-    from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 
     @site.view("changes")
     def changes(request: Any) -> Any:
         connection.ensure_connection()
-        connection.connection.set_session(
-            isolation_level=ISOLATION_LEVEL_SERIALIZABLE, readonly=True
-        )
+        connection.connection.isolation_level = IsolationLevel.SERIALIZABLE
+        setattr(connection.connection, "read_only" if is_psycopg3 else "readonly", True)
         return HttpResponse("ok")
 
     @site.view("next")
