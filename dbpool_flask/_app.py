@@ -53,6 +53,7 @@ class AppState:
         self._mode = mode
         self._veto = commit_veto
         self._opened = False
+        self._watches_teardown = False
         self.isolation: Isolation | None = None
 
     def pools(self) -> Mapping[str, ConnectionPool]:
@@ -77,9 +78,18 @@ class AppState:
         request_finished.connect(self._finished, app)
         app.teardown_request(self._tear_down_request)
         app.teardown_appcontext(self._tear_down_app_context)
-        # Functions registered before ours run after ours and may take a connection again.
-        request_tearing_down.connect(self._tear_down_request_again, app)
-        appcontext_tearing_down.connect(self._tear_down_app_context_again, app)
+
+    def watch_teardown(self) -> None:
+        """Look again when all teardown functions have run.
+
+        Those registered before ours run after it, and may take a connection once more. Only apps
+        that do so pay for it, from the first time on.
+        """
+        if not self._watches_teardown:
+            self._watches_teardown = True
+            app = flask.current_app._get_current_object()  # type: ignore[attr-defined]
+            request_tearing_down.connect(self._tear_down_request_again, app)
+            appcontext_tearing_down.connect(self._tear_down_app_context_again, app)
 
     # -- the end of a request
 

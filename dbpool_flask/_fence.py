@@ -103,13 +103,13 @@ class FencedConnection(_Fenced):
         """Commit what is open now. Raises TransactionAborted, CommitUnknown, driver's errors."""
         lease = self._lease
         lease.commit()
-        lease.unit.hooks.committed((lease.name,))
+        lease.unit.committed((lease.name,))
 
     def rollback(self) -> None:
         """Roll back what is open now."""
         lease = self._lease
         lease.rollback()
-        lease.unit.hooks.rolled_back((lease.name,))
+        lease.unit.rolled_back((lease.name,))
 
     def close(self) -> None:
         """Roll back what is open now; harmless after the end."""

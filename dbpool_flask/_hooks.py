@@ -1,4 +1,4 @@
-"""What the app wants to be called for when its transaction has ended."""
+"""What the app wants to be called for when its unit of work has ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-__all__ = ["Hooks"]
+__all__ = ["Unit"]
 
 logger = logging.getLogger("dbpool.flask")
 
@@ -17,16 +17,18 @@ class _Hook(NamedTuple):
     call: Callable[[], object]
 
 
-class Hooks:
-    """The functions to call, in the order in which they were given. Each is called once at most.
+class Unit:
+    """What the connections of one context have in common: a doom, and functions to call.
 
-    Their errors are logged and go no further: what they follow has happened already, and a
-    request that is committed must not be answered as one that is not.
+    Functions are called in the order in which they were given, each once at most. Their errors
+    are logged and go no further: what they follow has happened already, and a request that is
+    committed must not be answered as one that is not.
     """
 
-    __slots__ = ("_hooks",)
+    __slots__ = ("_hooks", "doomed")
 
     def __init__(self) -> None:
+        self.doomed = False  # nothing more is to be committed
         self._hooks: list[_Hook] = []
 
     def __len__(self) -> int:

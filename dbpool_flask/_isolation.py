@@ -16,7 +16,8 @@ from dbpool import PoolTimeout
 from dbpool.drivers.base import IDLE, INTRANS
 
 from . import _dialect
-from ._lease import ContextLease, Owner, Unit
+from ._hooks import Unit
+from ._lease import ContextLease, Owner
 from ._watched import WatchedConnection
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from ._lease import ContextLease, Owner
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
 
-    from ._lease import Unit
+    from ._hooks import Unit
 
 __all__ = ["LateLease"]
 

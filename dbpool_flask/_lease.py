@@ -11,13 +11,14 @@ from dbpool._lease import _ends, check, commit, roll_back
 
 from . import _dialect
 from ._errors import released
-from ._hooks import Hooks
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
 
+    from ._hooks import Unit
 
-__all__ = ["ContextLease", "Owner", "Unit"]
+
+__all__ = ["ContextLease", "Owner"]
 
 logger = logging.getLogger("dbpool.flask")
 
@@ -29,16 +30,6 @@ class Owner(Protocol):
 
     def is_alive(self) -> bool:
         """Return False if nobody is ever going to return it."""
-
-
-class Unit:
-    """What the connections of one context have in common."""
-
-    __slots__ = ("doomed", "hooks")
-
-    def __init__(self) -> None:
-        self.doomed = False  # nothing more is to be committed
-        self.hooks = Hooks()
 
 
 class ContextLease:
@@ -135,6 +126,8 @@ class ContextLease:
     def check(self) -> None:
         """Raise TransactionAborted if this could not be committed; no round trip."""
         self.raw()
+        if self.unit.doomed:
+            raise self._aborted("db.doom() was called")
         if self.lost:
             return
         self._check_transaction()
@@ -147,9 +140,11 @@ class ContextLease:
         """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""
         self.raw()
         self.refuse_in_block("commit")
-        if self.unit.doomed:
-            raise self._aborted("db.doom() was called")
         self.check()
+        self.commit_checked()
+
+    def commit_checked(self) -> None:
+        """Commit, after `check` has found nothing against it."""
         if not self.lost:
             self._commit()
 

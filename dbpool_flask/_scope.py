@@ -11,8 +11,9 @@ from dbpool.options import nearest
 
 from ._context import ContextOwner
 from ._fence import FencedConnection
+from ._hooks import Unit
 from ._late import LateLease
-from ._lease import ContextLease, Unit
+from ._lease import ContextLease
 from ._modes import Mode
 from ._watched import WatchedConnection
 
@@ -36,6 +37,9 @@ class Lender(Protocol):
     def pools(self) -> Mapping[str, ConnectionPool]:
         """Return the app's pools by name, open."""
 
+    def watch_teardown(self) -> None:
+        """Connections are taken when teardown functions run: see to it that they come back."""
+
 
 class Scope:
     """The connections that one context has taken, by the names of their databases.
@@ -46,6 +50,7 @@ class Scope:
 
     __slots__ = (
         "__weakref__",
+        "_cleaned",
         "_fences",
         "_lender",
         "_owner",
@@ -68,7 +73,7 @@ class Scope:
         self._unit = Unit()
         self._stream: Stream | None = None
         self.mode = mode
-        self.dispatched = self.ended = False
+        self.dispatched = self.ended = self._cleaned = False
 
     @property
     def commits(self) -> bool:
@@ -110,6 +115,8 @@ class Scope:
 
     def _lend(self, name: str) -> FencedConnection:
         pool, owner = self._pool(name), self._stream or self._owner
+        if self._cleaned:
+            self._lender.watch_teardown()
         isolation = self._lender.isolation
         if isolation is not None:
             return isolation.lend(name, self._unit, owner)
@@ -131,7 +138,7 @@ class Scope:
         for lease in leases:
             lease.refuse_in_block("commit")
         self._commit(leases)
-        self._unit.hooks.committed(None if name is None else (name,))
+        self._unit.committed(None if name is None else (name,))
 
     def rollback(self, name: str | None) -> None:
         """Roll back now: that database, or all that were used."""
@@ -140,7 +147,7 @@ class Scope:
             lease.refuse_in_block("rollback")
         for lease in leases:
             lease.rollback()
-        self._unit.hooks.rolled_back(None if name is None else (name,))
+        self._unit.rolled_back(None if name is None else (name,))
 
     def abandon(self) -> None:
         """Roll back everything, blocks that nobody leaves any more included."""
@@ -155,9 +162,9 @@ class Scope:
     def after(self, name: str, commit: bool, call: Callable[[], object]) -> None:
         """Have `call` called after the commit, or rollback, of what is open on that database."""
         self._pool(name)
-        self._unit.hooks.add(name, commit, call)
+        self._unit.add(name, commit, call)
         if commit and self.mode.autocommit and not any(x.blocks for x in self._leases(name)):
-            self._unit.hooks.committed((name,))  # there each statement is committed already
+            self._unit.committed((name,))  # there each statement is committed already
 
     def _leases(self, name: str | None) -> list[ContextLease]:
         if name is None:
@@ -223,18 +230,19 @@ class Scope:
         finally:
             _give_back(leases, torn)
             if commit and not torn:
-                self._unit.hooks.committed(None)
+                self._unit.committed(None)
             elif not torn:
-                self._unit.hooks.rolled_back(None)
+                self._unit.rolled_back(None)
 
     def clean(self, torn: bool) -> None:
         """Roll back and give back what is left. Never raises an Exception; may run repeatedly."""
         if self._stream is not None and self._stream.runs:
             return
         self.ended = self.ended or self.dispatched
+        self._cleaned = True
         if self._fences:
             _give_back(self._withdraw(), torn)
-        self._unit.hooks.rolled_back(None)
+        self._unit.rolled_back(None)
 
     def _withdraw(self) -> list[ContextLease]:
         """Take the leases out of the scope. Each comes out once, whoever asks."""
@@ -249,10 +257,10 @@ class Scope:
         done: list[str] = []
         for lease in leases:
             try:
-                lease.commit()
+                lease.commit_checked()
             except Exception as error:
                 if done:
-                    self._unit.hooks.committed(done)
+                    self._unit.committed(done)
                     note = (
                         f"the commit on {lease.name!r} failed after "
                         f"{', '.join(map(repr, done))} had been committed: what was written "

@@ -56,7 +56,7 @@ class Transaction:
             lease.set_writable(True)
         self._open(lease)
         self._lease = lease
-        self._hooks = len(lease.unit.hooks)
+        self._hooks = len(lease.unit)
         lease.blocks.append(self)
         return connection
 
@@ -111,7 +111,7 @@ class Transaction:
             except Exception:
                 self._undo(lease)
                 raise
-            lease.unit.hooks.committed((lease.name,))
+            lease.unit.committed((lease.name,))
         elif self._savepoint:
             lease.execute(f"RELEASE SAVEPOINT {self._savepoint}")
 
@@ -132,7 +132,7 @@ class Transaction:
                 lease.pool.name,
                 type(error).__name__,
             )
-        lease.unit.hooks.rolled_back((lease.name,), self._hooks)
+        lease.unit.rolled_back((lease.name,), self._hooks)
 
 
 def atomic(view: V, scope: Callable[[], Scope], transaction: Callable[[], Transaction]) -> V:
