@@ -103,11 +103,13 @@ def check_kwargs(kwargs: Mapping[str, Any]) -> None:
 
 
 def set_journal_mode(conn: sqlite3.Connection, mode: str | None) -> None:
-    """Have the file in this mode, "wal" for readers beside a writer; None leaves it as it is."""
-    if mode is None:
-        return
+    """Have the file in this mode, "wal" for readers beside a writer; None leaves it as it is.
+
+    Reads the file in any case: one that is no database is told here, not to a borrower.
+    """
     cursor = sqlite3.Cursor(conn)
-    if cursor.execute("PRAGMA journal_mode").fetchall()[0][0] == mode:
+    cursor.execute("PRAGMA schema_version").fetchall()
+    if mode is None or cursor.execute("PRAGMA journal_mode").fetchall()[0][0] == mode:
         return  # the change needs the file for itself, so it is not asked for in vain
     try:
         cursor.execute(f"PRAGMA journal_mode={mode}").fetchall()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import socket
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,8 @@ from dbpool import ConnectionPool, PoolTimeout
 from tests.drivers.conftest import needs_psycopg, run
 from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
 from tests.support.servers import Postgres
-from tests.support.sessions import one
+from tests.support.sessions import last_query, one
+from tests.support.waiting import wait_until
 
 pytestmark = needs_psycopg
 
@@ -108,10 +111,15 @@ def test_a_connection_in_the_middle_of_something_is_replaced(
     leave: Callable[[Any], Any], autocommit: bool, pg_pool: MakePool
 ) -> None:
     pool = pg_pool()
-    conn = pool.getconn()
-    conn.autocommit = autocommit
-    kept = leave(conn)
-    in_thread(pool.putconn, conn).result(PATIENCE)
+
+    def borrow() -> Any:
+        conn = pool.getconn()
+        conn.autocommit = autocommit
+        kept = leave(conn)
+        pool.putconn(conn)
+        return conn, kept
+
+    conn, kept = in_thread(borrow).result(PATIENCE)
     with pool.connection() as other:
         assert other is not conn
         assert one(other, "SELECT 'mine'") == "mine"
@@ -134,6 +142,22 @@ def test_a_block_that_ends_in_the_middle_raises_instead_of_waiting_for_itself(
     with pytest.raises(pool.driver.OperationalError, match="still in use"):
         in_thread(work).result(PATIENCE)
     expect_full_capacity(pool)
+
+
+def test_closing_beneath_a_query_of_another_thread_cuts_the_link(
+    pg_pool: MakePool, postgres: Postgres
+) -> None:
+    """Or that thread might go on waiting, on the descriptor's next owner."""
+    pool = pg_pool()
+    conn = pool.getconn()
+    query = in_thread(run, conn, "SELECT pg_sleep(600)")
+    wait_until(lambda: "pg_sleep" in last_query(postgres, conn.info.backend_pid), PATIENCE)
+    with socket.socket(fileno=os.dup(conn.fileno())) as link:
+        pool.putconn(conn)
+        link.settimeout(PATIENCE)
+        assert link.recv(1) == b""
+    with pytest.raises(pool.driver.OperationalError):
+        query.result(PATIENCE)
 
 
 def test_a_pipeline_that_has_ended_costs_nothing(pg_pool: MakePool) -> None:
@@ -165,6 +189,9 @@ def test_prepared_statements_survive_the_return(pg_pool: MakePool) -> None:
 
 def test_prepared_statements_are_forgotten_by_reset_discard(pg_pool: MakePool) -> None:
     pool = pg_pool(reset="discard")
+    for _ in range(3):  # nothing to forget: psycopg does not look at the answer
+        with pool.connection() as conn:
+            pass
     for _ in range(3):
         with pool.connection() as conn:
             assert run(conn, PREPARED) == [(0,)]

@@ -122,9 +122,11 @@ def test_sqlites_own_parameters_serve(file: Path, new_pool: MakePool) -> None:
 
 def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, new_pool: MakePool) -> None:
     (tmp_path / "text.db").write_text("something else " * 100)
-    with pytest.raises(ConnectFailed) as caught:
-        new_pool(f"sqlite:///{tmp_path}/text.db").getconn()
-    assert caught.value.reason == "unknown_database"
+    for mode in ("wal", None):
+        pool = new_pool(f"sqlite:///{tmp_path}/text.db", kwargs={"journal_mode": mode})
+        with pytest.raises(ConnectFailed) as caught:
+            pool.getconn()
+        assert caught.value.reason == "unknown_database"
 
 
 # Files
@@ -269,6 +271,23 @@ def test_a_borrower_may_turn_autocommit_off(file: Path, new_pool: MakePool) -> N
         assert again is conn
         assert again.autocommit == before
         assert not again.in_transaction
+        assert run(again, "SELECT count(*) FROM t") == [(1,)]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the attribute came with Python 3.12")
+def test_a_raw_begin_ends_with_the_loan_in_autocommit_mode(file: Path, new_pool: MakePool) -> None:
+    """Where commit() and rollback() of sqlite3 do nothing."""
+    pool = new_pool(f"sqlite:///{file}", max_size=1, kwargs={"autocommit": True})
+    with pool.connection() as conn:
+        run(conn, "BEGIN")
+        run(conn, INSERT)
+    with pool.connection() as again:
+        assert again is conn
+        assert run(again, "SELECT count(*) FROM t") == [(1,)]
+        pool.driver.rollback(again)
+        run(again, "BEGIN")
+        run(again, INSERT)
+        pool.driver.rollback(again)
         assert run(again, "SELECT count(*) FROM t") == [(1,)]
 
 
