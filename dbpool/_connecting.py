@@ -92,7 +92,7 @@ def connect(pool: ConnectionPool, name: str, *, own_name: bool = False) -> Any:
 def _configure(pool: ConnectionPool, conn: Any) -> None:
     if pool._configure is None:
         return
-    with Guard(pool._driver, conn, pool._connect_timeout):
+    with Guard(pool, conn, pool._connect_timeout):
         pool._configure(conn)
     status = pool._driver.transaction_status(conn)
     if status != IDLE:
@@ -146,6 +146,10 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Non
     """Put the next attempt off, and tell those whom waiting cannot help."""
     now = time.monotonic()
     reason = pool._driver.reason(error)
+    if isinstance(error, pool._driver.OperationalError):
+        # It becomes the cause of callers' errors: the frames it came through hold the password,
+        # and a page that shows local variables would show that.
+        error = error.with_traceback(None)
     failure = Failure(error, reason)
     with pool._lock:
         pool._connecting.pop(id(attempt), None)

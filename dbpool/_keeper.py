@@ -19,7 +19,7 @@ from . import _socket
 
 if TYPE_CHECKING:
     from ._entry import Entry
-    from .drivers.base import Driver
+    from .pool import ConnectionPool
 
 __all__ = ["Guard", "Keeper", "Watched", "keeper"]
 
@@ -223,27 +223,31 @@ keeper = Keeper()
 
 
 class Guard:
-    """`with Guard(driver, conn, seconds):` what runs inside ends by then, if need be by an error.
+    """`with Guard(pool, conn, seconds):` what runs inside ends by then, if need be by an error.
 
     At the deadline the connection's socket is shut down from the keeper's thread, and the call
     that is blocked in it raises. Never by `close()` from there, which waits for the connection's
-    lock, nor by `cancel()`, which holds the GIL while the network is dead.
+    lock, nor by `cancel()`, which holds the GIL while the network is dead. A pool that may use no
+    thread (background=False) has nobody to do that: there the kernel's timeouts must do.
     """
 
-    __slots__ = ("__weakref__", "_conn", "_driver", "deadline", "fired")
+    __slots__ = ("__weakref__", "_conn", "_driver", "_watched", "deadline", "fired")
 
-    def __init__(self, driver: Driver, conn: Any, seconds: float) -> None:
-        self._driver = driver
+    def __init__(self, pool: ConnectionPool, conn: Any, seconds: float) -> None:
+        self._driver = pool._driver
+        self._watched = pool._background
         self._conn = conn
         self.deadline = time.monotonic() + seconds
         self.fired = False
 
     def __enter__(self) -> Guard:
-        keeper.arm(self)
+        if self._watched:
+            keeper.arm(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        keeper.disarm(self)
+        if self._watched:
+            keeper.disarm(self)
 
     def fire(self) -> None:
         """Cut the connection; called by the keeper, under the lock that disarming takes."""

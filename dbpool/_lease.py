@@ -109,7 +109,7 @@ def roll_back(pool: ConnectionPool, conn: Any) -> bool:
     status = pool._driver.transaction_status(conn)
     if status in (INTRANS, INERROR):
         try:
-            with Guard(pool._driver, conn, pool._ping_timeout):
+            with Guard(pool, conn, pool._ping_timeout):
                 pool._driver.rollback(conn)
         except Exception:
             return True

@@ -128,7 +128,7 @@ def _refused(pool: ConnectionPool, reason: str, now: float) -> str:
 def _ask(pool: ConnectionPool, conn: Any, seconds: float) -> Finding:
     driver = pool.driver
     started = monotonic()
-    guard = Guard(driver, conn, seconds)
+    guard = Guard(pool, conn, seconds)
     try:
         with guard:
             writable = driver.probe(conn)

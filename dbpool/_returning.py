@@ -51,7 +51,7 @@ def tidy(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
         return False
     if not pool._settled(conn, entry.attributes):
         try:
-            with Guard(pool._driver, conn, pool._ping_timeout):
+            with Guard(pool, conn, pool._ping_timeout):
                 pool._driver.restore(conn, entry.attributes)
         except Exception:
             return False
@@ -64,7 +64,7 @@ def _reset(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
     if reset is None:
         return True
     try:
-        with Guard(pool._driver, conn, pool._ping_timeout):
+        with Guard(pool, conn, pool._ping_timeout):
             if reset == "discard":
                 pool._driver.discard_session(conn)
                 if pool._configure is not None:

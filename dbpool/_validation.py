@@ -56,7 +56,7 @@ def answers(pool: ConnectionPool, held: Held, seconds: float) -> bool:
     """Return whether the server answers a ping on this connection in time."""
     conn, entry = held
     try:
-        with Guard(pool._driver, conn, seconds):
+        with Guard(pool, conn, seconds):
             pool._driver.ping(conn)
     except Exception:
         return False
@@ -79,7 +79,7 @@ def _passes_check(pool: ConnectionPool, held: Held, deadline: float) -> bool:
     conn, entry = held
     left = max(deadline - time.monotonic(), LEAST)
     try:
-        with Guard(pool._driver, conn, min(pool._ping_timeout, left)):
+        with Guard(pool, conn, min(pool._ping_timeout, left)):
             pool._check(conn)
         keep = _returning.tidy(pool, entry, conn)
     except Exception:

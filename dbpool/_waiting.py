@@ -124,6 +124,9 @@ def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool, count: bool) -> 
             waiters.appendleft(waiter)
         else:
             waiters.append(waiter)
+        if pool._state != "open":  # a signal handler closed it meanwhile, and told others only
+            pool._totals.failed += 1
+            raise pool._closed_error()
 
 
 def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:

@@ -124,7 +124,7 @@ class Loan:
         """Make the session as it was when it was opened. False if that did not succeed."""
         opener, pool = self.supplier.opener, self.supplier.pool
         try:
-            with Guard(opener, conn, pool._ping_timeout):
+            with Guard(pool, conn, pool._ping_timeout):
                 if opener.transaction_status(conn) != IDLE:
                     logger.warning(
                         "pool %r: a connection came back in an open transaction: rolled back",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg2
@@ -12,7 +14,7 @@ from psycopg2 import extensions
 
 from .. import _socket
 from . import _postgres
-from .base import IDLE
+from .base import ACTIVE, IDLE
 
 __all__ = ["Psycopg2Driver"]
 
@@ -67,14 +69,20 @@ class Psycopg2Driver:
             key: given.pop(key) for key in ("connection_factory", "cursor_factory") if key in given
         }
         try:
-            return psycopg2.connect(**{**defaults, **given}, **factory)
+            with _green_deadline(timeout):
+                return psycopg2.connect(**{**defaults, **given}, **factory)
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass
         raise ValueError(_postgres.MALFORMED)
 
     def close(self, conn: Any) -> None:
-        """Close it; harmless on one that is closed or broken."""
+        """Close it; harmless on one that is closed or broken.
+
+        close() waits for whoever is at work in the connection: that one is cut off first.
+        """
         try:
+            if conn.get_transaction_status() == ACTIVE:
+                _socket.sever(conn.fileno())
             conn.close()
         except psycopg2.Error:
             pass
@@ -205,3 +213,12 @@ class Psycopg2Driver:
 def _set_session(conn: Any, values: tuple[Any, ...], **autocommit: bool) -> None:
     """Set isolation level, readonly and deferrable; None is the server's default."""
     conn.set_session(*("DEFAULT" if v is None else v for v in values), **autocommit)
+
+
+def _green_deadline(seconds: float) -> AbstractContextManager[Any]:
+    """Return what bounds a connect where psycopg2 waits by a callback, which knows no timeout."""
+    gevent = sys.modules.get("gevent")
+    if extensions.get_wait_callback() is None or gevent is None:
+        return nullcontext()
+    error = psycopg2.OperationalError("timeout expired while connecting")
+    return gevent.Timeout(seconds, error)  # type: ignore[no-any-return]

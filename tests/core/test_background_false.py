@@ -93,9 +93,6 @@ def test_failing_and_lost_ones_start_no_thread(
     assert started == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a ping, roll-back or reset is bounded by the keeper, whose thread starts"
-)
 @pytest.mark.parametrize("options", [{"validate": "ping"}, {"reset": "discard"}, {}], ids=str)
 def test_pings_roll_backs_and_resets_start_no_thread(
     options: dict[str, Any], pg_pool: MakePool, started: list[str]
