@@ -79,11 +79,16 @@ def draw(figures: dict[str, Any]) -> str:
     top = 20 + (len(lines) // 3 + 2) * LINE
     lines += threads(tables["queries"], top)
     top += (len(tables["queries"]["rows"]) + 2) * LINE
-    lines.append(
-        f'<text class="quiet" x="0" y="{top}">Medians of one run: Python {about["python"]}, '
-        f"PostgreSQL {escape(about['postgresql'].split()[0])}, {about['processors']} processors. "
-        "psycopg_pool works on psycopg 3, the others on psycopg2.</text>"
+    busy = ", busy with other work too" if about["load"] > about["processors"] / 2 else ""
+    run = (
+        f"Medians of one run: Python {about['python']}, PostgreSQL "
+        f"{about['postgresql'].split()[0]}, {about['processors']} processors{busy}."
     )
+    drivers = "psycopg_pool works on psycopg 3; where nothing is said, the others on psycopg2."
+    for number, words in enumerate((run, drivers)):
+        y = top + number * 18
+        lines.append(f'<text class="quiet" x="0" y="{y}">{escape(words)}</text>')
+    top += 18
     height = top + 12
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
