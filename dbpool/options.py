@@ -167,7 +167,8 @@ OPTIONS: dict[str, Option] = {
     "background": Option(
         True,
         "whether threads may be used; False: upkeep and connects happen in callers, who may then "
-        "wait connect_timeout beyond their own timeout, and a ping has no deadline but the kernel's",
+        "wait connect_timeout beyond their own timeout; a ping has no deadline but the "
+        "kernel's",
         "True or False",
         lambda v: isinstance(v, bool),
     ),
