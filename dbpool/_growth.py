@@ -71,6 +71,8 @@ def grow(pool: ConnectionPool) -> None:
     The keeper starts the threads for them, so that no caller does: a thread that is interrupted
     while it starts another one may wait for it for ever (CPython before 3.13).
     """
+    if len(pool._entries) >= pool.max_size:  # the ordinary case of a busy pool, without its lock
+        return
     if _wanted(pool, time.monotonic()):
         threads = pool._background and not pool._threads_refused
         if not (threads and keeper.schedule(pool, 0.0)):
@@ -118,6 +120,8 @@ def _reserve(pool: ConnectionPool) -> Attempt | None:
             return None
         attempt = Attempt(now, pool._connect_timeout)
         pool._connecting[id(attempt)] = weakref.ref(attempt)
+        if len(pool._entries) + len(pool._attempts()) > pool.max_size:
+            return None  # a signal handler has connected meanwhile
         return attempt
 
 

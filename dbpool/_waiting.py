@@ -75,7 +75,8 @@ def wait_for_connection(
     served a connection which turned out to be dead, and goes back to the head of the queue;
     `count`, whether this is the first time that it has to wait.
     """
-    find_lost(pool)
+    if not pool._background:  # else the keeper does it, as soon as one is dropped
+        find_lost(pool)
     waiter = Waiter(started)
     try:
         _enqueue(pool, waiter, again, count)
@@ -96,8 +97,6 @@ def wait_for_connection(
             with pool._lock:
                 pool._totals.failed += 1
         raise
-    finally:
-        dequeue(pool, waiter)
 
 
 def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool, count: bool) -> None:
@@ -133,7 +132,8 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
     """Return when answered or at the deadline; see now and then to what wakes nobody."""
     collected = False
     while True:
-        reclaim(pool)
+        if pool._owned:
+            reclaim(pool)
         now = time.monotonic()
         left = deadline - now
         if left > 0 or pool._background:  # a connect made here takes time that must be left

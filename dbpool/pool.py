@@ -141,6 +141,7 @@ class ConnectionPool:
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._sweep_due = False
         self._threads_refused = False
+        self._owned = False  # whether anybody has answered for a loan
         self._proved_at = -math.inf
         self._doubted_at = -math.inf
         self._timed_out_at = -math.inf
@@ -278,6 +279,7 @@ class ConnectionPool:
         if entry is None or entry() is not conn:
             raise ValueError(f"pool {self.name!r} has not lent this connection")
         entry.owner = (entry.uses, owner)
+        self._owned = True
 
     def _refuse(self, conn: Any, entry: Entry | None) -> None:
         """Answer a return that is none."""

@@ -283,8 +283,10 @@ ENDINGS = {
     "with a lent one in a cycle": ("class A: pass\na = A(); a.me = a; a.conn = held.pop()", 0),
     "after close": ("for pool in pools: pool.close(0)", 0),
     "in an atexit handler": (
-        "import atexit; cursor.connection.rollback()\n"
-        "atexit.register(lambda: pools[1].putconn(held.pop()))",
+        (
+            "import atexit; cursor.connection.rollback()\n"
+            "atexit.register(lambda: pools[1].putconn(held.pop()))"
+        ),
         0,
     ),
 }

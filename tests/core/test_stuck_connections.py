@@ -1,4 +1,4 @@
-"""Closing a connection that another thread is at work in waits for nobody; no page shows a password."""
+"""Closing a connection that is at work waits for nobody; no frame shows a password."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import psycopg2
 import pytest
 
 from dbpool import ConnectFailed
+from testproject.postgres import PostgresServer
 from tests.conftest import SCRAM_PASSWORD
 from tests.support.callers import MakePool
 from tests.support.waiting import wait_until
-from testproject.postgres import PostgresServer
 
 
 def test_closing_a_busy_connection_cuts_its_query_off(pg_pool: MakePool) -> None:
