@@ -82,7 +82,7 @@ def test_a_preloaded_app_serves_in_every_worker_on_sessions_of_its_own(
     database: Database, tmp_path: Path
 ) -> None:
     with GunicornServer(database.url, tmp_path, *GTHREAD, "--preload", "--workers", "2") as server:
-        assert len(server.workers()) == 2
+        wait_until(lambda: len(server.workers()) == 2, message="both workers")
         for number in range(20):
             assert server.get(f"/write/{number}")[0] == 200
         assert server.stop() == 0
@@ -96,6 +96,7 @@ def test_a_restart_by_hup_and_workers_that_are_recycled_lose_nothing(
 ) -> None:
     options = (*SYNC, "--workers", "2", "--max-requests", "5")
     with GunicornServer(database.url, tmp_path, *options) as server:
+        wait_until(lambda: len(server.workers()) == 2, message="both workers")
         first = set(server.workers())
         for number in range(30):
             assert server.get(f"/write/{number}")[0] == 200

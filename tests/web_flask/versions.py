@@ -1,0 +1,66 @@
+"""Run these tests on other versions of Flask: `python -m tests.web_flask.versions 3.0.3 3.1.1`.
+
+Each version gets an environment of its own beside the ordinary one, with both PostgreSQL drivers.
+"newest" is whatever pip takes for it. Arguments after `--` go to pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+VERSIONS = ("3.0.3", "3.1.1", "3.1.2", "newest")
+PACKAGES = (
+    "asgiref",
+    "gunicorn>=22.0",
+    "hypothesis>=6.100",
+    "psutil",
+    "psycopg2-binary>=2.9.9",
+    "psycopg[binary]>=3.2",
+    "pytest>=9.0",
+    "pytest-timeout>=2.3",
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Return 0 if the tests pass on every version."""
+    versions, _, options = " ".join(arguments).partition("--")
+    failed = [
+        version
+        for version in versions.split() or VERSIONS
+        if not passes(version, environment(version), options.split())
+    ]
+    print(f"failed on Flask {', '.join(failed)}" if failed else "passed on every version")
+    return 1 if failed else 0
+
+
+def environment(version: str) -> Path:
+    """Return the Python of an environment with that Flask; make it if need be."""
+    folder = ROOT / f".venv-flask-{version}"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    flask = "flask" if version == "newest" else f"flask=={version}"
+    quiet = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade")
+    subprocess.run([python, *quiet, flask, *PACKAGES], check=True)
+    return python
+
+
+def passes(version: str, python: Path, options: list[str]) -> bool:
+    """Run the tests and return whether they pass; the server is found by the ordinary Python."""
+    print(f"== Flask {version}", flush=True)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/web_flask"]
+    return (
+        subprocess.run(
+            [*command, *options], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        ).returncode
+        == 0
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
