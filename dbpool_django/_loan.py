@@ -84,7 +84,11 @@ class Loan:
     def open_cursors(self) -> list[Any]:
         """Return the cursors that somebody still holds and has not closed."""
         found = [ref() for ref in self._cursors or ()]
-        return [cursor for cursor in found if cursor is not None and not cursor.closed]
+        return [
+            cursor
+            for cursor in found
+            if cursor is not None and not getattr(cursor, "closed", False)
+        ]
 
     def note_error(self, conn: Any, error: BaseException) -> None:
         """Judge an error of the driver's while it can be judged; most leave the session intact."""

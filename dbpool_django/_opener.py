@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from dbpool.drivers import _postgres
 from dbpool.drivers.base import Driver
 
 from ._settings import copied
@@ -38,9 +35,6 @@ class Opener:
         self._settings = _unpooled(wrapper.settings_dict)
         self._zone = {"timezone": wrapper.timezone, "timezone_name": wrapper.timezone_name}
         self._users_configure = configure
-        self._watched: tuple[str, ...] = ()
-        # What the server reported of each session when it was configured, by id of the connection.
-        self._configured: dict[int, tuple[Any, ...]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
@@ -53,62 +47,41 @@ class Opener:
         The pool gives none but the name of a health check's spare connection.
         """
         wrapper = self._detached()
-        given = wrapper.get_connection_params()
-        defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
+        params = self._parameters(wrapper.get_connection_params(), timeout, name)
         try:
-            conn = wrapper.get_new_connection({**defaults, **given, **kwargs})
+            conn = wrapper.get_new_connection({**params, **kwargs})
         except Exception as error:
             getattr(self._driver, "forget_password", _nothing)(error)
             raise
         try:
-            getattr(self._driver, "adopt", _nothing)(conn)
-            conn.autocommit = True
+            self._adopt(conn)
         except BaseException:
             self._driver.close(conn)
             raise
         return conn
 
+    def _parameters(self, given: dict[str, Any], timeout: float, name: str) -> dict[str, Any]:
+        """Return what Django would connect with, and what the pool adds to it."""
+        return given
+
+    def _adopt(self, conn: Any) -> None:
+        """Take over a connection that Django has opened."""
+        getattr(self._driver, "adopt", _nothing)(conn)
+        conn.autocommit = True
+
     def configure(self, conn: Any) -> None:
-        """Give a connection Django's time zone and role, then what the user wants."""
-        wrapper: Any = self._detached()
-        # Django quotes a role's name through the wrapper, which would connect for that.
-        wrapper.connection = conn
-        try:
-            wrapper._configure_connection(conn)
-        finally:
-            wrapper.connection = None  # nobody but the borrower holds it, or no slot comes back
+        """Give a connection what Django gives it beyond opening it, then what the user wants."""
         if self._users_configure is not None:
             self._users_configure(conn)
-        self._configured[id(conn)] = self._reported(conn)
 
     def has_drifted(self, conn: Any) -> bool:
-        """Return whether the server reports another session than when it was configured.
-
-        No round trip: the server tells its clients of these changes by itself.
-        """
-        return self._configured.get(id(conn)) != self._reported(conn)
-
-    def _reported(self, conn: Any) -> tuple[Any, ...]:
-        # psycopg2 has a method for it; making psycopg2's `info` costs as much again.
-        status = getattr(conn, "get_parameter_status", None) or conn.info.parameter_status
-        if not self._watched:
-            self._watched = tuple(name for name in _REPORTED if status(name) is not None)
-        return tuple(map(status, self._watched))
-
-    def close(self, conn: Any) -> None:
-        """Close a connection."""
-        self._configured.pop(id(conn), None)
-        self._driver.close(conn)
+        """Return whether the session is seen, without a round trip, to have been changed."""
+        return False
 
     def _detached(self) -> BaseDatabaseWrapper:
         wrapper = self._class(copied(self._settings), self._alias)
         wrapper.__dict__.update(self._zone)  # both are cached properties
         return wrapper
-
-
-# Compared for `reset="auto"`, so that a change is seen also when a function made it, or code that
-# goes past Django's cursors. The search path is reported from PostgreSQL 18 on.
-_REPORTED = ("TimeZone", "DateStyle", "application_name", "client_encoding", "search_path")
 
 
 def _nothing(about: object) -> None:

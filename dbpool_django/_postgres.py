@@ -19,7 +19,7 @@ from ._cursors import (
     ReleasingDebugCursor,
 )
 from ._loan import Supplier
-from ._opener import Opener
+from ._postgres_opener import PostgresOpener
 from ._wrapper import PooledWrapper
 
 if is_psycopg3:
@@ -55,7 +55,7 @@ class PooledPostgres(PooledWrapper):
         options = _settings.pool_options(self.settings_dict, self.alias)
         _check_parameters(self.get_connection_params(), self.alias)
         driver, _ = drivers.choose(None, "psycopg" if is_psycopg3 else "psycopg2")
-        opener = Opener(driver, self, options.pop("configure", None))
+        opener = PostgresOpener(driver, self, options.pop("configure", None))
         # A reset by marks is the adapter's: the core has nothing to do at each return.
         resets = options.get("reset", self._dbpool_reset) == "auto"
         if resets:
@@ -82,18 +82,6 @@ class PooledPostgres(PooledWrapper):
         if loan is not None and loan.supplier.resets:
             return NoticingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
-
-    def get_connection_params(self) -> dict[str, Any]:
-        """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""
-        settings = self.settings_dict
-        if not settings["OPTIONS"].get("pool"):
-            return super().get_connection_params()
-        # Django refuses a pool on psycopg2. Everybody else must go on seeing the same object.
-        self.settings_dict = {**settings, "OPTIONS": {**settings["OPTIONS"], "pool": False}}
-        try:
-            return super().get_connection_params()
-        finally:
-            self.settings_dict = settings
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return the driver's own connection object, out of the pool where there is one."""

@@ -74,16 +74,32 @@ class PooledWrapper(BaseDatabaseWrapper):
         found = self._dbpool_found
         if found is not None and found[0] == self._dbpool_stamp() and not found[1].pool.closed:
             return found[1]
-        if self.alias == NO_DB_ALIAS or not _settings.wants_pool(self.settings_dict):
+        if not self._dbpool_is_wanted():
             return None
         stamp = tuple(map(_settings.copied, self._dbpool_stamp()))
         supplier = pools.supplier_for(self)
         self._dbpool_found = stamp, supplier
         return supplier
 
+    def _dbpool_is_wanted(self) -> bool:
+        return self.alias != NO_DB_ALIAS and _settings.wants_pool(self.settings_dict)
+
     def close_pool(self) -> None:
         """Close the pools of this alias. The next query makes a new one."""
         pools.close_alias(self.alias)
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""
+        settings = self.settings_dict
+        if "pool" not in settings["OPTIONS"]:
+            return super().get_connection_params()
+        options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
+        # For this call only: everybody else must go on seeing the same object.
+        self.settings_dict = {**settings, "OPTIONS": options}
+        try:
+            return super().get_connection_params()
+        finally:
+            self.settings_dict = settings
 
     def connect(self) -> None:
         """Take a connection; `close_old_connections` at the request's end gives it back."""

@@ -3,6 +3,7 @@
     python -m tests.django_suite                # the most telling labels
     python -m tests.django_suite --all          # all that concern a database
     python -m tests.django_suite backends transactions
+    python -m tests.django_suite --engine sqlite3
     python -m tests.django_suite --engine django.db.backends.postgresql   # to compare
 
 Prints one line: ran, failures, errors, skipped. Ends with 0 only if there is no failure and no
@@ -19,9 +20,10 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import django
 
@@ -31,25 +33,20 @@ from tests.django_suite.labels import ALL, TELLING
 from tests.django_suite.source import CACHE, packages, source
 
 OUTPUT = "output.txt"
-OURS = "dbpool_django.backends.postgresql"
 
 SETTINGS = """\
-DATABASES = {{
-    alias: {{
-        "ENGINE": {engine!r},
-        "NAME": "django_" + alias,
-        "USER": {user!r},
-        "HOST": {host!r},
-        "PORT": {port!r},
-        "OPTIONS": {options!r},
-    }}
-    for alias in ("default", "other")
-}}
+DATABASES = {databases!r}
 SECRET_KEY = "django_tests_secret_key"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
 """
+
+ENGINES = {
+    "postgresql": "dbpool_django.backends.postgresql",
+    "postgis": "dbpool_django.backends.postgis",
+    "sqlite3": "dbpool_django.backends.sqlite3",
+}
 
 
 class Outcome(NamedTuple):
@@ -81,27 +78,41 @@ def outcome(output: str) -> Outcome:
     )
 
 
+def databases(
+    server: PostgresServer | None, options: argparse.Namespace, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Return DATABASES; each alias with its own copy of everything."""
+    found: dict[str, dict[str, Any]] = {}
+    for alias in ("default", "other"):
+        entry: dict[str, Any] = {"ENGINE": options.engine, "OPTIONS": {}}
+        if options.engine in ENGINES.values():
+            entry["OPTIONS"]["pool"] = options.pool
+        if server is None:
+            # In files, also while testing: a database in memory is not pooled.
+            entry["NAME"] = str(folder / f"{alias}.sqlite3")
+            entry["TEST"] = {"NAME": str(folder / f"test_{alias}.sqlite3")}
+        else:
+            where = server.parameters(unix=True)
+            server.createdb(f"django_{alias}")
+            entry.update(NAME=f"django_{alias}", USER=where["user"])
+            entry.update(HOST=str(where["host"]), PORT=str(where["port"]))
+        found[alias] = entry
+    return found
+
+
 def run(
-    server: PostgresServer, labels: list[str], options: argparse.Namespace, folder: Path
+    server: PostgresServer | None, labels: list[str], options: argparse.Namespace, folder: Path
 ) -> Outcome:
     """Run the suite in a process of its own, with its settings and output in `folder`."""
     root = source(django.get_version())
-    where = {key: str(value) for key, value in server.parameters(unix=True).items()}
-    settings = SETTINGS.format(
-        engine=options.engine,
-        user=where["user"],
-        host=where["host"],
-        port=where["port"],
-        options={"pool": options.pool} if options.engine == OURS else {},
-    )
+    settings = SETTINGS.format(databases=databases(server, options, folder))
     (folder / "suite_settings.py").write_text(settings)
-    for alias in ("default", "other"):
-        server.createdb(f"django_{alias}")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     environ.pop("DJANGO_SETTINGS_MODULE", None)
     here = Path(__file__).parents[2]
     environ["PYTHONPATH"] = os.pathsep.join(map(str, (root, here, folder, packages())))
-    environ["PATH"] = os.pathsep.join((str(find_programs().path), environ.get("PATH", "")))
+    if server is not None:  # the suite runs its client programs
+        environ["PATH"] = os.pathsep.join((str(find_programs().path), environ.get("PATH", "")))
     command = ["runtests.py", "--settings", "suite_settings", "--noinput"]
     command += [f"--parallel={options.parallel}", *labels]
     log = folder / OUTPUT
@@ -131,20 +142,27 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("labels", nargs="*", help="labels of the suite, as runtests.py takes them")
     parser.add_argument("--all", action="store_true", help="all labels that concern a database")
-    parser.add_argument("--engine", default=OURS)
+    parser.add_argument(
+        "--engine", default="postgresql", help=f"{', '.join(ENGINES)}, or a dotted path to compare"
+    )
     parser.add_argument("--parallel", type=int, default=2, help="processes")
     parser.add_argument("--pool", type=json.loads, default={}, help="options, as JSON")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for all of it")
     options = parser.parse_args()
     labels = options.labels or list(ALL if options.all else TELLING)
-    driver = "psycopg" if importlib.util.find_spec("psycopg") else "psycopg2"
+    options.engine = ENGINES.get(options.engine, options.engine)
     # The suite creates databases and clones them; nothing in them needs to survive.
-    quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    conf = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     begin = time.monotonic()
-    conf = {**quick, "max_connections": 200}
-    with PostgresServer(conf=conf) as server, TemporaryDirectory() as folder:
-        found = run(server, labels, options, Path(folder))
-        text = (Path(folder) / OUTPUT).read_text(errors="replace")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        if options.engine.endswith(".sqlite3"):
+            server, driver = None, "sqlite3"
+        else:
+            server = stack.enter_context(PostgresServer(conf={**conf, "max_connections": 200}))
+            driver = "psycopg" if importlib.util.find_spec("psycopg") else "psycopg2"
+        found = run(server, labels, options, folder)
+        text = (folder / OUTPUT).read_text(errors="replace")
     (CACHE / OUTPUT).write_text(text)  # of the last run, for whoever wants to read all of it
     seconds = time.monotonic() - begin
     what = f"{options.engine}, {driver}, Django {django.get_version()}, {len(labels)} labels"

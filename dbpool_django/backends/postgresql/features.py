@@ -6,7 +6,7 @@ from django.db.backends.postgresql import features
 from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.utils.functional import cached_property
 
-__all__ = ["DatabaseFeatures"]
+__all__ = ["DatabaseFeatures", "PooledFeatures"]
 
 _HEALTH = "backends.base.test_base.ConnectionHealthChecksTests"
 _POSTGRES = "backends.postgresql.tests.Tests"
@@ -29,10 +29,14 @@ if is_psycopg3:
     }
 
 
-class DatabaseFeatures(features.DatabaseFeatures):
-    """Django's, and the tests of its own suite that assert the contrary of what a pool is for."""
+class PooledFeatures(features.DatabaseFeatures):
+    """What differs wherever PostgreSQL's connections come from a pool."""
 
     @cached_property
     def django_test_skips(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return tests of Django's own suite that are left out, by reason."""
         return {**super().django_test_skips, **_SKIPS}
+
+
+class DatabaseFeatures(PooledFeatures):
+    """Django's, without the tests of its own suite that assert the contrary of a pool."""
