@@ -39,12 +39,14 @@ def close(pool: ConnectionPool, held: tuple[Any, Entry], reason: str) -> None:
 
 def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
     """Forget an entry and keep its counts; under the lock. False if it was gone already."""
-    if entry not in pool._entries:
-        return False
-    # In this order: interrupted at any point, what is left is found by find_lost.
+    # In this order: interrupted at any point, what is left is found by find_lost. A signal handler
+    # may do the same to the same entry between any two steps; the removal decides who counts it.
     if pool._in_use.get(entry.key) is entry:
-        del pool._in_use[entry.key]
-    pool._entries.discard(entry)
+        pool._in_use.pop(entry.key, None)
+    try:
+        pool._entries.remove(entry)
+    except KeyError:
+        return False
     pool._totals.fold(entry)
     pool._totals.closed[reason] += 1
     return True
@@ -53,9 +55,8 @@ def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
 def find_lost(pool: ConnectionPool) -> None:
     """Free the slots of connections that were dropped without being returned."""
     with pool._lock:
-        lost = [entry for entry in list(pool._entries) if entry() is None]
-        for entry in lost:
-            _remove(pool, entry, "lost")
+        dropped = [entry for entry in list(pool._entries) if entry() is None]
+        lost = [entry for entry in dropped if _remove(pool, entry, "lost")]
         first = bool(lost) and not pool._totals.leaks
         pool._totals.leaks += len(lost)
     for _ in lost:

@@ -63,11 +63,21 @@ def _handlers(code: CodeType) -> Callable[[int], int | None]:
 _cache: dict[CodeType, frozenset[int]] = {}
 
 
-class _Tracer:
-    """Counts the points that execute in this thread, and raises at the wanted one."""
+def _raise(where: str) -> None:
+    raise Injected(where)
 
-    def __init__(self, prefix: str, at: int, exclude: tuple[str, ...] = ()) -> None:
-        self.prefix, self.at, self.exclude = prefix, at, exclude
+
+class _Tracer:
+    """Counts the points that execute in this thread, and raises, or acts, at the wanted one."""
+
+    def __init__(
+        self,
+        prefix: str,
+        at: int,
+        act: Callable[[str], object] = _raise,
+        exclude: tuple[str, ...] = (),
+    ) -> None:
+        self.prefix, self.at, self.act, self.exclude = prefix, at, act, exclude
         self.seen = 0
         self.where = ""
 
@@ -87,7 +97,7 @@ class _Tracer:
             if self.seen == self.at:
                 self.where = f"{code.co_qualname if hasattr(code, 'co_qualname') else code.co_name}"
                 self.where += f":{frame.f_lineno} of {code.co_filename.rsplit('/', 1)[-1]}"
-                raise Injected(self.where)
+                self.act(self.where)
         return self
 
 
@@ -95,16 +105,18 @@ def explore(
     prefix: str,
     scenario: Callable[[Callable[[Callable[[], object]], None]], Callable[[str], None]],
     most: int = 5000,
+    act: Callable[[str], object] = _raise,
 ) -> int:
     """Run `scenario` with an exception at the first point, the second, … until none is left.
 
     Arguments: `prefix`, the path that the files under test start with; `scenario(run)` sets the
     scene, calls `run(function)` once for what is to be interrupted, and returns a check, which is
-    called with a description of the point.
+    called with a description of the point; `act(where)`, what happens there instead of an
+    exception: what a signal handler would do.
     Returns how many points there were.
     """
     for at in range(1, most):
-        tracer = _Tracer(prefix, at)
+        tracer = _Tracer(prefix, at, act)
 
         def run(function: Callable[[], object], tracer: _Tracer = tracer) -> None:
             # From 3.12 on opcodes are only reported once a frame that wants them is there.
