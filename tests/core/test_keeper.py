@@ -220,9 +220,12 @@ def test_a_callers_thread_is_never_kept_by_upkeep_of_other_pools(
 
 
 class Server:
-    """Stands for a driver whose connection is one end of a socket pair."""
+    """Stands for a pool, and its driver, whose connection is one end of a socket pair."""
+
+    _background = True
 
     def __init__(self, fd: int) -> None:
+        self._driver = self
         self._fd = fd
 
     def fileno(self, conn: Any) -> int:
