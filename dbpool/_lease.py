@@ -12,7 +12,7 @@ from .errors import CommitUnknown, TransactionAborted
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Lease", "check", "commit", "roll_back"]
+__all__ = ["Lease", "check", "commit", "ends_session", "roll_back"]
 
 _READ_ONLY = "25006"  # SQLSTATE
 
@@ -48,16 +48,16 @@ class Lease:
                 commit(pool, conn)
                 close = False
             elif isinstance(error, Exception):
-                close = roll_back(pool, conn) or _ends(pool, conn, error)
+                close = roll_back(pool, conn) or ends_session(pool, conn, error)
         except Exception as failure:
-            close = roll_back(pool, conn) or _ends(pool, conn, failure)
+            close = roll_back(pool, conn) or ends_session(pool, conn, failure)
             raise
         finally:
             pool.putconn(conn, close)
 
 
-def _ends(pool: ConnectionPool, conn: Any, error: Exception) -> bool:
-    """Return whether an error of the block means that the connection should be replaced."""
+def ends_session(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
+    """Return whether an error of the driver's means that the connection should be replaced."""
     # A primary that has become a standby answers so for as long as the session lives.
     state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
     return state == _READ_ONLY or pool._driver.is_disconnect(conn, error)

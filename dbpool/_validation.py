@@ -117,7 +117,6 @@ def found_dead(pool: ConnectionPool, held: Held) -> None:
     with pool._lock:
         pool._totals.found_dead += 1
     retire(pool, held, "broken")
-    pool._sweep_due = True
     if pool._background:
         keeper.schedule(pool, 0.0)
     else:
@@ -126,7 +125,6 @@ def found_dead(pool: ConnectionPool, held: Held) -> None:
 
 def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
-    pool._sweep_due = False
     sweep(pool, now)
     if pool._background:
         _growth.start_connectors(pool)

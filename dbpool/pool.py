@@ -139,7 +139,6 @@ class ConnectionPool:
         self._backoff = Backoff()
         self._filling: list[Waiter] = []
         self._due = math.inf if self._background else -math.inf  # else callers see to it
-        self._sweep_due = False
         self._threads_refused = False
         self._owned = False  # whether anybody has answered for a loan
         self._proved_at = -math.inf

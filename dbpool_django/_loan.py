@@ -8,6 +8,7 @@ from typing import Any
 
 from dbpool import ConnectionPool
 from dbpool._keeper import Guard
+from dbpool._lease import ends_session
 from dbpool.drivers.base import IDLE
 
 from ._opener import Opener
@@ -15,8 +16,6 @@ from ._opener import Opener
 __all__ = ["Loan", "Supplier"]
 
 logger = logging.getLogger("dbpool.django")
-
-_READ_ONLY = "25006"
 
 
 class Supplier:
@@ -92,9 +91,7 @@ class Loan:
 
     def note_error(self, conn: Any, error: BaseException) -> None:
         """Judge an error of the driver's while it can be judged; most leave the session intact."""
-        state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-        # A primary that has become a standby answers so for as long as the session lives.
-        if state == _READ_ONLY or self.supplier.opener.is_disconnect(conn, error):
+        if ends_session(self.supplier.pool, conn, error):
             self._broken = True
 
     def give_back(self, conn: Any, doubtful: bool) -> None:

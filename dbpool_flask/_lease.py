@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbpool import TransactionAborted
-from dbpool._lease import _ends, check, commit, roll_back
+from dbpool._lease import check, commit, ends_session, roll_back
 
 from . import _dialect
 from ._errors import released
@@ -97,7 +97,7 @@ class ContextLease:
         if conn is None or self.broken:
             return
         if self._was_read_only is _NEVER:
-            self.broken = _ends(self.pool, conn, error)
+            self.broken = ends_session(self.pool, conn, error)
         else:  # here a refusal to write says nothing about the server
             self.broken = self.pool.driver.is_disconnect(conn, error)
 
