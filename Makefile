@@ -10,15 +10,16 @@ ARGS ?=
 VENV := .venv
 BENCH_VENV := .venv-bench
 PSYCOPG_VENV := .venv-psycopg
+FREETHREADED := .freethreaded
 RUN := $(VENV)/bin/python
 QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-all test-outages check bench clean postgres postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-all test-outages test-freethreaded check bench clean postgres postgres-wheel
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its own (KEEP=1: leave it running)
 	@$(RUN) -m testproject.demo $(if $(KEEP),--keep) $(ARGS)
@@ -34,6 +35,10 @@ test-psycopg: $(PSYCOPG_VENV)/.ready ## run the drivers' tests where there is ps
 
 test-outages: $(VENV)/.ready postgres ## run the tests that break their server
 	@$(PYTEST) -m "outage and not long" $(ARGS)
+
+test-freethreaded: ## run the core's tests without a GIL, on a Python built for it (Debian; 10 minutes, once)
+	@tests/freethreaded/build.sh $(FREETHREADED)
+	@$(FREETHREADED)/venv/bin/python tests/freethreaded/without_gil.py -m "not long" $(ARGS)
 
 test-long: $(VENV)/.ready postgres ## run the tests that take minutes
 	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)
@@ -52,7 +57,7 @@ bench: $(BENCH_VENV)/.ready ## measure against the other pools, in an environmen
 	@$(BENCH_VENV)/bin/python benchmarks/bench_core.py $(ARGS)
 
 clean: ## remove the environments and all that was built
-	rm -rf $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) $(FREETHREADED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A server for demo and tests: the system's if there is one, else out of a pip package.

@@ -5,12 +5,16 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any, Protocol
 
-import psycopg2
-from psycopg2.extensions import parse_dsn
-
 from testproject._postgres_address import as_dsn, as_url
 
-__all__ = ["GivenPostgres", "Postgres", "count_sessions"]
+try:
+    from psycopg2 import connect
+    from psycopg2.extensions import parse_dsn
+except ModuleNotFoundError:  # where there is no GIL there is psycopg 3 alone
+    from psycopg import connect
+    from psycopg.conninfo import conninfo_to_dict as parse_dsn
+
+__all__ = ["GivenPostgres", "Postgres", "connect", "count_sessions"]
 
 
 class Postgres(Protocol):
@@ -38,7 +42,7 @@ class GivenPostgres:
 
 def count_sessions(server: Postgres, application_name: str) -> int:
     """Return how many sessions the server has under that name; `%` stands for anything."""
-    with closing(psycopg2.connect(server.dsn(application_name="tests: counting"))) as connection:
+    with closing(connect(server.dsn(application_name="tests: counting"))) as connection:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-import psycopg2
-
-from tests.support.servers import Postgres
+from tests.support.servers import Postgres, connect
 from tests.support.waiting import wait_until
 
 __all__ = ["last_query", "one", "run_sql", "terminate"]
@@ -15,7 +13,7 @@ __all__ = ["last_query", "one", "run_sql", "terminate"]
 
 def run_sql(server: Postgres, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """Run a statement in a session of its own."""
-    with closing(psycopg2.connect(server.dsn(application_name="tests: looking"))) as connection:
+    with closing(connect(server.dsn(application_name="tests: looking"))) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
