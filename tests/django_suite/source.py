@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 __all__ = ["CACHE", "packages", "source"]
 
@@ -19,16 +21,18 @@ _PACKAGES = ("docutils", "jinja2", "pyyaml", "tblib")
 def source(version: str) -> Path:
     """Return the unpacked source of that version, fetched from the package index once."""
     root = CACHE / f"django-{version}"
-    if not (root / "tests" / "runtests.py").exists():
+    if not root.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        wanted = ["--no-binary", ":all:", "--no-deps", "--dest", str(CACHE), f"Django=={version}"]
-        subprocess.run([*_PIP, "download", *wanted], check=True)
-        archive = next(path for path in CACHE.glob("*.tar.gz") if version in path.name)
-        with tarfile.open(archive) as tar:
-            tar.extractall(CACHE, filter="data")
-        archive.unlink()
-        unpacked = next(path for path in CACHE.iterdir() if path.name.lower() == root.name)
-        unpacked.rename(root)
+        # Moved into place when whole: a download that was interrupted is begun anew.
+        with TemporaryDirectory(dir=CACHE) as folder:
+            wanted = ["--no-binary", "Django", "--no-deps", "--dest", folder, f"Django=={version}"]
+            subprocess.run([*_PIP, "download", *wanted], check=True)
+            (archive,) = Path(folder).glob("*.tar.gz")
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+            archive.unlink()
+            (unpacked,) = Path(folder).iterdir()
+            unpacked.rename(root)
     return root
 
 
@@ -36,8 +40,11 @@ def packages() -> Path:
     """Return a folder with the packages that the suite uses beside Django, installed once."""
     target = CACHE / f"packages-{sys.version_info.major}.{sys.version_info.minor}"
     if not target.exists():
+        half = target.with_name(f"{target.name}.half")
+        shutil.rmtree(half, ignore_errors=True)
         subprocess.run(
-            [*_PIP, "install", "--only-binary", ":all:", "--target", str(target), *_PACKAGES],
+            [*_PIP, "install", "--only-binary", ":all:", "--target", str(half), *_PACKAGES],
             check=True,
         )
+        half.rename(target)
     return target
