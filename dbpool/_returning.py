@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["accept", "tidy"]
+__all__ = ["accept", "clean", "tidy"]
 
 logger = logging.getLogger("dbpool.pool")
 
@@ -33,7 +33,7 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool) -> bool:
                 logger.warning(
                     "pool %r: a connection came back in %s: rolled back", pool.name, state
                 )
-            keep = tidy(pool, entry, conn) and _reset(pool, entry, conn)
+            keep = tidy(pool, entry, conn) and clean(pool, entry, conn, pool._reset)
     finally:
         if not keep:
             if not close:
@@ -58,9 +58,11 @@ def tidy(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
     return pool._settled(conn, entry.attributes)
 
 
-def _reset(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
-    """Clean the session as `reset` says. False if that failed or left something open."""
-    reset = pool._reset
+def clean(pool: ConnectionPool, entry: Entry, conn: Any, reset: Any) -> bool:
+    """Clean the session as `reset` says. False if that failed or left something open.
+
+    Arguments: `conn`, tidied; `reset`, as the option has it, None being "rollback".
+    """
     if reset is None:
         return True
     try:

@@ -41,9 +41,12 @@ _CHANGES = re.compile(
 def changes_session(sql: Any, cursor: Any = None) -> bool:
     """Return whether a statement leaves something in the session when its transaction is over.
 
-    Arguments: `sql`, text, or an object of the driver's that `cursor` can turn into text.
+    Arguments: `sql`, text, bytes, or an object of the driver's that `cursor` (or its connection)
+    can turn into text.
     """
-    if not isinstance(sql, str):
+    if isinstance(sql, bytes):
+        sql = sql.decode("latin-1")  # any bytes will do: what is looked for is ASCII
+    elif not isinstance(sql, str):
         sql = sql.as_string(cursor) if hasattr(sql, "as_string") else str(sql)
     # Projects run the same few hundred texts over and over; bulk inserts are not worth keeping.
     return _remembered(sql) if len(sql) < 4096 else _changes(sql)
