@@ -19,6 +19,8 @@ def audit(pool: ConnectionPool) -> None:
         idle, lent = [entry for _, entry in held], list(pool._in_use.values())
         waiters = [waiter for waiter in pool._waiters if waiter is not CLOSED]
         entries, size = pool._entries, len(pool._entries) + len(pool._attempts())
+        # What was lent when the pool was made smaller goes when it comes back.
+        leaving = sum(not entry.expires_at for entry in lent)
         faults = {
             "an entry is idle twice": len(set(idle)) != len(idle),
             "an entry is idle and lent": bool(set(idle) & set(lent)),
@@ -28,7 +30,7 @@ def audit(pool: ConnectionPool) -> None:
                 entry.key != key for key, entry in pool._in_use.items()
             ),
             "a dropped connection has a slot": any(entry() is None for entry in entries),
-            f"{size} open and connecting exceed max_size": size > pool.max_size,
+            f"{size} open and connecting exceed max_size": size - leaving > pool.max_size,
             "an idle entry rests beside a waiter": bool(idle) and bool(waiters),
             "a closed pool is not empty": pool._state == "closed" and bool(idle or waiters),
             "a closed pool lets waiters queue": pool._state == "closed"

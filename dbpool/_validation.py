@@ -167,11 +167,16 @@ def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
             return "broken"
         if seen == _socket.SUSPECT:
             entry.good_until = 0.0  # whoever takes it asks the server first
-    if len(pool._entries) > pool.max_size:
+    if len(pool._entries) > pool.max_size and _staying(pool) > pool.max_size:
         return "excess"
     if len(pool._entries) > pool.min_size and now - entry.since >= pool._max_idle:
         return "max_idle"
     return None
+
+
+def _staying(pool: ConnectionPool) -> int:
+    """Return how many are open that have not been told to go already."""
+    return sum(entry.expires_at > 0 for entry in list(pool._entries))
 
 
 def _next_due(pool: ConnectionPool, now: float) -> float:

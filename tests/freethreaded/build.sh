@@ -23,7 +23,7 @@ python=$root/python/bin/python3.13t
 
 get_source() {
     command -v apt-get >/dev/null || fail "the source comes by apt, which this system has not:" \
-        "run this on Debian or Ubuntu, or put a python3.13t at $python"
+        "run this on Debian or one of its kin"
     command -v dpkg-source >/dev/null || fail "dpkg-source is missing: apt-get install dpkg-dev"
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg site
     [ -e "$keyring" ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
@@ -31,7 +31,7 @@ get_source() {
     site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null \
         | sort -u | grep -E '/debian/?$' | head -n 1 || true)
     [ -n "$site" ] || fail "apt knows no mirror of Debian (and apt-get update must have run once):" \
-        "add one to its sources, or put a python3.13t at $python"
+        "add one to its sources"
     local apt=$root/apt
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/empty"
     : >"$apt/status"
@@ -64,12 +64,13 @@ build() {
     say "building it (the log is $root/build.log)"
     {
         ./configure --disable-gil --prefix="$root/python" --without-doc-strings \
-            --disable-test-modules \
+            --disable-test-modules --with-ensurepip=no \
             && make -j"${JOBS:-$(nproc)}" && make install
     } >"$root/build.log" 2>&1 || { tail -n 20 "$root/build.log" >&2; fail "the build failed"; }
+    touch "$root/.built"
 }
 
-[ -x "$python" ] || build
+[ -e "$root/.built" ] || build
 if [ ! -e "$root/venv/.ready" ] || [ "$project/pyproject.toml" -nt "$root/venv/.ready" ]; then
     say "installing the packages of the dev-freethreaded extra"
     "$python" -m venv "$root/venv"
