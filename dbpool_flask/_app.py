@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
 
     from dbpool import ConnectionPool
+    from dbpool._session import Reports
 
     from ._isolation import Isolation
 
@@ -44,11 +45,13 @@ class AppState:
     def __init__(
         self,
         pools: dict[str, ConnectionPool],
+        reports: Mapping[str, Reports],
         scopes: Scopes,
         mode: Mode,
         commit_veto: CommitVeto | None,
     ) -> None:
         self._pools = MappingProxyType(pools)
+        self.reports = reports
         self._scopes = scopes
         self._mode = mode
         self._veto = commit_veto

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dbpool import ConnectionPool
+from dbpool import ConnectionPool, drivers
+from dbpool._session import Reports
 from dbpool.health import SETTINGS
 from dbpool.options import OPTIONS, nearest
 
@@ -21,15 +22,21 @@ KEYS = {
     **{key: f"`{argument}` of `dbpool.health.HealthCheck`" for key, argument in SETTINGS.items()},
 }
 
-# Beside a request a look at the socket costs nothing, and a restarted server no error.
-_DEFAULTS = {"validate_after": 0.0}
+# Beside a request a look at the socket costs nothing, and a restarted server no error. What a
+# request has set in its session is nothing to the next one.
+_DEFAULTS = {"validate_after": 0.0, "reset": "auto"}
+
+# The drivers whose statements reset="auto" can read.
+_AUTO = ("psycopg2", "psycopg")
 
 # `open` is ours: init_app never connects, each pool opens at its first use.
 _OPTIONS = ("driver", "kwargs", *(name for name in OPTIONS if name != "open"))
 
 
-def make_pools(config: Mapping[str, Any]) -> dict[str, ConnectionPool]:
-    """Make the pools of an app, not opened yet.
+def make_pools(
+    config: Mapping[str, Any],
+) -> tuple[dict[str, ConnectionPool], dict[str, Reports]]:
+    """Make the pools of an app, not opened yet, and what reset="auto" needs where it applies.
 
     Raises ValueError or TypeError for a wrong key or value, naming it and what is possible;
     ModuleNotFoundError for a driver that is not installed. None of them quotes a URL.
@@ -51,17 +58,15 @@ def make_pools(config: Mapping[str, Any]) -> dict[str, ConnectionPool]:
             "no database is configured: set app.config['DBPOOL_URL'] (or DBPOOL_DATABASES) before "
             "init_app, for example to 'postgresql://user:password@host/dbname'"
         )
-    return {
-        name: _make_pool(
-            name,
-            value,
-            common,
-            "DBPOOL_URL"
-            if name == "default" and url is not None
-            else f"DBPOOL_DATABASES[{name!r}]",
-        )
-        for name, value in databases.items()
-    }
+    pools: dict[str, ConnectionPool] = {}
+    reports: dict[str, Reports] = {}
+    for name, value in databases.items():
+        given = "DBPOOL_URL" if name == "default" and url is not None else None
+        where = given or f"DBPOOL_DATABASES[{name!r}]"
+        pools[name], watch = _make_pool(name, value, common, where)
+        if watch is not None:
+            reports[name] = watch
+    return pools, reports
 
 
 def mode(config: Mapping[str, Any]) -> Mode:
@@ -74,7 +79,9 @@ def mode(config: Mapping[str, Any]) -> Mode:
     return WORDS[word]
 
 
-def _make_pool(name: str, value: Any, common: Mapping[str, Any], where: str) -> ConnectionPool:
+def _make_pool(
+    name: str, value: Any, common: Mapping[str, Any], where: str
+) -> tuple[ConnectionPool, Reports | None]:
     own: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"url": value}
     _refuse_unknown_options(own, where, ("url", *_OPTIONS))
     if "url" not in own:
@@ -85,9 +92,23 @@ def _make_pool(name: str, value: Any, common: Mapping[str, Any], where: str) -> 
             f"{where} is of type {type(url).__name__}: it takes a URL, a libpq string, or a "
             "callable that returns one"
         )
-    options = {"name": name, **_DEFAULTS, **common, **own, "open": False}
+    options: dict[str, Any] = {"name": name, **_DEFAULTS, **common, **own, "open": False}
+    reports = None
     try:
-        return ConnectionPool(url, **options)
+        if options["reset"] == "auto":
+            del options["reset"]
+            known = None if callable(url) else url
+            driver, _ = drivers.choose(known, options.get("driver"), options.get("kwargs"))
+            configure = options.get("configure")
+            if driver.name in _AUTO and (configure is None or callable(configure)):
+                reports = Reports(configure)
+                options["configure"] = reports.configure
+        elif not OPTIONS["reset"].check(options["reset"]):
+            raise ValueError(
+                f'reset={options["reset"]!r} is not possible: it takes "auto", '
+                f"{OPTIONS['reset'].allowed}"
+            )
+        return ConnectionPool(url, **options), reports
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{where}: {error}", name=error.name) from None
     except (TypeError, ValueError) as error:

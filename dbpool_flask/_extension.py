@@ -68,8 +68,8 @@ class DBPool:
                 f"app {app.name!r} has a DBPool already: call init_app once per app. For a second "
                 "database use DBPOOL_DATABASES"
             )
-        pools = _config.make_pools(app.config)
-        state = AppState(pools, self._scopes, _config.mode(app.config), self._commit_veto)
+        pools, reports = _config.make_pools(app.config)
+        state = AppState(pools, reports, self._scopes, _config.mode(app.config), self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
         app.cli.add_command(commands(state))
@@ -175,7 +175,7 @@ class DBPool:
         state = self._app_state(app or self._context().app)
         if state.isolation is not None:
             raise RuntimeError("db.test_isolation() is active for this app already")
-        with Isolation(state.pools()) as state.isolation:
+        with Isolation(state.pools(), state.reports) as state.isolation:
             try:
                 yield
             finally:

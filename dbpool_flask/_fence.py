@@ -19,6 +19,9 @@ __all__ = ["FencedConnection", "FencedCursor"]
 
 _set = object.__setattr__
 
+# Methods of the drivers that take a statement: what `reset="auto"` has to look at.
+_STATEMENTS = frozenset(("execute", "executemany", "copy_expert", "copy", "stream"))
+
 
 class _Fenced:
     """A stand-in for an object of the driver's; everything not defined here is that object's."""
@@ -37,17 +40,28 @@ class _Fenced:
     def raw(self) -> Any:
         """The driver's own object, without the fence: for functions that insist on it.
 
-        Do not keep it: nothing can stop it from being used after the end.
+        Do not keep it: nothing can stop it from being used after the end. Nothing sees either
+        what is done to the session through it, so `reset="auto"` cleans that.
         """
-        return self._target()
+        target = self._target()
+        self._lease.notices = False
+        return target
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the driver's."""
+        if self._lease.notices:
+            self._notice(name, args, kwargs)
         try:
             return self._result(getattr(self._target(), name)(*args, **kwargs))
         except Exception as error:
             self._lease.note_error(error)
             raise
+
+    def _notice(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if name in _STATEMENTS:
+            self._lease.notice(*args, **kwargs)
+        elif name == "callproc":
+            self._lease.notice(f"SELECT {args[0] if args else ''}(")
 
     def __getattr__(self, name: str) -> Any:
         target = self._target()
@@ -186,6 +200,8 @@ class FencedCursor(_Fenced):
         if self._lease.conn is None:
             raise released()
         cursor = self._cursor
+        if self._lease.notices:
+            self._lease.notice(*args, **kwargs)
         try:
             result = cursor.execute(*args, **kwargs)
         except Exception as error:

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
+from dbpool._session import clean_session
 from dbpool.drivers.base import IDLE, INTRANS
 
 from . import _dialect
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dbpool import ConnectionPool
+    from dbpool._session import Reports
 
 __all__ = ["Isolation"]
 
@@ -31,14 +33,15 @@ __all__ = ["Isolation"]
 class Isolation:
     """The pinned connections of one app, while they are pinned."""
 
-    def __init__(self, pools: Mapping[str, ConnectionPool]) -> None:
+    def __init__(self, pools: Mapping[str, ConnectionPool], reports: Mapping[str, Reports]) -> None:
         self._pools = pools
+        self._reports = reports
         self._pinned: dict[str, Pinned] = {}
 
     def __enter__(self) -> Isolation:
         try:
             for name, pool in self._pools.items():
-                self._pinned[name] = Pinned(pool)
+                self._pinned[name] = Pinned(pool, self._reports.get(name))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -56,7 +59,8 @@ class Isolation:
     def lend(self, name: str, unit: Unit, owner: Owner) -> WatchedConnection:
         """Return the pinned connection, behind a fence of the context's own."""
         pool = cast("ConnectionPool", self._pinned[name])
-        return WatchedConnection(IsolatedLease(name, pool, unit, owner))
+        reports = self._reports.get(name)
+        return WatchedConnection(IsolatedLease(name, pool, unit, owner, reports))
 
 
 class Pinned:
@@ -66,8 +70,10 @@ class Pinned:
     (of a live server) waits for them to end.
     """
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, reports: Reports | None) -> None:
         self._pool = pool
+        self._reports = reports
+        self.changed = False  # a lease had to do with what a rollback may not undo
         self.name = pool.name
         self.driver = self._driver = pool.driver
         self._error = pool._error
@@ -89,7 +95,8 @@ class Pinned:
         close = True
         try:
             self.driver.rollback(conn)
-            close = False
+            drifted = self._reports is not None and self._reports.differ(conn)
+            close = (self.changed or drifted) and not clean_session(self._pool, conn)
         finally:
             self._pool.putconn(conn, close)
 
@@ -168,8 +175,10 @@ class IsolatedLease(ContextLease):
 
     __slots__ = ("_autocommit", "read_only")
 
-    def __init__(self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner) -> None:
-        super().__init__(name, pool, unit, owner)
+    def __init__(
+        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, reports: Reports | None
+    ) -> None:
+        super().__init__(name, pool, unit, owner, reports)
         self._autocommit = self._pinned.autocommit
         self.read_only = False
 
@@ -229,5 +238,7 @@ class IsolatedLease(ContextLease):
     def give_back(self, torn: bool = False) -> None:
         """Roll back what is open; the connection stays pinned."""
         self._pinned.rollback(self)
+        if self._reports is not None and not self.notices:
+            self._pinned.changed = True
         self.conn = None
         self._close_cursors()

@@ -17,6 +17,7 @@ from ._lease import ContextLease, Owner
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
+    from dbpool._session import Reports
 
     from ._hooks import Unit
 
@@ -30,9 +31,11 @@ class LateLease(ContextLease):
 
     __slots__ = ("__weakref__", "_owner")
 
-    def __init__(self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner) -> None:
+    def __init__(
+        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, reports: Reports | None
+    ) -> None:
         self._owner = _LateOwner(owner)
-        super().__init__(name, pool, unit, self._owner)
+        super().__init__(name, pool, unit, self._owner, reports)
         self._owner.lease = weakref.ref(self)
 
     def raw(self) -> Any:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dbpool import TransactionAborted
 from dbpool._lease import check, commit, ends_session, roll_back
+from dbpool._session import Reports, clean_session
+from dbpool.drivers._session import changes_session
 
 from . import _dialect
 from ._errors import released
@@ -43,18 +45,22 @@ class ContextLease:
     __slots__ = (
         "_cursors",
         "_limit",
+        "_reports",
         "_was_read_only",
         "blocks",  # the db.transaction() blocks that are open, innermost last
         "broken",  # the connection must not be lent again
         "conn",
         "lost",  # the link broke, and the app has rolled back: the next read takes a new one
         "name",
+        "notices",  # reset="auto", and no statement so far has changed the session
         "pool",
         "torn",  # something was cut short: the state of the transaction is not known
         "unit",
     )
 
-    def __init__(self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner) -> None:
+    def __init__(
+        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, reports: Reports | None
+    ) -> None:
         self.name = name
         self.pool = pool
         self.unit = unit
@@ -64,6 +70,8 @@ class ContextLease:
         self._cursors: list[weakref.ref[Any]] = []
         self._limit = 16
         self._was_read_only: Any = _NEVER
+        self._reports = reports  # reset="auto"
+        self.notices = reports is not None
         pool.own(self.conn, owner)
 
     def raw(self) -> Any:
@@ -90,6 +98,15 @@ class ContextLease:
 
     def leave(self) -> None:
         """A use has ended; only `WatchedConnection` and its cursors tell."""
+
+    def notice(self, sql: Any = "", *args: Any, **kwargs: Any) -> None:
+        """See whether a statement changes the session; its arguments are of no interest."""
+        try:
+            changed = changes_session(kwargs.get("query", sql), self.conn)
+        except Exception:  # nothing that could be put into words: the driver says what is wrong
+            changed = True
+        if changed:
+            self.notices = False
 
     def note_error(self, error: Exception) -> None:
         """Judge an error of the driver's while it can be judged; most leave the session intact."""
@@ -211,6 +228,8 @@ class ContextLease:
                 close = self._close_cursors() or close
                 if self._was_read_only is not _NEVER and not close:
                     _dialect.restore_access(conn, self._was_read_only)
+                if not close and self._has_changed(conn):
+                    close = not clean_session(self.pool, conn)
         finally:
             try:
                 self.pool.putconn(conn, close)
@@ -220,6 +239,11 @@ class ContextLease:
                     "app has returned it itself",
                     self.pool.name,
                 )
+
+    def _has_changed(self, conn: Any) -> bool:
+        """Return whether `reset="auto"` has to clean the session; no round trip."""
+        reports = self._reports
+        return reports is not None and (not self.notices or reports.differ(conn))
 
     def _close_cursors(self) -> bool:
         """Close the cursors. True if one survives on the server (WITH HOLD)."""

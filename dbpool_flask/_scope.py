@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,12 +14,14 @@ from ._hooks import Unit
 from ._late import LateLease
 from ._lease import ContextLease
 from ._modes import Mode
+from ._streaming import Stream
 from ._watched import WatchedConnection
 
 if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
 
     from dbpool import ConnectionPool
+    from dbpool._session import Reports
 
     from ._isolation import Isolation
 
@@ -33,6 +34,7 @@ class Lender(Protocol):
     """Where a scope takes its connections from."""
 
     isolation: Isolation | None
+    reports: Mapping[str, Reports]  # by database: where reset="auto" applies
 
     def pools(self) -> Mapping[str, ConnectionPool]:
         """Return the app's pools by name, open."""
@@ -120,17 +122,17 @@ class Scope:
         isolation = self._lender.isolation
         if isolation is not None:
             return isolation.lend(name, self._unit, owner)
+        reports = self._lender.reports.get(name)
         if self.ended:
-            return WatchedConnection(LateLease(name, pool, self._unit, owner))
-        return FencedConnection(ContextLease(name, pool, self._unit, owner))
+            return WatchedConnection(LateLease(name, pool, self._unit, owner, reports))
+        return FencedConnection(ContextLease(name, pool, self._unit, owner, reports))
 
     def _pool(self, name: str) -> ConnectionPool:
         pools = self._lender.pools()
-        try:
+        if name in pools:
             return pools[name]
-        except KeyError:
-            hint = nearest(name, pools) or f": there is {', '.join(map(repr, pools))}"
-            raise LookupError(f"no database {name!r} is configured{hint}") from None
+        hint = nearest(name, pools) or f": there is {', '.join(map(repr, pools))}"
+        raise LookupError(f"no database {name!r} is configured{hint}")
 
     def commit(self, name: str | None) -> None:
         """Commit now: that database, or all that were used, if each of them can be."""
@@ -271,21 +273,6 @@ class Scope:
                         error.add_note(note)
                 raise
             done.append(lease.name)
-
-
-class Stream:
-    """A stream that keeps a unit open; answers for its connections until its deadline."""
-
-    __slots__ = ("_deadline", "_owner", "runs")
-
-    def __init__(self, deadline: float, owner: ContextOwner) -> None:
-        self._deadline = deadline
-        self._owner = owner
-        self.runs = False
-
-    def is_alive(self) -> bool:
-        """Return whether anybody may still end it; asked where the pool is exhausted."""
-        return time.monotonic() < self._deadline and self._owner.is_alive()
 
 
 def _give_back(leases: list[ContextLease], torn: bool) -> None:

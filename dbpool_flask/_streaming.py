@@ -11,9 +11,10 @@ from flask import stream_with_context
 from dbpool import PoolError
 
 if TYPE_CHECKING:
+    from ._context import ContextOwner
     from ._scope import Scope
 
-__all__ = ["KeptOpen"]
+__all__ = ["KeptOpen", "Stream"]
 
 
 class KeptOpen:
@@ -63,3 +64,18 @@ class KeptOpen:
             close = getattr(self._body, "close", None)
             if close is not None:
                 close()
+
+
+class Stream:
+    """A stream that keeps a unit open; answers for its connections until its deadline."""
+
+    __slots__ = ("_deadline", "_owner", "runs")
+
+    def __init__(self, deadline: float, owner: ContextOwner) -> None:
+        self._deadline = deadline
+        self._owner = owner
+        self.runs = False
+
+    def is_alive(self) -> bool:
+        """Return whether anybody may still end it; asked where the pool is exhausted."""
+        return time.monotonic() < self._deadline and self._owner.is_alive()
