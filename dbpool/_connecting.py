@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _ending, _handover, _socket, drivers
 from ._entry import Entry
+from ._fork_gate import NoFork
 from ._keeper import Guard, keeper
 from .drivers.base import IDLE, PERMANENT
 from .errors import PoolError
@@ -86,7 +87,8 @@ def connect(pool: ConnectionPool, name: str, *, own_name: bool = False) -> Any:
         kwargs = kwargs()
     if own_name and (option := getattr(pool._driver, "name_option", None)):
         kwargs = {**kwargs, option: name}
-    return pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
+    with NoFork():
+        return pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
 
 
 def _configure(pool: ConnectionPool, conn: Any) -> None:
