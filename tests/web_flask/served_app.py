@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from flask import Flask, Response, stream_with_context
+from psycopg2 import extensions
 
 from dbpool_flask import DBPool
 
@@ -19,8 +21,18 @@ def write(text: str) -> None:
         cursor.execute("INSERT INTO note (text) VALUES (%s)", [text])
 
 
+def wait_in_gevent(conn: Any) -> None:
+    """Let psycopg2 wait as gevent wants it, as docs/flask.md has it."""
+    from gevent.socket import wait_read, wait_write
+
+    while (state := conn.poll()) != extensions.POLL_OK:
+        (wait_read if state == extensions.POLL_READ else wait_write)(conn.fileno())
+
+
 def create_app() -> Flask:
     app = Flask(__name__)
+    if "gevent" in sys.modules:  # gunicorn has patched everything
+        extensions.set_wait_callback(wait_in_gevent)
     app.config["DBPOOL_URL"] = os.environ["SERVED_URL"]
     app.config["DBPOOL_OPTIONS"] = {"max_size": 2, "timeout": 5}
     db.init_app(app)
@@ -51,6 +63,12 @@ def create_app() -> Flask:
         rows = iter(["lost"])
         return Response(stream_with_context(rows) if kind == "context" else rows)
 
+    @app.get("/who/<text>")
+    def who(text: str) -> Any:
+        cursor = db.connection.cursor()
+        cursor.execute("INSERT INTO note (text) VALUES (%s) RETURNING pg_backend_pid()", [text])
+        return f"{os.getpid()} {cursor.fetchone()[0]} {text}"
+
     @app.get("/lent")
     def lent() -> Any:
         return str(len(db.pools["default"]._in_use))
@@ -71,6 +89,10 @@ def create_app() -> Flask:
         write(f"before a sleep in {where}")
         if where == "python":
             time.sleep(seconds)
+        elif where == "busy":  # for gevent: no other greenlet gets its turn
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                pass
         else:
             db.connection.cursor().execute("SELECT pg_sleep(%s)", [seconds])
         write(f"after a sleep in {where}")

@@ -13,6 +13,10 @@ from tests.web_flask.gunicorn_server import GunicornServer
 
 SYNC = ("--worker-class", "sync")
 GTHREAD = ("--worker-class", "gthread", "--threads", "4")
+GEVENT = ("--worker-class", "gevent")
+every_worker = pytest.mark.parametrize(
+    "worker", [SYNC, GTHREAD, GEVENT], ids=["sync", "gthread", "gevent"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +24,7 @@ def nothing_left_on_the_server(database: Database) -> None:
     wait_until(lambda: database.sessions() == [], message="no session of an earlier test")
 
 
-@pytest.mark.parametrize("worker", [SYNC, GTHREAD], ids=["sync", "gthread"])
+@every_worker
 def test_a_failing_commit_is_told_to_the_client(
     database: Database, tmp_path: Path, worker: tuple[str, ...]
 ) -> None:
@@ -37,7 +41,7 @@ def test_a_failing_commit_is_told_to_the_client(
     assert database.notes() == ["kept"] * 9
 
 
-@pytest.mark.parametrize("worker", [SYNC, GTHREAD], ids=["sync", "gthread"])
+@every_worker
 def test_a_streams_client_that_goes_away_gives_the_connection_back(
     database: Database, tmp_path: Path, worker: tuple[str, ...]
 ) -> None:
@@ -65,7 +69,7 @@ def test_a_worker_that_is_killed_by_its_timeout_leaves_no_half_done_transaction(
     assert database.notes() == ["next"]
 
 
-@pytest.mark.parametrize("worker", [SYNC, GTHREAD], ids=["sync", "gthread"])
+@every_worker
 def test_a_request_in_flight_is_finished_and_committed_before_a_polite_end(
     database: Database, tmp_path: Path, worker: tuple[str, ...]
 ) -> None:
