@@ -31,12 +31,10 @@ test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for
 test-psycopg: postgres-psycopg ## run the drivers' tests where there is psycopg 3, too
 	@$(PSYCOPG_VENV)/bin/python -m pytest tests/drivers $(ARGS)
 
-test-outages: $(VENV)/.ready postgres ## run the tests that break their server
-	@$(PYTEST) -m "outage and not long" $(ARGS)
-
-test-freethreaded: ## run the core's tests without a GIL, on a Python built for it (Debian; 10 minutes, once)
-	@tests/freethreaded/build.sh $(FREETHREADED)
-	@$(FREETHREADED)/venv/bin/python tests/freethreaded/without_gil.py -m "not long" $(ARGS)
+test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers beside those of other pools: an hour
+	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
+		|| $(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
+	@$(BENCH_VENV)/bin/python -m tests.outages --peer-runs 1 $(ARGS)
 
 test-long: $(VENV)/.ready postgres ## run the tests that take minutes
 	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)

@@ -1,0 +1,127 @@
+"""The scenarios, and the marks that the pool should reach in each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from tests.outages import network, stages
+from tests.outages.crowd import PROCESSES, Crowd
+from tests.outages.figures import Figures, Times, figures
+from tests.outages.stages import Stage
+
+__all__ = ["SCENARIOS", "Mark", "Result", "Scenario"]
+
+SETTLE = 2.0  # seconds until the crowd has its connections and works evenly
+WARM = 3.0  # seconds in which its throughput is measured
+AFTER = 6.0  # seconds to look at what comes after the heal
+READ_ONLY = ("ReadOnlySqlTransaction",)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run showed."""
+
+    figures: Figures
+    measured: dict[str, float]  # what only the stage could see
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A figure of a result, and the most that it may be; None is worse than any number."""
+
+    title: str
+    value: Callable[[Result], float | None]
+    most: float
+
+    def met(self, value: float | None) -> bool:
+        return value is not None and value <= self.most
+
+
+def _figure(title: str, name: str, most: float) -> Mark:
+    return Mark(title, lambda result: getattr(result.figures, name), most)
+
+
+WRONG = _figure("wrong tokens", "wrong", 0)
+LOST = _figure("slots lost", "lost", 0)
+LATE = _figure("errors after heal", "late", 0)
+OTHERS = _figure("errors, not in flight", "others", 0)
+REFUSED = _figure("refused", "refused", 0)
+IN_FLIGHT = _figure("errors in flight", "in_flight", 0)
+DOWN = _figure("PoolDown after, s", "down_wait", 1.05)
+FIRST = _figure("first success, s", "first_success", 0.3)
+BACK = _figure("95 % again, s", "recovered", 1.0)
+ATTEMPTS = _figure("connects/s/process", "attempts", 3.0)
+OVERRUN = _figure("beyond deadline, s", "overrun", 0.25)
+GAP = _figure("heartbeat gap, s", "gap", 0.05)
+WRITES = _figure("writes good, s", "first_success", 1.0)
+READ_ONLY_ERRORS = Mark(
+    "read-only errors/pool",
+    lambda result: sum(result.figures.kinds[name] for name in READ_ONLY) / PROCESSES,
+    1.0,
+)
+CHURN = _figure("connections renewed", "churn", 0.1)
+GROWN = Mark("grown again, s", lambda result: result.measured.get("grown"), 60.0)
+
+_STOPPED = (OTHERS, DOWN, FIRST, BACK, LATE, LOST, ATTEMPTS, WRONG)
+_SILENT = (OVERRUN, GAP, BACK, LATE, LOST, WRONG)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens, for how many seconds, and what should come of it."""
+
+    name: str
+    stage: Callable[[ExitStack], Stage]
+    seconds: float
+    marks: tuple[Mark, ...]
+    networked: bool = False
+
+    @property
+    def missing(self) -> str | None:
+        """What this machine lacks for it."""
+        return network.missing() if self.networked else None
+
+    def run(self, pool: str, *, seconds: float | None = None, after: float = AFTER) -> Result:
+        """Play it once with pools of that kind."""
+        with ExitStack() as stack:
+            stage = self.stage(stack)
+            crowd = Crowd(pool, stage.dsn, inside=stage.inside, write=stage.write)
+            stack.enter_context(crowd)
+            time.sleep(SETTLE)
+            warm = time.monotonic_ns()
+            time.sleep(WARM)
+            fault = time.monotonic_ns()
+            stage.fault(crowd)
+            faulted = time.monotonic_ns()
+            time.sleep(self.seconds if seconds is None else seconds)
+            stage.heal(crowd)
+            heal = time.monotonic_ns()
+            time.sleep(after)
+            end = time.monotonic_ns()
+            seen = crowd.finish()
+        return Result(figures(seen, Times(warm, fault, faulted, heal, end)), stage.measured)
+
+
+SCENARIOS = (
+    Scenario("stop fast", stages.stop_fast, 10, _STOPPED),
+    Scenario("stop immediate", stages.stop_immediate, 10, _STOPPED),
+    Scenario("postmaster killed", stages.kill_postmaster, 10, _STOPPED),
+    Scenario("backend killed", stages.kill_backend, 1, (OTHERS, LATE, LOST, WRONG)),
+    Scenario("session terminated", stages.terminate, 1, (OTHERS, REFUSED, LATE, LOST, WRONG)),
+    Scenario("server frozen", stages.freeze, 20, _SILENT),
+    Scenario("packets dropped", stages.drop, 20, _SILENT, networked=True),
+    Scenario("packets rejected", stages.reject, 10, _STOPPED, networked=True),
+    Scenario("promotion", stages.promotion, 1, (WRITES, READ_ONLY_ERRORS, LATE, LOST, WRONG)),
+    Scenario("demotion", stages.demotion, 5, (READ_ONLY_ERRORS, WRITES, LATE, LOST, WRONG)),
+    Scenario("too many sessions", stages.too_many, 10, (IN_FLIGHT, OTHERS, REFUSED, GROWN, WRONG)),
+    Scenario("restart under pause", stages.paused, 1, (IN_FLIGHT, OTHERS, REFUSED, LOST, WRONG)),
+    Scenario("connections reset", stages.resets, 1, (OTHERS, REFUSED, LATE, LOST, WRONG)),
+    Scenario("half open", stages.half_open, 2, (OTHERS, LATE, LOST, WRONG)),
+    Scenario("answer cut short", stages.cut_short, 1, (OTHERS, LATE, LOST, WRONG)),
+    Scenario(
+        "200 ms and 5 % loss", stages.grey, 20, (REFUSED, CHURN, LATE, LOST, WRONG), networked=True
+    ),
+)
