@@ -48,9 +48,9 @@ class Lease:
                 commit(pool, conn)
                 close = False
             elif isinstance(error, Exception):
-                close = roll_back(pool, conn) or ends_session(pool, conn, error)
+                close = roll_back(pool, conn) or pool.report(conn, error)
         except Exception as failure:
-            close = roll_back(pool, conn) or ends_session(pool, conn, failure)
+            close = roll_back(pool, conn) or pool.report(conn, failure)
             raise
         finally:
             pool.putconn(conn, close)

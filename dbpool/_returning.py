@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+from . import _suspicion
 from ._ending import retire
 from ._keeper import Guard
 from ._lease import roll_back
@@ -36,6 +37,8 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool) -> bool:
             keep = tidy(pool, entry, conn) and clean(pool, entry, conn, pool._reset)
     finally:
         if not keep:
+            if _suspicion.is_dead(pool, entry, conn):  # and so may all the others be
+                _suspicion.suspect(pool)
             if not close:
                 pool.doubted()
                 with pool._lock:

@@ -6,10 +6,10 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from . import _growth, _returning, _socket
+from . import _growth, _returning, _socket, _suspicion
 from ._ending import retire
 from ._handover import offer
-from ._keeper import Guard, keeper
+from ._keeper import Guard
 from .drivers.base import IDLE
 
 if TYPE_CHECKING:
@@ -113,19 +113,18 @@ def take_idle(pool: ConnectionPool) -> Held | None:
 
 def found_dead(pool: ConnectionPool, held: Held) -> None:
     """Close a dead connection; where one is dead others are, so have all idle ones looked at."""
-    pool.doubted()
     with pool._lock:
         pool._totals.found_dead += 1
-    retire(pool, held, "broken")
-    if pool._background:
-        keeper.schedule(pool, 0.0)
-    else:
-        upkeep(pool, time.monotonic())
+    try:
+        _suspicion.suspect(pool)
+    finally:
+        retire(pool, held, "broken")
 
 
 def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
     sweep(pool, now)
+    _suspicion.relax(pool)
     if pool._background:
         _growth.start_connectors(pool)
     else:
@@ -136,20 +135,24 @@ def upkeep(pool: ConnectionPool, now: float) -> float:
 def sweep(pool: ConnectionPool, now: float) -> None:
     """Look at every idle connection; close the dead, the expired, and the long unused."""
     idle = pool._idle
+    dead = False
     for _ in range(len(idle)):
         try:
             held = idle.popleft()
         except IndexError:
-            return
+            break
         reason = _verdict(pool, held[1], now)
         if reason is None:
             # To the right end: a whole round leaves them in their order.
             offer(pool, held)
         else:
             if reason == "broken":
+                dead = True
                 with pool._lock:
                     pool._totals.found_dead += 1
             retire(pool, held, reason)
+    if dead:
+        _suspicion.distrust(pool)
 
 
 def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:

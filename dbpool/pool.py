@@ -21,6 +21,7 @@ from . import (
     _handover,
     _lifecycle,
     _returning,
+    _suspicion,
     _validation,
     drivers,
     options,
@@ -101,7 +102,7 @@ class ConnectionPool:
         self._ping_timeout: float = values["ping_timeout"]
         # A check, or a ping each time, is due at every hand-out: nothing is good until later.
         always = values["check"] is not None or self._validate == "ping"
-        self._validate_after: float = 0.0 if always else values["validate_after"]
+        self._trusted_for: float = 0.0 if always else values["validate_after"]
         self._max_connecting: int = values["max_connecting"]
         self._connect_timeout: float = values["connect_timeout"]
         self._reconnect_timeout: float = values["reconnect_timeout"]
@@ -140,6 +141,8 @@ class ConnectionPool:
         self._filling: list[Waiter] = []
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._threads_refused = False
+        self._validate_after = self._trusted_for  # 0 while others were found dead: _suspicion
+        self._suspects: list[tuple[Entry, int]] = []
         self._owned = False  # whether anybody has answered for a loan
         self._proved_at = -math.inf
         self._doubted_at = -math.inf
@@ -392,6 +395,17 @@ class ConnectionPool:
         It does not make the pool ill; the next health check asks the server.
         """
         self._doubted_at = monotonic()
+
+    def report(self, conn: Any, error: BaseException) -> bool:
+        """Tell the pool of an error that the driver raised on a lent connection.
+
+        If it means that the session is over (SQLSTATE class 08, a shutdown, an idle timeout, a
+        closed link, or 25006 from a server that has become read-only), this connection is closed
+        when it comes back, all idle ones are looked at now, and each one that is open is pinged
+        before it is lent next. `connection()` reports by itself.
+        Returns whether the session is over. Never raises for a connection that is not lent.
+        """
+        return _suspicion.report(self, conn, error)
 
     # -- small things that the rooms of the pool share
 

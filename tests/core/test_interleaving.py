@@ -21,6 +21,7 @@ from dbpool import (
     _growth,
     _handover,
     _lifecycle,
+    _suspicion,
     _validation,
     _waiting,
 )
@@ -42,7 +43,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "deque", schedule.deque)
     monkeypatch.setattr(pool_module, "monotonic", clock.monotonic)
     time = SimpleNamespace(monotonic=clock.monotonic, sleep=lambda seconds: None)
-    for module in (_connecting, _growth, _lifecycle, _validation, _waiting):
+    for module in (_connecting, _growth, _lifecycle, _suspicion, _validation, _waiting):
         monkeypatch.setattr(module, "time", time)
     # No thread of the pool's own (the real keeper would walk in between the steps), and no belt:
     # a lost wake-up must show as one.
@@ -52,7 +53,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> None:
         register=lambda pool: None,
         forget=lambda pool: None,
     )
-    for module in (_connecting, _growth, _lifecycle, _validation, pool_module):
+    for module in (_connecting, _growth, _lifecycle, _suspicion, pool_module):
         monkeypatch.setattr(module, "keeper", nobody)
     monkeypatch.setattr(_waiting, "nap", lambda pool, now: schedule.FOREVER * 2)
     monkeypatch.setattr(_waiting, "_collect", lambda now: None)
