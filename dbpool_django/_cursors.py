@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends import utils
 from django.db.backends.postgresql import base
 
-from ._session import changes_session
+from dbpool.drivers._session import changes_session
 
 if TYPE_CHECKING:
     from ._loan import Loan

@@ -13,29 +13,55 @@ from typing import Any
 
 __all__ = ["changes_session"]
 
-# Statements that can change the session only by what the second test finds in them.
+# Statements that can change the session only by one of the words of the second list.
 _ORDINARY = ("select", "insert", "update", "delete", "with", "savepoint", "release", "rollback to")
 
-_SUSPICIOUS = ("set_config", "advisory_", "temp", ";", "/*", "--")
+_SUSPICIOUS = (
+    *("set_config", "advisory_", "pg_settings", "set_limit", "temp"),
+    *(";", "/*", "--", "u&"),  # another statement behind it, or a word cut in two or spelt out
+)
 
 _CHANGES = re.compile(
     r"""
-    # At the start of a statement, comments aside.
-    (?: \A | ; ) (?: \s | /\*.*?\*/ | --[^\n]*\n )*
+    # At the start of a statement.
+    (?: \A | ; ) \s*
     (?:
-        set \s+ (?! local\b | constraints\b | transaction\b )
-      | reset \b | discard \b | load \b | listen \b | begin \b | start \s | do \b | do\$
-      | prepare \s+ (?! transaction\b )
-      | declare \b .* \b with \s+ hold \b
-      | create \s+ (?: or \s+ replace \s+ )? (?: local \s+ | global \s+ )? temp (?: orary )? \b
+        set \s (?! local\b | constraints\b | transaction\b )
+      | (?: reset | discard | load | listen | unlisten | begin | start | do | deallocate ) \b
+      | prepare \s (?! transaction\b )
+      | declare \b [^;]* \b with \s hold \b
     )
-    # Anywhere. The advisory locks of a transaction (pg_advisory_xact_lock) end with it.
-    | set_config \s* \(
-    | pg_ (?: try_ )? advisory_lock
-    | into \s+ (?: local \s+ | global \s+ )? temp (?: orary )? \b
+    # Anywhere: EXPLAIN ANALYZE executes what it explains.
+    | \b create \s (?: or \s replace \s )? (?: local \s | global \s )? temp (?: orary )? \b
+    | \b into \s (?: local \s | global \s )? temp (?: orary )? \b
+    | \b pg_temp
+    | \b update \s (?: only \s )? (?: "? pg_catalog "? \s? \. \s? )? "? pg_settings \b
+    | \b set_limit \b  # pg_trgm's
+    """,
+    re.VERBOSE,
+)
+
+# Also where it stands in a string: there are functions that execute one. The advisory locks of a
+# transaction (pg_advisory_xact_lock) end with it.
+_CHANGES_ANYWHERE = re.compile(r"set_config | pg_ (?: try_ )? advisory_lock", re.VERBOSE)
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space> \s+ | --[^\n]* )
+    | (?P<comment> /\* )
+    | (?P<string>
+          e'[^'\\]* (?: (?: \\. | '' ) [^'\\]* )* '
+        | '[^']* (?: '' [^']* )* '
+        | \$ (?P<tag> (?: [^\W\d]\w* )? ) \$ .*? \$ (?P=tag) \$
+      )
+    | (?P<spelt> u&" )
+    | (?P<text> "[^"]* (?: "" [^"]* )* " | \w[\w$]* | ; )
+    | (?P<open> ['"] )
+    | .
     """,
     re.VERBOSE | re.DOTALL,
 )
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
 def changes_session(sql: Any, cursor: Any = None) -> bool:
@@ -56,7 +82,48 @@ def _changes(sql: str) -> bool:
     lowered = sql.lower()
     if lowered.startswith(_ORDINARY) and not any(part in lowered for part in _SUSPICIOUS):
         return False
-    return _CHANGES.search(lowered) is not None
+    if _CHANGES_ANYWHERE.search(lowered):
+        return True
+    plain = _plain(lowered)
+    return plain is None or _CHANGES.search(plain) is not None
 
 
 _remembered = functools.lru_cache(maxsize=512)(_changes)
+
+
+def _plain(sql: str) -> str | None:
+    """Return a lower-case text without its comments and the contents of its strings.
+
+    One space is between any two words. None if the text does not come apart as SQL should.
+    """
+    found = []
+    place = 0
+    while place < len(sql):
+        token = _TOKEN.match(sql, place)
+        assert token is not None  # its last alternative takes any character
+        kind, place = token.lastgroup, token.end()
+        if kind == "comment":
+            end = _end_of_comment(sql, place)
+            if end is None:
+                return None
+            place = end
+        elif kind in ("string", "tag"):
+            # With standard_conforming_strings off, a backslash would have kept it open.
+            if token[0].endswith("\\'") and token[0][0] != "e":
+                return None
+            found.append("''")
+        elif kind in ("open", "spelt"):
+            return None
+        elif kind != "space":
+            found.append(token[0])
+    return " ".join(found)
+
+
+def _end_of_comment(sql: str, place: int) -> int | None:
+    """Return where the comment ends that has begun before `place`; PostgreSQL's are nested."""
+    depth = 1
+    for edge in _COMMENT_EDGE.finditer(sql, place):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return None
