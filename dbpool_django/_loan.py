@@ -7,8 +7,8 @@ import weakref
 from typing import Any
 
 from dbpool import ConnectionPool
-from dbpool._keeper import Guard
-from dbpool._lease import ends_session
+from dbpool._lease import roll_back
+from dbpool._session import clean_session
 from dbpool.drivers.base import IDLE
 
 from ._opener import Opener
@@ -91,27 +91,35 @@ class Loan:
 
     def note_error(self, conn: Any, error: BaseException) -> None:
         """Judge an error of the driver's while it can be judged; most leave the session intact."""
-        if ends_session(self.supplier.pool, conn, error):
+        if self.supplier.pool.report(conn, error):
             self._broken = True
 
-    def give_back(self, conn: Any, doubtful: bool) -> None:
+    def give_back(self, conn: Any, doubtful: bool, *, always_open: bool = False) -> None:
         """Return the connection to its pool as good as it was, or have it closed.
 
-        Arguments: `doubtful`, whether there were errors whose effect may show only now.
+        Arguments: `doubtful`, whether there were errors whose effect may show only now;
+        `always_open`, whether every query opens a transaction, so that an open one is no news.
         Raises ValueError if the pool has not lent it (any more).
         """
         supplier = self.supplier
+        pool, opener = supplier.pool, supplier.opener
         # Where connections go back between statements, cursors see to it themselves.
         if self._cursors and not (supplier.releases and not self.is_pinned):
             self._close_cursors()
-        opener = supplier.opener
         close = self._broken or (doubtful and opener.is_disconnect(conn, Exception()))
+        if always_open and not close:
+            close = roll_back(pool, conn)
         if not close and supplier.resets:
             if conn.closed:
                 close = True
             elif self.changed or opener.has_drifted(conn):
-                close = not self._clean(conn)
-        supplier.pool.putconn(conn, close)
+                if opener.transaction_status(conn) != IDLE:
+                    logger.warning(
+                        "pool %r: a connection came back in an open transaction: rolled back",
+                        pool.name,
+                    )
+                close = not clean_session(pool, conn)
+        pool.putconn(conn, close)
 
     def _close_cursors(self) -> None:
         # One that is still in somebody's hands would reach into the next borrower's session.
@@ -120,26 +128,3 @@ class Loan:
                 cursor.close()
             except Exception:  # noqa: S110 - the server's cursor, in a session that has ended
                 pass
-
-    def _clean(self, conn: Any) -> bool:
-        """Make the session as it was when it was opened. False if that did not succeed."""
-        opener, pool = self.supplier.opener, self.supplier.pool
-        try:
-            with Guard(pool, conn, pool._ping_timeout):
-                if opener.transaction_status(conn) != IDLE:
-                    logger.warning(
-                        "pool %r: a connection came back in an open transaction: rolled back",
-                        pool.name,
-                    )
-                    opener.rollback(conn)
-                conn.autocommit = True
-                opener.discard_session(conn)
-                opener.configure(conn)
-        except Exception as error:
-            logger.warning(
-                "pool %r: cleaning a session failed with %s; the connection is replaced",
-                pool.name,
-                type(error).__name__,
-            )
-            return False
-        return bool(opener.transaction_status(conn) == IDLE)

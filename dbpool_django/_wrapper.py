@@ -166,11 +166,36 @@ class PooledWrapper(BaseDatabaseWrapper):
         self.connection = None
         with self.wrap_database_errors:
             try:
-                loan.give_back(conn, self.errors_occurred)
+                loan.give_back(
+                    conn, self.errors_occurred, always_open=not self.settings_dict["AUTOCOMMIT"]
+                )
             except ValueError:
                 # Not lent any more: taken back from a thread that had ended, or not ours at all
                 # because somebody has set `connection.connection`. Nobody else will close it.
                 conn.close()
+
+    def _commit(self) -> None:
+        asks = self._dbpool_ends_transaction()
+        super()._commit()  # type: ignore[misc]
+        if asks is not None:
+            asks.pool.proved()
+
+    def _rollback(self) -> None:
+        asks = self._dbpool_ends_transaction()
+        super()._rollback()  # type: ignore[misc]
+        if asks is not None:
+            asks.pool.proved()
+
+    def _dbpool_ends_transaction(self) -> Supplier | None:
+        """Return whose server is to be asked now; an answer spares a health check its question.
+
+        No driver asks the server to end a transaction that no statement has begun.
+        """
+        loan, conn = self._dbpool_loan, self.connection
+        if loan is None or conn is None:
+            return None
+        idle = loan.supplier.opener.transaction_status(conn) == IDLE
+        return None if idle else loan.supplier
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         """Begin or end transactions; Django does this at the end of each atomic block."""

@@ -186,3 +186,36 @@ def test_a_database_that_is_down_at_start_is_an_error_until_it_is_up(
     server.start()
     wait_until(lambda: site.get("query").status == 200)
     connection.pool._audit()
+
+
+@pytest.mark.project(tables=False)
+def test_a_connection_lost_in_a_request_makes_the_pool_doubt_the_others(
+    site: Site, server: PostgresServer
+) -> None:
+    from django.db import OperationalError, connection
+    from django.http import HttpResponse
+
+    _use(server, max_size=3, min_size=0)
+
+    @site.view("query")
+    def query(request: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return HttpResponse("ok")
+
+    _warm(site, 3)
+    pool = connection.pool
+    connection.ensure_connection()
+    # Cut off, as a network does that drops every packet would be slower to show.
+    server.sql(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+        "WHERE application_name = 'dbpool:default'"
+    )
+    with pytest.raises(OperationalError):
+        connection.cursor().execute("SELECT 1")
+    # Told at once, not when the connection comes back.
+    assert pool._doubted_at > pool._proved_at
+    wait_until(lambda: pool.get_stats()["pool_size"] == 1, message="the idle ones found dead")
+    connection.close()
+    assert site.get("query").status == 200
+    pool._audit()

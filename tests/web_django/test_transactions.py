@@ -245,3 +245,70 @@ def test_discard_leaves_no_session_state_but_djangos_own(site: Site) -> None:
     assert site.get("leaves").status == 200
     assert site.get("next") == (200, "(True, '0', 0, None, 'UTC')")
     _audit()
+
+
+@pytest.mark.project(pool={"max_size": 1}, database={"AUTOCOMMIT": False})
+def test_without_autocommit_an_open_transaction_is_no_news(
+    site: Site, project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    from django.db import connection, transaction
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    @site.view("writes")
+    def writes(request: Any) -> Any:
+        Book.objects.create(title="committed")
+        transaction.commit()
+        return HttpResponse(str(Book.objects.count()))  # which opens another
+
+    @site.view("forgets")
+    def forgets(request: Any) -> Any:
+        Book.objects.create(title="never committed")
+        return HttpResponse(str(Book.objects.count()))
+
+    assert site.get("writes") == (200, "1")
+    assert site.get("forgets") == (200, "2")
+    assert site.get("forgets") == (200, "2")
+    assert project.titles() == ["committed"]
+    assert not [record for record in caplog.records if "rolled back" in record.getMessage()]
+    assert connection.pool.get_stats()["connections_num"] == 1
+    _audit()
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_transaction_left_open_by_mistake_is_told(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    from django.db import transaction
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    @site.view("forgets")
+    def forgets(request: Any) -> Any:
+        transaction.set_autocommit(False)
+        return HttpResponse(str(Book.objects.count()))
+
+    assert site.get("forgets").status == 200
+    told = [record for record in caplog.records if "rolled back" in record.getMessage()]
+    assert len(told) == 1
+
+
+@pytest.mark.project(pool={"max_size": 1})
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_transactions_end_proves_that_the_server_answers(end: str) -> None:
+    from django.db import connection, transaction
+
+    pool = connection.pool
+    with transaction.atomic():
+        connection.ensure_connection()
+    pool.doubted()
+    with transaction.atomic():
+        pass
+    assert pool._proved_at < pool._doubted_at  # neither driver has asked the server
+    with transaction.atomic():
+        connection.cursor().execute("SELECT 1")
+        transaction.set_rollback(end == "rollback")
+    assert pool._proved_at >= pool._doubted_at
+    connection.close()
