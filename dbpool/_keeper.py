@@ -76,13 +76,18 @@ class Keeper:
     # -- pools
 
     def register(self, pool: Watched) -> None:
-        """Know a pool from now on; without starting anything."""
+        """Know a pool from now on; without starting anything.
+
+        Nor is the inbox made here: this runs in forked children, too, and gunicorn's gevent worker
+        is patched only after that. An inbox of before would stop every greenlet of the process.
+        """
         key = id(pool)
-        pools, inbox = self.pools, self.inbox
+        pools = self.pools
 
         def gone(_: object) -> None:
             pools.pop(key, None)
-            inbox.put(None)  # the keeper ends with the last one
+            if self._inbox is not None:
+                self._inbox.put(None)  # the keeper ends with the last one
 
         pools[key] = weakref.ref(pool, gone)
 

@@ -18,9 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class GunicornServer:
-    """Serves until the end of the with block; `options` are gunicorn's own."""
+    """Serves until the end of the with block.
 
-    def __init__(self, url: str, folder: Path, *options: str) -> None:
+    `options` are gunicorn's own, `environ` is what `served_app` reads.
+    """
+
+    def __init__(self, url: str, folder: Path, *options: str, **environ: str) -> None:
         self._log = folder / "gunicorn.log"
         with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
             self.port: int = listener.getsockname()[1]
@@ -32,7 +35,7 @@ class GunicornServer:
                         *options, "tests.web_flask.served_app:create_app()",
                     ],
                     cwd=ROOT,
-                    env={**os.environ, "SERVED_URL": url},
+                    env={**os.environ, "SERVED_URL": url, **environ},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

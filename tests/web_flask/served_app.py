@@ -98,4 +98,8 @@ def create_app() -> Flask:
         write(f"after a sleep in {where}")
         return "slept"
 
+    if "SERVED_USES_AT_ONCE" in os.environ:
+        with app.app_context():
+            db.connection.cursor().execute("SELECT 1")
+
     return app
