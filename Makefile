@@ -16,7 +16,7 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-outages test-freethreaded check bench bench-django clean postgres postgres-psycopg postgres-bench postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-outages test-freethreaded check bench bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,12 @@ test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for
 	@$(PYTEST) -m "not long" $(ARGS)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
 
-test-psycopg: postgres-psycopg ## run the drivers' tests where there is psycopg 3, too
+# Of Django's tests those in which the driver has a part; the others would be the same again.
+test-psycopg: postgres-psycopg ## run the drivers' and Django's tests where there is psycopg 3, too
 	@$(PSYCOPG_VENV)/bin/python -m pytest tests/drivers $(ARGS)
+	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
+		tests/web_django --ignore-glob='*/test_[ch]*.py' --ignore-glob='*/test_settings.py' \
+		--ignore-glob='*/test_sqlite.py' $(ARGS)
 
 test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers beside those of other pools: an hour
 	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
@@ -64,6 +68,9 @@ check: $(VENV)/.ready ## lint, formatting, types
 
 bench: postgres-bench ## measure against the other pools, in an environment of its own
 	@$(BENCH_VENV)/bin/python benchmarks/bench_core.py $(ARGS)
+
+bench-faults: postgres-bench ## show how Django's database backends fail, and that ours does not
+	@$(BENCH_VENV)/bin/python benchmarks/django_faults.py $(ARGS)
 
 bench-django: postgres-bench ## measure a Django view against the other ways to connect
 	@$(BENCH_VENV)/bin/python benchmarks/bench_django.py $(ARGS)
