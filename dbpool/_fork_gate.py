@@ -89,7 +89,7 @@ def _leaving() -> bool:
         there = set(map(int, os.listdir("/proc/self/task")))
     except OSError:  # only Linux tells
         return False
-    in_python = sys._current_frames()
+    in_python = set(sys._current_frames())  # not the frames: our own is one, and would hold all
     found = False
     for thread, ident in list(_connected.items()):
         if thread not in there:

@@ -7,6 +7,7 @@ held in the child for ever.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import threading
@@ -151,6 +152,34 @@ def test_threads_that_have_connected_are_not_remembered_for_ever(
         pool.putconn(pool.getconn(), close=True)
         wait_until(lambda: not pool_threads(), PATIENCE)
     assert len(_fork_gate._connected) <= 8
+
+
+def test_looking_at_the_threads_keeps_nothing_of_theirs_alive(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """A connection that a thread drops meanwhile is found at once, not by a garbage collection."""
+    pool = stub_pool(max_size=1, background=False)
+    there, looked = threading.Event(), threading.Event()
+    stub.hooks["connect"] = lambda _: threads.append(threading.get_native_id())
+    threads: list[int] = []
+
+    def borrow() -> None:
+        conn = pool.getconn()
+        there.set()
+        looked.wait(PATIENCE)
+        assert conn.number  # its last use: the frame ends with it
+
+    gc.disable()
+    try:
+        borrowing = in_thread(borrow)
+        assert there.wait(PATIENCE)
+        assert threads[0] in _fork_gate._connected
+        _fork_gate._leaving()
+        looked.set()
+        borrowing.result(PATIENCE)
+        wait_until(lambda: pool._find_lost() is None and not pool._entries, PATIENCE)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="module", params=["plain", "tls"])
