@@ -68,6 +68,11 @@ class Prober:
         self._spare: _probe.Spare | None = None
         self._due = math.inf
 
+    @property
+    def good(self) -> Finding | None:
+        """What the last probe found that reached the server."""
+        return self._good
+
     # -- asking
 
     def begin(self, pool: ConnectionPool, limits: Limits) -> Verdict | Flight:

@@ -10,8 +10,9 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
-from . import _fork, _prober
+from . import _detail, _fork, _prober
 from ._prober import Flight
 from ._verdict import FAIL, PASS, REASONS, WARN, Limits, Verdict
 from .options import is_number, nearest
@@ -32,6 +33,8 @@ SETTINGS = {
     "DBPOOL_HEALTH_SLOW": "slow",
     "DBPOOL_HEALTH_WARN_STATUS": "warn_status",
     "DBPOOL_HEALTH_DRAIN_STATUS": "drain_status",
+    "DBPOOL_HEALTH_DETAIL": "detail",
+    "DBPOOL_HEALTH_TOKEN": "token",
 }
 
 _METHODS = ("GET", "HEAD", "OPTIONS")
@@ -80,7 +83,11 @@ class HealthCheck:
     `prefix`, the path for all pools together, one pool's being `<prefix>/<name>`, None for off;
     `deadline`, seconds to an answer; `ttl`, seconds for which what is known counts; `slow`,
     seconds from which on a probe is called slow; `warn_status` and `drain_status`, the statuses
-    for a degraded pool and for one that is going away (HAProxy takes 404 for the latter).
+    for a degraded pool and for one that is going away (HAProxy takes 404 for the latter);
+    `detail`, who may read the verbose form that `?verbose` asks for: None for nobody, "loopback"
+    for this machine itself where no proxy has forwarded the request, or a callable that takes the
+    headers (names in lower case) and the address and returns whether; `token`, 16 characters or
+    more, that lets in who sends it as `Authorization: Bearer <token>`.
     Raises ValueError for values that are not possible. It keeps nothing between two requests.
     """
 
@@ -94,6 +101,8 @@ class HealthCheck:
         slow: float = 0.25,
         warn_status: int = 200,
         drain_status: int = 503,
+        detail: str | _detail.Reader | None = None,
+        token: str | None = None,
     ) -> None:
         self.prefix = _checked_path("prefix", prefix)
         self.limits = Limits(
@@ -103,6 +112,7 @@ class HealthCheck:
         )
         self.warn_status = _checked_status("warn_status", warn_status, 200)
         self.drain_status = _checked_status("drain_status", drain_status, 400)
+        self._access = _detail.Access(detail, token)
         self._pools = pools
 
     @classmethod
@@ -145,35 +155,52 @@ class HealthCheck:
         if method not in _METHODS:
             return _answer(method, 405, FAIL)
         try:
-            verdict = self._verdict(name)
+            known = self._verdicts(name)
         except Exception as error:  # whatever the settings or the prober do: never a 500
-            verdict = _cannot_ask(_prober.describe(error))
-        if verdict is None:
+            known = {"": _cannot_ask(_prober.describe(error))}
+        if known is None:
             return _answer(method, 404, FAIL)
-        return _answer(method, self._status(verdict), verdict.status)
+        verdict = min(known.values(), key=_by_severity)
+        body = None
+        if "" not in known and self._is_verbose(query, headers, remote_addr):
+            body = _described(verdict, known, self._pools())
+        return _answer(method, self._status(verdict), verdict.status, body)
 
-    def _verdict(self, name: str) -> Verdict | None:
-        """Return how the pool of that name is, or the worst of all; None if there is none."""
+    def _is_verbose(self, query: str, headers: Mapping[str, str], remote_addr: str) -> bool:
+        asked = "verbose" in parse_qs(query, keep_blank_values=True)
+        return asked and self._access.allows(headers, remote_addr)
+
+    def _verdicts(self, name: str) -> dict[str, Verdict] | None:
+        """Return how each pool that is asked for is; None if there is none of that name.
+
+        Under the name "" stands what is true of all, where there is no saying more.
+        """
         global _unanswerable
-        if _draining and not name:
-            return _DRAINING
-        pools = self._pools()
+        try:
+            pools = self._pools()
+        except Exception:
+            if _draining and not name:
+                return {"": _DRAINING}
+            raise
         if name and name not in pools:
             return None
+        asked = {name: pools[name]} if name else dict(pools)
         if _draining:
-            return _DRAINING
-        asked = [pools[name]] if name else list(pools.values())
+            return dict.fromkeys(asked, _DRAINING) or {"": _DRAINING}
         if not asked:
-            return _cannot_ask("no pool is configured")
+            return {"": _cannot_ask("no pool is configured")}
         _unanswerable = False
         # First all probes that are due are started, then waited for: together one deadline.
-        probers = [(_prober.prober_of(pool), pool) for pool in asked]
-        begun = [prober.begin(pool, self.limits) for prober, pool in probers]
-        verdicts = [
-            prober.wait(pool, known, self.limits) if isinstance(known, Flight) else known
-            for (prober, pool), known in zip(probers, begun, strict=True)
-        ]
-        return min(verdicts, key=_by_severity)
+        begun = {
+            each: (_prober.prober_of(pool), _prober.prober_of(pool).begin(pool, self.limits))
+            for each, pool in asked.items()
+        }
+        return {
+            each: prober.wait(asked[each], known, self.limits)
+            if isinstance(known, Flight)
+            else known
+            for each, (prober, known) in begun.items()
+        }
 
     def _status(self, verdict: Verdict) -> int:
         if verdict.status == PASS:
@@ -200,9 +227,21 @@ def _cannot_ask(why: str) -> Verdict:
     return Verdict(FAIL, ("internal",))
 
 
-def _answer(method: str, status: int, word: str) -> Answer:
-    """Return the exchange's bytes; nothing but the closed words ever gets here."""
-    body = b'{"status":"%s"}\n' % word.encode()
+def _described(
+    worst: Verdict, verdicts: Mapping[str, Verdict], pools: Mapping[str, ConnectionPool]
+) -> bytes:
+    checks: dict[str, list[dict[str, Any]]] = {}
+    for name, verdict in verdicts.items():
+        pool = pools[name]
+        good = pool._prober.good if pool._prober is not None else None
+        checks |= _detail.described(name, pool, verdict, good)
+    return _detail.document(worst.status, checks)
+
+
+def _answer(method: str, status: int, word: str, body: bytes | None = None) -> Answer:
+    """Return the exchange's bytes; nothing but numbers and the closed words ever gets here."""
+    if body is None:
+        body = b'{"status":"%s"}\n' % word.encode()
     retry = [("Retry-After", "1")] if status == 503 else []
     if method == "OPTIONS":
         return status, [_ALLOW, _NO_STORE, ("Content-Length", "0"), *retry], b""

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tests.health.golden import OWN_HEADERS, Reply, Request
+from tests.health.golden import OWN_HEADERS, Reply, Request, comparable
 
 __all__ = ["by_http", "by_wsgi", "own"]
 
@@ -18,7 +18,7 @@ def own(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
     names = {name.title() for name, _ in headers}
     assert not names & {"Set-Cookie", "Location", "Www-Authenticate"}, headers
     kept = tuple((name, value) for name, value in headers if name in OWN_HEADERS)
-    return Reply(status, kept, body)
+    return comparable(Reply(status, kept, body))
 
 
 def by_wsgi(app: Callable[..., Any], request: Request, **environ: Any) -> Reply:
@@ -40,7 +40,7 @@ def by_wsgi(app: Callable[..., Any], request: Request, **environ: Any) -> Reply:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        **({} if request.host is None else {"HTTP_HOST": request.host}),
+        **{f"HTTP_{name.upper()}": value for name, value in request.headers.items()},
         **environ,
     }
     response = app(given, lambda line, headers, *_: started.append((line, headers)))
@@ -57,8 +57,7 @@ def by_http(port: int, request: Request) -> Reply:
     """Send it over a connection of its own, and read all there is to come."""
     target = f"{request.path}?{request.query}" if request.query else request.path
     lines = [f"{request.method} {target} HTTP/{request.version}", "Connection: close"]
-    if request.host is not None:
-        lines.append(f"Host: {request.host}")
+    lines += [f"{name.title()}: {value}" for name, value in request.headers.items()]
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))

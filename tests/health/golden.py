@@ -6,11 +6,23 @@ each site with a host check, a redirect to HTTPS and a login hook in front of it
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-__all__ = ["EXCHANGES", "HOST", "OWN_HEADERS", "SITUATIONS", "Exchange", "Reply", "Request"]
+__all__ = [
+    "EXCHANGES",
+    "HOST",
+    "OWN_HEADERS",
+    "SITUATIONS",
+    "TOKEN",
+    "Exchange",
+    "Reply",
+    "Request",
+    "comparable",
+]
 
 HOST = "shop.example"  # the one host that the sites accept
+TOKEN = "what-an-operator-knows"  # with which the sites show detail
 
 SITUATIONS = ("well", "saturated", "down", "black hole", "draining")
 
@@ -23,6 +35,13 @@ class Request(NamedTuple):
     query: str = ""
     host: str | None = HOST
     version: str = "1.1"
+    authorization: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Its headers, but for those that every request has."""
+        sent = {"host": self.host, "authorization": self.authorization}
+        return {name: value for name, value in sent.items() if value is not None}
 
 
 class Reply(NamedTuple):
@@ -31,6 +50,18 @@ class Reply(NamedTuple):
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+
+def comparable(reply: Reply) -> Reply:
+    """Return a verbose reply without what no two runs have in common: times and durations."""
+    headers = dict(reply.headers)
+    if b'"version"' not in reply.body:
+        return reply
+    assert headers["Content-Length"] == str(len(reply.body))
+    body = re.sub(rb'"time":"20\d\d-\d\d-\d\dT[\d:.]{12}Z"', b'"time":"T"', reply.body)
+    body = re.sub(rb'"observedValue":\d+\.\d+,"obs', b'"observedValue":0.0,"obs', body)
+    fitting = {**headers, "Content-Length": str(len(body))}
+    return Reply(reply.status, tuple(fitting.items()), body)
 
 
 class Exchange(NamedTuple):
@@ -65,6 +96,29 @@ UNKNOWN = Reply(404, _PLAIN, _FAIL)
 REFUSED = Reply(405, (*_PLAIN, _OPTIONS[0]), _FAIL)
 
 
+def _verbose(status: str, answer: str, load: str) -> Reply:
+    body = (
+        f'{{"status":"{status}","version":"1","checks":{{'
+        f'"default:responseTime":[{{"componentType":"datastore",{answer}}}],'
+        f'"default:connections":[{{"componentType":"datastore",{load},"waiting":0}}]}}}}\n'
+    ).encode()
+    headers = tuple({**dict(_PLAIN), "Content-Length": str(len(body))}.items())
+    if status == "fail":
+        return Reply(503, (*headers, _RETRY), body)
+    return Reply(200, headers, body)
+
+
+# Nobody has used the pool yet, and a probe opens no connection of it.
+_NONE = '"observedValue":0,"observedUnit":"connections","status":"pass","time":"T","max":1,"idle":0'
+_TIMED = '"observedValue":0.0,"observedUnit":"ms","status":"pass","time":"T"'
+_KNOWING = Request(query="verbose", authorization=f"Bearer {TOKEN}")
+VERBOSE = {
+    "well": _verbose("pass", _TIMED, _NONE),
+    "down": _verbose("fail", '"status":"fail","time":"T","output":"connect_refused"', _NONE),
+    "draining": _verbose("fail", '"status":"fail","time":"T","output":"draining"', _NONE),
+}
+
+
 def _head(reply: Reply) -> Reply:
     return reply._replace(body=b"")
 
@@ -86,6 +140,9 @@ EXCHANGES = [
     Exchange("POST", "well", Request("POST"), REFUSED),
     Exchange("PUT to a pool", "well", Request("PUT", "/healthz/db/default"), REFUSED),
     Exchange("verbose without the right", "well", Request(query="verbose"), PASSED),
+    Exchange("a wrong token", "well", _KNOWING._replace(authorization="Bearer guess"), PASSED),
+    Exchange("the right, not asked", "well", _KNOWING._replace(query=""), PASSED),
+    *(Exchange(f"verbose while {when}", when, _KNOWING, reply) for when, reply in VERBOSE.items()),
     Exchange("an IP address as Host", "well", Request(host="10.0.0.7"), PASSED),
     Exchange("OPTIONS, an IP as Host", "well", Request("OPTIONS", host="10.0.0.7"), _options(200)),
     Exchange("HTTP/1.0 without Host", "well", Request(host=None, version="1.0"), PASSED),

@@ -47,8 +47,9 @@ def check_of(pool: ConnectionPool, **options: Any) -> HealthCheck:
 
 def ask(check: HealthCheck) -> tuple[str, tuple[str, ...]]:
     """Return state and reasons, as one request finds them."""
-    verdict = check._verdict("")
-    assert verdict is not None
+    verdicts = check._verdicts("")
+    assert verdicts is not None
+    (verdict,) = verdicts.values()
     return verdict.status, verdict.reasons
 
 

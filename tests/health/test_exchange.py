@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from dbpool import ConnectionPool, health
 from dbpool.health import HealthCheck
 from tests.health import golden
+from tests.health.asking import own
 from tests.health.situations import OPTIONS, place, settled
 from tests.support.servers import Postgres
 
@@ -30,16 +33,15 @@ def test_every_golden_exchange_byte_for_byte(situation: str, postgres: Postgres)
         ConnectionPool(url, **OPTIONS) as pool,
         settled(situation, pool),
     ):
-        check = HealthCheck(lambda: {"default": pool})
+        check = HealthCheck(lambda: {"default": pool}, token=golden.TOKEN)
         for exchange in golden.EXCHANGES:
             if exchange.situation != situation:
                 continue
             asked = exchange.request
-            headers = {} if asked.host is None else {"host": asked.host}
             status, given, body = health.respond(
-                asked.method, asked.path, asked.query, headers, "10.0.0.1", check=check
+                asked.method, asked.path, asked.query, asked.headers, "10.0.0.1", check=check
             )
-            assert golden.Reply(status, tuple(given), body) == exchange.reply, exchange.name
+            assert own(status, given, body) == exchange.reply, exchange.name
 
 
 def test_the_golden_list_covers_every_situation() -> None:
@@ -86,11 +88,11 @@ def test_draining_asks_no_database(postgres: Postgres) -> None:
 def test_a_pool_that_is_not_open_fails(postgres: Postgres) -> None:
     pool = ConnectionPool(postgres.url(), open=False)
     check = HealthCheck(lambda: {"default": pool})
-    assert check._verdict("") == ("fail", ("starting",))
+    assert check._verdicts("") == {"default": ("fail", ("starting",))}
     pool.open()
     assert status_of(check) == 200
     pool.close()
-    assert check._verdict("") == ("fail", ("closed",))
+    assert check._verdicts("") == {"default": ("fail", ("closed",))}
 
 
 @pytest.mark.parametrize("pools", [{}, None, KeyError("hush"), RuntimeError("host=db hush")])
@@ -174,3 +176,126 @@ def test_the_words_are_a_closed_list_and_bodies_are_json(postgres: Postgres) -> 
     for exchange in golden.EXCHANGES:
         if exchange.reply.body:
             assert json.loads(exchange.reply.body)["status"] in health.REASONS
+
+
+# Who may read the verbose form.
+
+TOLD = b'"version"'
+
+
+def is_told(check: HealthCheck, address: str = "10.0.0.1", **headers: str) -> bool:
+    """Return whether this request gets detail; fail if who gets none gets other bytes than else."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = check.respond("GET", "/healthz/db", "verbose=1", named, address)
+    if TOLD in answer[2]:
+        return True
+    assert answer == check.respond("GET", "/healthz/db", "", {}, address)
+    return False
+
+
+def test_nobody_gets_detail_unless_said(postgres: Postgres) -> None:
+    with ConnectionPool(postgres.url()) as pool:
+        check = HealthCheck(lambda: {"default": pool})
+        assert not is_told(check, "127.0.0.1", authorization="Bearer None")
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "told"),
+    [
+        ("127.0.0.1", {}, True),
+        ("127.8.9.10", {"host": "shop.example"}, True),
+        ("::1", {}, True),
+        ("::ffff:127.0.0.1", {}, True),
+        ("10.0.0.1", {}, False),
+        ("::ffff:10.0.0.1", {}, False),
+        ("", {}, False),  # a unix socket
+        ("localhost", {}, False),
+        ("127.0.0.1", {"x_forwarded_for": "127.0.0.1"}, False),
+        ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, False),
+        ("::1", {"x_real_ip": "127.0.0.1"}, False),
+        ("127.0.0.1", {"via": "1.1 proxy"}, False),
+    ],
+)
+def test_loopback_is_this_machine_itself_and_no_proxy_on_it(
+    address: str, headers: dict[str, str], told: bool, postgres: Postgres
+) -> None:
+    with ConnectionPool(postgres.url()) as pool:
+        check = HealthCheck(lambda: {"default": pool}, detail="loopback")
+        assert is_told(check, address, **headers) is told
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (f"Bearer {golden.TOKEN}", True),
+        (f"bearer  {golden.TOKEN} ", True),
+        (f"Basic {golden.TOKEN}", False),
+        (golden.TOKEN, False),
+        (f"Bearer {golden.TOKEN}x", False),
+        (f"Bearer {golden.TOKEN[:-1]}", False),
+        ("Bearer", False),
+        ("Bearer \udcff", False),
+        ("", False),
+    ],
+)
+def test_the_token_lets_in_who_repeats_it(sent: str, told: bool, postgres: Postgres) -> None:
+    with ConnectionPool(postgres.url()) as pool:
+        check = HealthCheck(lambda: {"default": pool}, token=golden.TOKEN)
+        assert is_told(check, authorization=sent) is told
+
+
+def test_a_callable_decides_and_its_errors_are_a_no(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    def known(headers: Mapping[str, str], address: str) -> bool:
+        if address == "10.0.0.3":
+            raise KeyError("hush")
+        return headers.get("x-team") == "ops"
+
+    with ConnectionPool(postgres.url()) as pool:
+        check = HealthCheck(lambda: {"default": pool}, detail=known)
+        assert is_told(check, x_team="ops")
+        assert not is_told(check, x_team="shop")
+        assert not is_told(check, "10.0.0.3", x_team="ops")
+        assert not is_told(check, "10.0.0.3", x_team="ops")
+    (record,) = caplog.records
+    assert "KeyError" in record.getMessage()
+    assert "hush" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"detail": "everybody"}, {"detail": True}, {"token": "short"}, {"token": b"x" * 20}]
+)
+def test_wrong_ways_to_give_the_right_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}.* is not possible") as refused:
+        HealthCheck(dict, **wrong)
+    assert "short" not in str(refused.value)
+
+
+def test_detail_says_what_is_wrong_in_numbers_and_closed_words_only(postgres: Postgres) -> None:
+    with (
+        place("down", postgres) as refused,
+        ConnectionPool(postgres.url(), max_size=1) as full,
+        ConnectionPool(refused) as down,
+        settled("saturated", full),
+    ):
+        check = HealthCheck(lambda: {"full": full, "down": down}, token=golden.TOKEN)
+        knowing = {"authorization": f"Bearer {golden.TOKEN}"}
+        status, _, body = check.respond("GET", "/healthz/db", "verbose", knowing, "10.0.0.1")
+        told = json.loads(body)
+        assert (status, told["status"]) == (503, "fail")
+        (load,), (answer,) = told["checks"]["full:connections"], told["checks"]["down:responseTime"]
+        assert (load["observedValue"], load["max"], load["idle"]) == (1, 1, 0)
+        assert (load["status"], load["output"]) == ("warn", "saturated")
+        assert (answer["status"], answer["output"]) == ("fail", "connect_refused")
+        assert "observedValue" not in answer
+        assert check.respond("GET", "/healthz/db/full", "verbose", knowing, "")[0] == 200
+        for secret in (b"app", b"hush", b"127.0.0.1", b"5432", b"shop"):
+            assert secret not in body
+
+
+def test_the_docs_list_every_word_that_detail_may_say() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "health.md").read_text()
+    listed = page.partition("`output` is")[2].partition("A response time")[0]
+    words = {word for reasons in health.REASONS.values() for word in reasons}
+    assert set(re.findall(r"`(\w+)`", listed)) == words
