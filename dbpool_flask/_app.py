@@ -46,12 +46,14 @@ class AppState:
         self,
         pools: dict[str, ConnectionPool],
         reports: Mapping[str, Reports],
+        replica: str | None,
         scopes: Scopes,
         mode: Mode,
         commit_veto: CommitVeto | None,
     ) -> None:
         self._pools = MappingProxyType(pools)
         self.reports = reports
+        self.replica = replica
         self._scopes = scopes
         self._mode = mode
         self._veto = commit_veto

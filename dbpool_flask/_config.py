@@ -11,13 +11,15 @@ from dbpool.health import SETTINGS
 from dbpool.options import OPTIONS, nearest
 
 from ._modes import WORDS, Mode
+from ._routing import PRIMARY
 
-__all__ = ["KEYS", "make_pools", "mode"]
+__all__ = ["KEYS", "make_pools", "mode", "replica"]
 
 KEYS = {
     "DBPOOL_URL": "the default database: a URL, a libpq string, or a callable that returns one",
     "DBPOOL_OPTIONS": "options of the pools, a mapping (also driver and kwargs)",
     "DBPOOL_DATABASES": "databases by name: a URL, or a mapping with url and options of its own",
+    "DBPOOL_REPLICA": "which of DBPOOL_DATABASES is a replica of the default one, for reads",
     "DBPOOL_TRANSACTION": 'what ends a view\'s transaction: "request", "manual", "autocommit"',
     **{key: f"`{argument}` of `dbpool.health.HealthCheck`" for key, argument in SETTINGS.items()},
 }
@@ -77,6 +79,22 @@ def mode(config: Mapping[str, Any]) -> Mode:
             f"DBPOOL_TRANSACTION={word!r} is not possible: it takes {', '.join(map(repr, WORDS))}"
         )
     return WORDS[word]
+
+
+def replica(config: Mapping[str, Any], pools: Mapping[str, ConnectionPool]) -> str | None:
+    """Return which of the databases is a replica of the default one. Raises ValueError."""
+    name = config.get("DBPOOL_REPLICA")
+    if name is None:
+        return None
+    if name == PRIMARY or PRIMARY not in pools:
+        raise ValueError(
+            f"DBPOOL_REPLICA={name!r} is not possible: it names a replica of the database "
+            f"{PRIMARY!r}, which has to be configured beside it"
+        )
+    if name not in pools:
+        hint = nearest(str(name), pools) or f"; there is {', '.join(map(repr, pools))}"
+        raise ValueError(f"DBPOOL_REPLICA={name!r} is none of DBPOOL_DATABASES{hint}")
+    return str(name)
 
 
 def _make_pool(

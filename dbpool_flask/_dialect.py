@@ -11,6 +11,7 @@ __all__ = [
     "check_deferred",
     "end_read_only_unit",
     "execute",
+    "has_written",
     "in_autocommit",
     "make_read_only",
     "make_unit_read_only",
@@ -41,6 +42,13 @@ def begin(conn: Any) -> None:
     # be committed when it is released.
     if in_autocommit(conn) or (isinstance(conn, sqlite3.Connection) and not conn.in_transaction):
         execute(conn, "BEGIN")
+
+
+def has_written(conn: Any) -> bool:
+    """Return whether the transaction that is open has written, or locked, anything."""
+    if isinstance(conn, sqlite3.Connection):
+        return True  # as a rule one opens at the first write
+    return bool(execute(conn, "SELECT txid_current_if_assigned() IS NOT NULL")[0][0])
 
 
 def make_read_only(conn: Any) -> Any:

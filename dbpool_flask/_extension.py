@@ -17,6 +17,7 @@ from ._context import current_context
 from ._farewell import close_with
 from ._isolation import Isolation
 from ._modes import mark
+from ._routing import PRIMARY, Using, database
 from ._streaming import KeptOpen
 from ._transaction import Transaction, atomic
 
@@ -69,7 +70,8 @@ class DBPool:
                 "database use DBPOOL_DATABASES"
             )
         pools, reports = _config.make_pools(app.config)
-        state = AppState(pools, reports, self._scopes, _config.mode(app.config), self._commit_veto)
+        replica, mode = _config.replica(app.config, pools), _config.mode(app.config)
+        state = AppState(pools, reports, replica, self._scopes, mode, self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
         app.cli.add_command(commands(state))
@@ -84,26 +86,40 @@ class DBPool:
     def connection(self) -> FencedConnection:
         """The request's (or app context's) connection to the default database.
 
+        That to another database inside `db.using(name)`, and in views that are decorated so.
         Taken from the pool on first use, the same one until the end. Raises what the pool raises
         when it has none to give: PoolTimeout and its kin, each also the driver's
         OperationalError; RuntimeError outside any context.
         """
-        return self._scope().connection("default")
+        scope = self._scope()
+        return scope.connection(database(scope) if scope.routed else PRIMARY)
 
-    def get_connection(self, name: str = "default") -> FencedConnection:
-        """Return the connection to the database of that name, as `connection` does.
+    def get_connection(self, name: str | None = None) -> FencedConnection:
+        """Return the connection to the database of that name; without one it is `connection`.
 
         Raises LookupError, naming the nearest one, if no such database is configured.
         """
-        return self._scope().connection(name)
+        scope = self._scope()
+        return scope.connection(database(scope) if name is None else name)
 
-    def transaction(self, name: str = "default") -> Transaction:
+    def using(self, name: str) -> Using:
+        """Have `db.connection` and `db.transaction()` mean the database of that name.
+
+        `with db.using("logs"):` for a block, `@db.using("logs")` for a view (until its request is
+        over) or another function. The replica that DBPOOL_REPLICA names is used only as long as
+        nothing was written on the default database in the same request; from then on it is that
+        one. Raises LookupError when entered if no such database is configured.
+        """
+        return Using(self._scope, name)
+
+    def transaction(self, name: str | None = None) -> Transaction:
         """Return a context manager: all or nothing, for the length of a `with` block.
 
         Blocks may be nested. In a request each is a savepoint in the request's transaction;
         elsewhere the outermost one commits when it ends. Entering returns the connection.
         """
-        return Transaction(self._scope(), name)
+        scope = self._scope()
+        return Transaction(scope, database(scope) if name is None else name)
 
     def commit(self, name: str | None = None) -> None:
         """Commit now what was done on the database of that name, or on all that were used.
@@ -121,18 +137,26 @@ class DBPool:
         """Have the end of this request roll back, whatever its status. Cannot be taken back."""
         self._scope().doom()
 
-    def on_commit(self, call: Callable[[], object], name: str = "default") -> None:
+    def on_commit(self, call: Callable[[], object], name: str | None = None) -> None:
         """Call a function after what is open on that database is committed, and only then.
 
         In a request that is after its end, just before the answer starts; the connection is back
         by then. Errors of the function are logged. What undoes the block that this is called in
         drops the function.
         """
-        self._scope().after(name, True, call)
+        self._after(name, True, call)
 
-    def on_rollback(self, call: Callable[[], object], name: str = "default") -> None:
+    def on_rollback(self, call: Callable[[], object], name: str | None = None) -> None:
         """Call a function after what is open on that database is rolled back, and only then."""
-        self._scope().after(name, False, call)
+        self._after(name, False, call)
+
+    def _after(self, name: str | None, commit: bool, call: Callable[[], object]) -> None:
+        scope = self._scope()
+        if name is None:
+            name = database(scope)
+            # Nothing is committed on a replica: what is meant is the request's work.
+            name = PRIMARY if name == scope.replica else name
+        scope.after(name, commit, call)
 
     def keep_open(self, body: Iterable[Any], seconds: float = 300.0) -> KeptOpen:
         """Return a body for a streamed answer that keeps the request's transaction until its end.
@@ -162,8 +186,11 @@ class DBPool:
         return mark(view, "autocommit")
 
     def read_only(self, view: V) -> V:
-        """Have the server refuse what this view tries to write."""
-        return mark(view, "read_only")
+        """Have the server refuse what this view tries to write.
+
+        Where DBPOOL_REPLICA names a replica, `db.connection` is that one's in this view.
+        """
+        return mark(view, "read_only", "read_only")
 
     @contextmanager
     def test_isolation(self, app: Flask | None = None) -> Iterator[None]:
@@ -175,7 +202,8 @@ class DBPool:
         state = self._app_state(app or self._context().app)
         if state.isolation is not None:
             raise RuntimeError("db.test_isolation() is active for this app already")
-        with Isolation(state.pools(), state.reports) as state.isolation:
+        pools = {name: pool for name, pool in state.pools().items() if name != state.replica}
+        with Isolation(pools, state.reports) as state.isolation:
             try:
                 yield
             finally:

@@ -25,10 +25,12 @@ class Unit:
     committed must not be answered as one that is not.
     """
 
-    __slots__ = ("_hooks", "doomed")
+    __slots__ = ("_hooks", "doomed", "wrote")
 
-    def __init__(self) -> None:
+    def __init__(self, watches_writes: bool = False) -> None:
         self.doomed = False  # nothing more is to be committed
+        # Whether something was committed on the primary, None where nobody wants to know.
+        self.wrote: bool | None = False if watches_writes else None
         self._hooks: list[_Hook] = []
 
     def __len__(self) -> int:

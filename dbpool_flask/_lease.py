@@ -10,9 +10,11 @@ from dbpool import TransactionAborted
 from dbpool._lease import check, commit, ends_session, roll_back
 from dbpool._session import Reports, clean_session
 from dbpool.drivers._session import changes_session
+from dbpool.drivers.base import IDLE, INTRANS
 
 from . import _dialect
 from ._errors import released
+from ._routing import PRIMARY
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
@@ -101,11 +103,7 @@ class ContextLease:
 
     def notice(self, sql: Any = "", *args: Any, **kwargs: Any) -> None:
         """See whether a statement changes the session; its arguments are of no interest."""
-        try:
-            changed = changes_session(kwargs.get("query", sql), self.conn)
-        except Exception:  # nothing that could be put into words: the driver says what is wrong
-            changed = True
-        if changed:
+        if changes_session(kwargs.get("query", sql), self.conn):
             self.notices = False
 
     def note_error(self, error: Exception) -> None:
@@ -163,6 +161,8 @@ class ContextLease:
     def commit_checked(self) -> None:
         """Commit, after `check` has found nothing against it."""
         if not self.lost:
+            if self.unit.wrote is False and self.name == PRIMARY and self.status() != IDLE:
+                self.unit.wrote = True
             self._commit()
 
     def rollback(self) -> None:
@@ -170,6 +170,20 @@ class ContextLease:
         self.raw()
         self.refuse_in_block("rollback")
         self.lost = self._roll_back()
+
+    def may_have_written(self) -> bool:
+        """Return whether something was written here and is not committed yet.
+
+        Costs a round trip where a transaction is open.
+        """
+        if self.conn is None or self.lost or self.torn:
+            return True
+        if self._was_read_only is not _NEVER and not self.blocks:
+            return False
+        status = self.status()
+        if status == INTRANS and not self.autocommits():
+            return _dialect.has_written(self.conn)
+        return status != IDLE or self.autocommits()
 
     def _check_transaction(self) -> None:
         check(self.pool, self.conn)

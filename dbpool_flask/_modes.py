@@ -13,11 +13,15 @@ V = TypeVar("V", bound=Callable[..., Any])
 
 
 class Mode(NamedTuple):
-    """`commits`: the end of a request does; `autocommit`: each statement does."""
+    """`commits`: the end of a request does; `autocommit`: each statement does.
+
+    `database`: the name of the one that is meant where none is named, None being the default.
+    """
 
     commits: bool = True
     autocommit: bool = False
     read_only: bool = False
+    database: str | None = None
 
 
 # The values of DBPOOL_TRANSACTION.
@@ -28,13 +32,13 @@ WORDS = {
 }
 
 
-def mark(view: V, word: str) -> V:
-    """Mark a view "request", "manual", "autocommit" or "read_only". Returns the view itself.
+def mark(view: V, word: str, kind: str = "transaction") -> V:
+    """Mark a view, for example as "manual". Returns the view itself.
 
+    Arguments: `kind`, "transaction", "read_only" or "database" (then `word` is its name).
     Raises ValueError if it is marked otherwise already; TypeError if it takes no marks.
     """
     marks: dict[str, str] = dict(getattr(view, _MARK, None) or {})
-    kind = "read_only" if word == "read_only" else "transaction"
     if marks.setdefault(kind, word) != word:
         raise ValueError(
             f"{getattr(view, '__name__', view)!r} is marked {marks[kind]!r} already, so it cannot "
@@ -53,4 +57,4 @@ def mode_of(view: Callable[..., Any] | None, default: Mode) -> Mode:
     if marks is None:
         return default
     mode = WORDS[marks["transaction"]] if "transaction" in marks else default
-    return mode._replace(read_only=True) if "read_only" in marks else mode
+    return mode._replace(read_only="read_only" in marks, database=marks.get("database"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dbpool.options import nearest
 
@@ -14,6 +14,7 @@ from ._hooks import Unit
 from ._late import LateLease
 from ._lease import ContextLease
 from ._modes import Mode
+from ._routing import PRIMARY
 from ._streaming import Stream
 from ._watched import WatchedConnection
 
@@ -21,33 +22,20 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
 
     from dbpool import ConnectionPool
-    from dbpool._session import Reports
 
-    from ._isolation import Isolation
+    from ._app import AppState
 
 __all__ = ["Scope"]
 
 logger = logging.getLogger("dbpool.flask")
 
 
-class Lender(Protocol):
-    """Where a scope takes its connections from."""
-
-    isolation: Isolation | None
-    reports: Mapping[str, Reports]  # by database: where reset="auto" applies
-
-    def pools(self) -> Mapping[str, ConnectionPool]:
-        """Return the app's pools by name, open."""
-
-    def watch_teardown(self) -> None:
-        """Connections are taken when teardown functions run: see to it that they come back."""
-
-
 class Scope:
     """The connections that one context has taken, by the names of their databases.
 
     `dispatched`: Flask is answering a request in it; `ended`: that request has ended, and what is
-    taken now is read-only; `mode`: what its end does.
+    taken now is read-only; `mode`: what its end does; `routed`: `_routing` has to be asked which
+    database is meant where none is named.
     """
 
     __slots__ = (
@@ -61,26 +49,32 @@ class Scope:
         "dispatched",
         "ended",
         "mode",
+        "routed",
     )
 
     def __init__(
         self,
         context: AppContext | RequestContext,
-        lender: Lender,
+        lender: AppState,
         mode: Mode,
     ) -> None:
         self._owner = ContextOwner(context)
         self._lender = lender
         self._fences: dict[str, FencedConnection] = {}  # in the order of acquiring
-        self._unit = Unit()
+        self._unit = Unit(lender.replica is not None)
         self._stream: Stream | None = None
         self.mode = mode
-        self.dispatched = self.ended = self._cleaned = False
+        self.dispatched = self.ended = self._cleaned = self.routed = False
 
     @property
     def commits(self) -> bool:
         """Whether the end of a request is going to commit what is done now."""
         return self.dispatched and not self.ended and self.mode.commits
+
+    @property
+    def replica(self) -> str | None:
+        """The name of the default database's replica."""
+        return self._lender.replica
 
     @property
     def used(self) -> bool:
@@ -99,13 +93,25 @@ class Scope:
                 fence._lease.give_back()
         return self._take(name)
 
+    def may_have_written(self) -> bool:
+        """Return whether a replica may lack what was written on the primary in this context."""
+        fence = self._fences.get(PRIMARY)
+        return self._unit.wrote or (fence is not None and fence._lease.may_have_written())
+
+    def writes_late(self, name: str) -> bool:
+        """Return whether a block on that database has to be made writable for its length."""
+        return self.ended and name != self.replica
+
     def _take(self, name: str) -> FencedConnection:
+        if name == self.replica and self._lender.isolation is not None:
+            return self.connection(PRIMARY)  # only there what a test has written can be seen
         fence = self._lend(name)
         lease = fence._lease
         try:
             if self.mode.autocommit:
                 lease.set_autocommit()
-            if self.ended or self.mode.read_only:
+                self._unit.wrote = self._unit.wrote is not None
+            if self.ended or self.mode.read_only or name == self.replica:
                 lease.make_read_only()
         except BaseException:
             lease.give_back(torn=True)
@@ -116,7 +122,7 @@ class Scope:
         return kept
 
     def _lend(self, name: str) -> FencedConnection:
-        pool, owner = self._pool(name), self._stream or self._owner
+        pool, owner = self.pool(name), self._stream or self._owner
         if self._cleaned:
             self._lender.watch_teardown()
         isolation = self._lender.isolation
@@ -127,7 +133,8 @@ class Scope:
             return WatchedConnection(LateLease(name, pool, self._unit, owner, reports))
         return FencedConnection(ContextLease(name, pool, self._unit, owner, reports))
 
-    def _pool(self, name: str) -> ConnectionPool:
+    def pool(self, name: str) -> ConnectionPool:
+        """Return the pool of that database. Raises LookupError if there is none."""
         pools = self._lender.pools()
         if name in pools:
             return pools[name]
@@ -139,7 +146,7 @@ class Scope:
         leases = self._leases(name)
         for lease in leases:
             lease.refuse_in_block("commit")
-        self._commit(leases)
+        self._commit(leases, name)
         self._unit.committed(None if name is None else (name,))
 
     def rollback(self, name: str | None) -> None:
@@ -163,7 +170,7 @@ class Scope:
 
     def after(self, name: str, commit: bool, call: Callable[[], object]) -> None:
         """Have `call` called after the commit, or rollback, of what is open on that database."""
-        self._pool(name)
+        self.pool(name)
         self._unit.add(name, commit, call)
         if commit and self.mode.autocommit and not any(x.blocks for x in self._leases(name)):
             self._unit.committed((name,))  # there each statement is committed already
@@ -209,6 +216,7 @@ class Scope:
         self.mode = mode
         self.dispatched = True
         self.ended = False
+        self.routed = mode.database is not None or (mode.read_only and self.replica is not None)
 
     def finish(self, commit: bool) -> None:
         """End the request's unit: commit or roll back, and give everything back.
@@ -252,8 +260,13 @@ class Scope:
         found = [fences.pop(name, None) for name in list(fences)]
         return [fence._lease for fence in found if fence is not None]
 
-    def _commit(self, leases: list[ContextLease]) -> None:
-        """Commit in the order of acquiring; look at all of them before the first commits."""
+    def _commit(self, leases: list[ContextLease], named: str | None = None) -> None:
+        """Commit in the order of acquiring; look at all of them before the first commits.
+
+        Not on a replica, unless it is named: whatever has failed there, nothing is lost.
+        """
+        if self.replica is not None:
+            leases = [x for x in leases if x.name != self.replica or x.name == named]
         for lease in leases:
             lease.check()
         done: list[str] = []

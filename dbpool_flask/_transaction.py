@@ -52,7 +52,7 @@ class Transaction:
         connection = scope.connection(self._name)
         lease = connection._lease
         self._outermost = not (lease.blocks or scope.commits)
-        if scope.ended and not lease.blocks:
+        if scope.writes_late(self._name) and not lease.blocks:
             lease.set_writable(True)
         self._open(lease)
         self._lease = lease
@@ -94,7 +94,7 @@ class Transaction:
             else:
                 self._keep(lease)
         finally:
-            if self._scope.ended and not lease.blocks:
+            if self._scope.writes_late(self._name) and not lease.blocks:
                 lease.set_writable(False)
 
     def _keep(self, lease: ContextLease) -> None:
