@@ -11,7 +11,9 @@ import errno
 import os
 import select
 import socket
+import sys
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["ALIVE", "DEAD", "SUSPECT", "Poll", "look", "overlay", "poller", "sever"]
 
@@ -30,7 +32,7 @@ _HANG_UP = (
 
 def poller(fd: int) -> Poll:
     """Return a function that polls `fd`; make it once per connection, it costs more than a poll."""
-    poll = getattr(select, "poll", None)
+    poll = _real_poll()
     if poll is None:  # Windows, and some monkey-patching
 
         def by_select(timeout_ms: int) -> list[tuple[int, int]]:
@@ -43,6 +45,18 @@ def poller(fd: int) -> Poll:
     polled = poll()
     polled.register(fd, _IN | getattr(select, "POLLPRI", 2) | getattr(select, "POLLRDHUP", 0))
     return polled.poll  # type: ignore[no-any-return]
+
+
+def _real_poll() -> Any:
+    """Return what makes a poll object, None where there is none.
+
+    Not gevent's stand-in: that reports no hang-up, and lets other greenlets run even if it is
+    asked not to wait, in the midst of code that counts on keeping its turn.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and hasattr(select, "poll"):
+        return monkey.get_original("select", "poll")
+    return getattr(select, "poll", None)
 
 
 def look(poll: Poll | None) -> str:
