@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -32,9 +33,10 @@ class Attempt:
     point gives the slot back.
     """
 
-    __slots__ = ("__weakref__", "overdue_at", "since")
+    __slots__ = ("__weakref__", "overdue_at", "since", "unwanted")
 
     def __init__(self, now: float, connect_timeout: float) -> None:
+        self.unwanted = ""  # why its connection is to be closed on arrival
         self.since = now
         self.overdue_at = now + connect_timeout + OVERRUN
 
@@ -108,7 +110,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     """Make the connection one of the pool's; None if it comes too late to be wanted."""
     now = time.monotonic()
     fd = pool._driver.fileno(conn)
-    life = pool._max_lifetime * (1 - LIFETIME_SPREAD * random.random())
+    life = (pool.max_lifetime or math.inf) * (1 - LIFETIME_SPREAD * random.random())
     entry = Entry(
         conn,
         keeper.inbox.put if pool._background else None,
@@ -121,10 +123,17 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     entry.good_until = min(now + pool._validate_after, entry.expires_at)
     _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
     with pool._lock:
-        full = len(pool._entries) >= pool.max_size  # resize came between
-        if pool._state != "open" or now >= attempt.overdue_at or full:
+        unwanted = attempt.unwanted
+        if pool._state != "open":
+            unwanted = "closed"
+        elif now >= attempt.overdue_at:
+            unwanted = "late"
+        elif len(pool._entries) >= pool.max_size:  # resize came between
+            unwanted = "excess"
+        if unwanted:
             pool._connecting.pop(id(attempt), None)
             pool._totals.connects += 1
+            pool._totals.closed[unwanted] += 1
             return None
         pool._entries.add(entry)  # first the one, then the other: the sum must never fall
         pool._connecting.pop(id(attempt), None)
@@ -161,7 +170,7 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Non
             return  # the thread was interrupted: that says nothing about the server
         pool._backoff.failed(now, failure)
         first = pool._backoff.failing_since == now
-        give_up = now - (pool._backoff.failing_since or now) >= pool._reconnect_timeout
+        give_up = now - (pool._backoff.failing_since or now) >= pool.reconnect_timeout
         report = give_up and not pool._backoff.reported
         pool._backoff.given_up = pool._backoff.reported = give_up
         retry_at = pool._backoff.retry_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from . import _growth
@@ -43,6 +44,7 @@ def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
     # may do the same to the same entry between any two steps; the removal decides who counts it.
     if pool._in_use.get(entry.key) is entry:
         pool._in_use.pop(entry.key, None)
+        _end_loan(entry)
     try:
         pool._entries.remove(entry)
     except KeyError:
@@ -80,12 +82,21 @@ def reclaim(pool: ConnectionPool) -> None:
         if pool._in_use.pop(entry.key, None) is entry:
             with pool._lock:
                 pool._totals.leaks += 1
+            _end_loan(entry)
             retire(pool, (entry(), entry), "abandoned")
+
+
+def _end_loan(entry: Entry) -> None:
+    """Count a loan that no return has ended; it lasted until now, as far as is known."""
+    used = time.monotonic() - entry.since
+    entry.used += used
+    entry.observe(used)
 
 
 def expire(entry: Entry, why: str) -> None:
     """End an entry's life now: it is closed when next it is idle, or at once by a sweep."""
-    entry.why = why
+    if entry.expires_at:  # the first reason counts
+        entry.why = why
     # In this order: a return writes good_until and then reads expires_at.
     entry.expires_at = 0.0
     entry.good_until = 0.0

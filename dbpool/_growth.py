@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -160,4 +161,4 @@ def _missing(pool: ConnectionPool, now: float) -> int:
 def replace_before(pool: ConnectionPool) -> float:
     """Return how long before its end a connection of the minimum gets its successor."""
     # A tenth at most of what it lives: else a new one would be in want of a successor at once.
-    return min(REPLACE_BEFORE, pool._max_lifetime / 10)
+    return min(REPLACE_BEFORE, (pool.max_lifetime or math.inf) / 10)

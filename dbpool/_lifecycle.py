@@ -92,6 +92,8 @@ def drain(pool: ConnectionPool) -> None:
     with pool._lock:
         for entry in list(pool._entries):
             _ending.expire(entry, "drained")
+        for attempt in pool._attempts():  # begun before, perhaps with yesterday's password
+            attempt.unwanted = "drained"
     _validation.sweep(pool, time.monotonic())
     _growth.grow(pool)
 

@@ -172,7 +172,7 @@ def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
             entry.good_until = 0.0  # whoever takes it asks the server first
     if len(pool._entries) > pool.max_size and _staying(pool) > pool.max_size:
         return "excess"
-    if len(pool._entries) > pool.min_size and now - entry.since >= pool._max_idle:
+    if len(pool._entries) > pool.min_size and now - entry.since >= _max_idle(pool):
         return "max_idle"
     return None
 
@@ -180,6 +180,10 @@ def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
 def _staying(pool: ConnectionPool) -> int:
     """Return how many are open that have not been told to go already."""
     return sum(entry.expires_at > 0 for entry in list(pool._entries))
+
+
+def _max_idle(pool: ConnectionPool) -> float:
+    return math.inf if pool.max_idle is None else pool.max_idle
 
 
 def _next_due(pool: ConnectionPool, now: float) -> float:
@@ -190,7 +194,7 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
         for entry in list(pool._entries):
             due = min(due, entry.expires_at - early)
             if surplus:
-                due = min(due, entry.since + pool._max_idle)
+                due = min(due, entry.since + _max_idle(pool))
             due = min(due, now + LOOK_EVERY)
         if _growth._missing(pool, now) or pool._waiters:
             due = min(due, max(pool._backoff.retry_at, now + 0.5))

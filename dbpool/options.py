@@ -201,15 +201,15 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def sizes(min_size: int, max_size: int | None) -> tuple[int, int]:
-    """Return both sizes; max_size None becomes 10, or min_size if larger.
+def sizes(min_size: int, max_size: int | None, otherwise: int = 10) -> tuple[int, int]:
+    """Return both sizes; max_size None becomes `otherwise`, or min_size if larger.
 
     Raises ValueError for sizes that are negative or contradict each other.
     """
     if not OPTIONS["min_size"].check(min_size):
         raise ValueError(f"min_size={min_size!r} is not possible: {OPTIONS['min_size'].allowed}")
     if max_size is None:
-        max_size = max(min_size, 10)
+        max_size = max(min_size, otherwise)
     if not OPTIONS["max_size"].check(max_size) or max_size < min_size:
         raise ValueError(
             f"max_size={max_size!r} with min_size={min_size!r} is not possible: max_size takes "

@@ -95,8 +95,9 @@ class ConnectionPool:
         self.max_size: int = values["max_size"]
         self.timeout: float = values["timeout"]
         self.max_waiting: int = values["max_waiting"]
-        self._max_lifetime: float = values["max_lifetime"] or math.inf
-        self._max_idle: float = values["max_idle"] or math.inf
+        self.max_lifetime: float | None = values["max_lifetime"]
+        self.max_idle: float | None = values["max_idle"]
+        self.reconnect_timeout: float = values["reconnect_timeout"]
         self._validate: str = values["validate"]
         self._ping_after: float = values["ping_after"]
         self._ping_timeout: float = values["ping_timeout"]
@@ -105,7 +106,6 @@ class ConnectionPool:
         self._trusted_for: float = 0.0 if always else values["validate_after"]
         self._max_connecting: int = values["max_connecting"]
         self._connect_timeout: float = values["connect_timeout"]
-        self._reconnect_timeout: float = values["reconnect_timeout"]
         self._reconnect_failed = values["reconnect_failed"]
         self._configure = values["configure"]
         self._check = values["check"]
@@ -337,9 +337,10 @@ class ConnectionPool:
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes: upwards at once, downwards as connections come back.
 
-        Arguments: as in the constructor. Raises ValueError for impossible sizes.
+        Arguments: as in the constructor, but max_size stays what it is if it is not given, or
+        becomes min_size if that is larger. Raises ValueError for impossible sizes.
         """
-        _lifecycle.resize(self, *options.sizes(min_size, max_size))
+        _lifecycle.resize(self, *options.sizes(min_size, max_size, self.max_size))
 
     def check(self) -> None:
         """Ask the server on every idle connection now; close those that do not answer.

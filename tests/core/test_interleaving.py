@@ -18,6 +18,7 @@ from dbpool import (
     PoolClosed,
     PoolTimeout,
     _connecting,
+    _ending,
     _growth,
     _handover,
     _lifecycle,
@@ -43,7 +44,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "deque", schedule.deque)
     monkeypatch.setattr(pool_module, "monotonic", clock.monotonic)
     time = SimpleNamespace(monotonic=clock.monotonic, sleep=lambda seconds: None)
-    for module in (_connecting, _growth, _lifecycle, _suspicion, _validation, _waiting):
+    timed = (_connecting, _ending, _growth, _lifecycle, _suspicion, _validation, _waiting)
+    for module in timed:
         monkeypatch.setattr(module, "time", time)
     # No thread of the pool's own (the real keeper would walk in between the steps), and no belt:
     # a lost wake-up must show as one.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, _validation
+from dbpool import ConnectionPool, _growth, _validation
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -147,17 +147,18 @@ def test_the_minimum_gets_its_successor_before_it_ends(
     assert order[:2] == ["connect", "close"]
 
 
-@pytest.mark.parametrize("max_lifetime", [0.9, 1000])
+@pytest.mark.parametrize("early", [1.0, 1100.0])
 def test_the_minimum_is_renewed_once_and_never_overgrown(
-    max_lifetime: float, stub_pool: MakePool
+    early: float, stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Short lives must not make it ask for successors of successors."""
-    pool = stub_pool(min_size=2, max_size=10, max_lifetime=max_lifetime)
+    """Lives shorter than a successor comes early must not ask for successors of successors."""
+    monkeypatch.setattr(_growth, "REPLACE_BEFORE", early)
+    pool = stub_pool(min_size=2, max_size=10, max_lifetime=1000)
     pool.wait(PATIENCE)
     for _ in range(5):
         upkeep(pool)
         assert pool.get_stats()["pool_size"] == 2
-    if max_lifetime > 1:
+    if early == 1.0:
         age(pool, 999.5)
         upkeep(pool)
         wait_until(lambda: available(pool) == 2, PATIENCE)
@@ -265,6 +266,31 @@ def test_a_drained_pool_fills_to_its_minimum_again(stub_pool: MakePool, stub: St
     assert {use(pool) for _ in range(4)}.isdisjoint({1, 2})
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_drain_renews_a_connect_that_is_under_way(
+    background: bool, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """It may have been begun with yesterday's password, or to yesterday's server."""
+    go, inside = threading.Event(), threading.Event()
+
+    def slow(_: object) -> None:
+        inside.set()
+        go.wait(PATIENCE)
+
+    stub.hooks["connect"] = slow
+    pool = stub_pool(max_size=1, background=background)
+    caller = in_thread(pool.getconn, PATIENCE)
+    assert inside.wait(PATIENCE)
+    pool.drain()
+    go.set()
+    conn = caller.result(PATIENCE)
+    assert conn.number == 2
+    assert pool.get_stats()["connections_closed"] == {"drained": 1}
+    pool.putconn(conn)
+    assert use(pool) == 2, "it is renewed once"
+    expect_full_capacity(pool)
+
+
 def test_drain_under_load_lends_nothing_old_afterwards(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=4, validate_after=1000)
     end = threading.Event()
@@ -338,6 +364,42 @@ def test_resize_down_and_up_again_while_lent(stub_pool: MakePool, stub: StubDriv
         pool.resize(0, 1)
         pool.resize(0, 4)
     expect_full_capacity(pool)
+
+
+@pytest.mark.parametrize(
+    ("min_size", "expected"), [(0, (0, 3)), (2, (2, 3)), (3, (3, 3)), (5, (5, 5))]
+)
+def test_resize_of_the_minimum_alone_keeps_the_maximum(
+    min_size: int, expected: tuple[int, int], stub_pool: MakePool
+) -> None:
+    pool = stub_pool(max_size=3)
+    pool.resize(min_size)
+    assert (pool.min_size, pool.max_size) == expected
+    expect_full_capacity(pool)
+
+
+def test_the_invariants_hold_while_what_is_too_many_is_lent(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=4)
+    with lent(pool, 4):
+        pool.resize(0, 2)
+        pool._audit()
+        pool.drain()
+        pool._audit()
+        pool.max_size = 1  # as it would be if nothing had told what is lent
+        for entry in pool._entries:
+            entry.expires_at = 1e9
+        with pytest.raises(AssertionError, match="4 open and connecting exceed max_size"):
+            pool._audit()
+        pool.max_size = 4
+
+
+def test_the_first_reason_to_end_counts(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=2)
+    with lent(pool, 2):
+        pool.resize(0, 1)
+        pool.drain()
+        pool.close()
+    assert pool.get_stats()["connections_closed"] == {"excess": 1, "drained": 1}
 
 
 def test_the_lowered_minimum_is_trimmed_by_max_idle(stub_pool: MakePool) -> None:

@@ -55,7 +55,8 @@ class Known:
     unseen_until: float  # before that it is lent without a look
     wire: Wire | None = None  # held while it is lent, as a borrower does
     lease: Any = None  # or the block that holds it
-    alive: bool = True
+    alive: bool = True  # the server has it
+    open: bool = True  # its borrower has not closed it
     doomed: str = ""  # why it goes when it comes back
 
 
@@ -134,6 +135,8 @@ class Machine(RuleBasedStateMachine):
         self.seen = len(self.driver.opened), len(self.driver.closed)
         assert len(closed) == len(set(closed)) == len(self.reasons)
         before = len(known)
+        unneeded = max(0, before + len(opened) - self.pool.min_size)
+        assert self.reasons.count("max_idle") <= unneeded, "the minimum was closed as unused"
         for number, reason in zip(closed, self.reasons, strict=True):
             self.closed[reason] += 1
             conn = known.pop(number, None)
@@ -143,6 +146,8 @@ class Machine(RuleBasedStateMachine):
                 continue
             assert conn not in self.lent, f"{number} is closed in its borrower's hands"
             assert reason in must.get(conn, self._reasons_for(conn, now)), (number, reason)
+            if reason == "broken" and not (conn.alive and conn.open):
+                self._one_was_dead()
         self.reasons.clear()
         left = [conn.number for conn in must if conn.number in known]
         assert not left, f"{left} should have been closed"
@@ -181,6 +186,11 @@ class Machine(RuleBasedStateMachine):
     def _may_be_lent(self, conn: Known, now: float) -> bool:
         return now < conn.ends and (conn.alive or now < conn.unseen_until)
 
+    def _one_was_dead(self) -> None:
+        """From now on none is trusted before it has been asked."""
+        for conn in [*self.idle, *self.lent]:
+            conn.unseen_until = -math.inf
+
     # Acquire
 
     @rule(timeout=st.sampled_from([0, 0.05, 1.0, None]), block=st.booleans())
@@ -212,12 +222,13 @@ class Machine(RuleBasedStateMachine):
         conn = next((conn for conn in self.idle if conn.number == wire.number), None)
         if conn is None:
             assert room, "more than max_size are lent"
-            assert not good or surprise, "a new one, although an idle one was good"
+            alive = [conn for conn in good if conn.alive]
+            assert not alive or surprise, "a new one, although an idle one was good"
             conn = self._born(wire.number, entry)
             self.idle.append(conn)  # for the moment: it has never been anywhere else
         else:
             assert conn in good, "lent past its end, or after the server has hung up"
-            assert conn is good[0] or surprise, f"out of order ({self.reuse})"
+            assert conn is good[0] or surprise or not good[0].alive, f"out of order ({self.reuse})"
         self.idle.remove(conn)
         conn.wire, conn.lease, conn.since = wire, lease, now
         self.lent.append(conn)
@@ -234,7 +245,8 @@ class Machine(RuleBasedStateMachine):
         if pool.closed:
             assert isinstance(error, PoolClosed)
             return
-        assert not good, f"refused, although {len(good)} idle ones are good"
+        alive = [conn for conn in good if conn.alive]
+        assert not alive, f"refused, although {len(alive)} idle ones are good"
         if isinstance(error, ConnectFailed):
             assert self.failure == "auth"
             return
@@ -258,6 +270,7 @@ class Machine(RuleBasedStateMachine):
         conn.wire = conn.lease = None
         assert wire is not None
         self._use(wire, state)
+        conn.open = state != "closed"
         if lease is not None:
             kept, reasons, expected = self._after_block(conn, state, how)
         else:
@@ -274,6 +287,7 @@ class Machine(RuleBasedStateMachine):
         except Exception as caught:  # noqa: BLE001 - compared with what should come
             raised = caught
         assert isinstance(raised, expected) if expected else raised is None, raised
+        raised = None  # its frames hold the connection
         if kept and (conn.doomed or now >= conn.ends):
             kept, reasons = False, {conn.doomed or "max_lifetime"}
         if kept:
@@ -332,6 +346,7 @@ class Machine(RuleBasedStateMachine):
         conn.wire = conn.lease = None
         self.dropped += 1
         self.closed["lost"] += 1
+        self.used += self.clock.now - conn.since  # until now, when that is noticed
         if asks and not self.idle and not self.pool.closed:
             self.acquire(None, False)
         else:
@@ -358,7 +373,7 @@ class Machine(RuleBasedStateMachine):
         for conn in self.lent:
             entry = self.pool._in_use[id(conn.wire)]
             conn.doomed = "" if entry.expires_at else entry.why
-        leaving = sum(conn.doomed == "excess" for conn in self.lent)
+        leaving = sum(bool(conn.doomed) for conn in self.lent)
         assert leaving >= surplus - len(by_age), "too few of the lent ones go"
         self._follow({conn: {"excess", *self._reasons_for(conn, self.clock.now)} for conn in gone})
         for conn in self.idle:
@@ -471,7 +486,7 @@ def _run(examples: int, steps: int) -> None:
 
 
 def test_the_pool_does_what_the_model_says() -> None:
-    _run(examples=120, steps=50)
+    _run(examples=300, steps=50)
 
 
 @pytest.mark.long

@@ -82,6 +82,23 @@ def test_impossible_sizes_are_refused_by_the_constructor_and_by_resize(
     assert (pool.min_size, pool.max_size) == (1, 3)
 
 
+def test_what_psycopg_pool_shows_of_its_options_is_shown_here_too(stub_pool: MakePool) -> None:
+    given: dict[str, Any] = {
+        "name": "shop",
+        "min_size": 1,
+        "max_size": 3,
+        "timeout": 4.0,
+        "max_waiting": 5,
+        "max_lifetime": 6.0,
+        "max_idle": 7.0,
+        "reconnect_timeout": 8.0,
+    }
+    pool = stub_pool(open=False, **given)
+    assert {name: getattr(pool, name) for name in given} == given
+    pool = stub_pool(open=False, max_lifetime=None, max_idle=None)
+    assert (pool.max_lifetime, pool.max_idle) == (None, None)
+
+
 WRONG: dict[str, list[Any]] = {
     "min_size": [-1, 1.5, "2", None, True],
     "max_size": [0, -3, 2.0, "10", False],

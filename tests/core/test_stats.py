@@ -44,6 +44,75 @@ def counts(stats: dict[str, Any], name: str) -> int:
     return sum(stats[name]["counts"])
 
 
+def test_a_loan_that_nobody_ended_lasted_until_that_was_noticed(stub_pool: MakePool) -> None:
+    """It must not be counted as one of less than a millisecond."""
+
+    class Dead:
+        @staticmethod
+        def is_alive() -> bool:
+            return False
+
+    pool = stub_pool(max_size=2)
+    first, second = pool.getconn(), pool.getconn()
+    pool.own(second, Dead())
+    with pool._lock:
+        for entry in pool._entries:
+            entry.since -= 7.0
+    del first
+    wait_until(lambda: pool.get_stats()["connections_dropped"] == 1, PATIENCE)
+    third, fourth = pool.getconn(PATIENCE), pool.getconn(PATIENCE)  # one slot was a dead owner's
+    assert second.closed
+    pool.putconn(third)
+    pool.putconn(fourth)
+    stats = pool.get_stats()
+    assert stats["connections_closed"] == {"lost": 1, "abandoned": 1}
+    above_5_s = BOUNDS.index(5.0) + 1
+    assert stats["use_time"]["counts"][above_5_s] == 2
+    assert counts(stats, "use_time") == 4
+    assert stats["usage_ms"] >= 14_000
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason"),
+    [("resize", "excess"), ("close", "closed"), ("drain", "drained"), ("late", "late")],
+)
+def test_a_connection_that_is_not_wanted_on_arrival_is_counted_with_its_reason(
+    fate: str, reason: str, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool = stub_pool(max_size=1, max_connecting=2)
+    held = pool.getconn(PATIENCE)
+    pool.resize(0, 2)
+    go, inside = threading.Event(), threading.Event()
+
+    def slow(_: object) -> None:
+        inside.set()
+        go.wait(PATIENCE)
+
+    stub.hooks["connect"] = slow
+    caller = in_thread(pool.getconn, PATIENCE)
+    assert inside.wait(PATIENCE)
+    if fate == "resize":
+        pool.resize(0, 1)
+    elif fate == "close":
+        pool.close(timeout=0)
+    elif fate == "drain":
+        pool.drain()
+    else:
+        for attempt in pool._attempts():
+            attempt.overdue_at = 0.0
+    go.set()
+    wait_until(lambda: pool.get_stats()["connections_closed"].get(reason), PATIENCE)
+    settled(pool)
+    pool.putconn(held)
+    if fate == "close":
+        with pytest.raises(PoolClosed):
+            caller.result(PATIENCE)
+    else:
+        pool.putconn(caller.result(PATIENCE))
+    assert pool.get_stats()["connections_closed"][reason] >= 1
+    assert pool.get_stats()["connections_errors"] == 0
+
+
 def test_every_key_is_always_there(stub_pool: MakePool) -> None:
     pool = stub_pool(min_size=0, max_size=4, open=False)
     assert sorted(pool.get_stats()) == sorted([*PSYCOPG_POOLS, *OURS])

@@ -56,8 +56,8 @@ def test_conn_max_age_is_the_lifetime_and_pins_nothing(project: Project) -> None
     wrapper.ensure_connection()
     wrapper.close_if_unusable_or_obsolete()
     assert wrapper.connection is None
-    assert wrapper.pool._max_lifetime == 600
-    assert _wrapper(project.dsn, {"max_lifetime": 60}, CONN_MAX_AGE=600).pool._max_lifetime == 60
+    assert wrapper.pool.max_lifetime == 600
+    assert _wrapper(project.dsn, {"max_lifetime": 60}, CONN_MAX_AGE=600).pool.max_lifetime == 60
     for_ever = _wrapper(project.dsn, CONN_MAX_AGE=None)
     for_ever.ensure_connection()
     for_ever.close_if_unusable_or_obsolete()
