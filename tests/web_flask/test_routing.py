@@ -13,7 +13,9 @@ import pytest
 from flask import Response, stream_with_context
 
 from dbpool_flask import DBPool
+from testproject.postgres import PostgresServer
 from tests.support.servers import Postgres
+from tests.support.standby import make_pair, wait_caught_up
 from tests.web_flask.conftest import Database, MakeSite, Site
 
 
@@ -205,6 +207,20 @@ def test_a_block_does_not_reach_into_an_app_context_that_is_entered_in_it(
         with two.app.app_context():
             assert first(two) == "default"
         assert first(two) == "other"
+
+
+def test_a_block_does_not_reach_into_a_request_that_is_made_in_it(two: Site) -> None:
+    seen: list[str] = []
+    two.app.before_request(lambda: seen.append(first(two)))
+
+    @two.app.get("/")
+    @two.db.using("default")
+    def view() -> Any:
+        return first(two)
+
+    with two.app.app_context(), two.db.using("other"):
+        seen.append(two.client().get("/").text)
+    assert seen == ["default", "default"]
 
 
 def test_mistakes_with_it_are_named(two: Site) -> None:
@@ -513,3 +529,63 @@ def test_one_extension_serves_apps_with_and_without_a_replica(
     for site, expected in ((replicated, "other"), (plain, "default")):
         site.app.add_url_rule("/", "read", replicated.db.read_only(lambda site=site: first(site)))
         assert site.client().get("/").text == expected
+
+
+# -- a real standby
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[PostgresServer, PostgresServer]]:
+    """A primary, and a standby that has stopped catching up."""
+    primary, standby = make_pair({})
+    try:
+        primary.sql("CREATE TABLE note (id serial PRIMARY KEY, text text NOT NULL)")
+        primary.sql("INSERT INTO note (text) VALUES ('old')")
+        wait_caught_up(primary)
+        standby.sql("SELECT pg_wal_replay_pause()")
+        yield primary, standby
+    finally:
+        standby.destroy()
+        primary.destroy()
+
+
+def test_a_request_sees_its_own_writes_though_the_standby_lags(
+    make_site: MakeSite, pair: tuple[PostgresServer, PostgresServer]
+) -> None:
+    primary, standby = pair
+    site = make_site(
+        DBPOOL_DATABASES={"default": primary.url(), "standby": standby.url()},
+        DBPOOL_REPLICA="standby",
+    )
+
+    @site.db.using("standby")
+    def count() -> int:
+        with site.db.connection.cursor() as cursor:
+            cursor.execute("SELECT count(*), pg_is_in_recovery() FROM note")
+            number, on_standby = cursor.fetchone()
+            where.append("standby" if on_standby else "primary")
+            return int(number)
+
+    @site.app.post("/")
+    def write() -> Any:
+        before = count()
+        site.write("new")
+        return [before, count()]
+
+    @site.app.get("/")
+    @site.db.read_only
+    def read() -> Any:
+        with site.db.transaction():
+            return [count()]
+
+    where: list[str] = []
+    client = site.client()
+    assert client.post("/").get_json() == [1, 2]
+    assert where == ["standby", "primary"]
+    assert client.get("/").get_json() == [1]  # what another request has committed may be missing
+    assert where[-1] == "standby"
+    assert client.get("/healthz/db").status_code == 200
+    # That it is read-only is as it should be.
+    result = site.app.test_cli_runner().invoke(args=["dbpool", "check"])
+    assert result.exit_code == 0
+    assert "standby: ok, a replica, connected in" in result.output
