@@ -24,6 +24,7 @@ from tests.support.callers import (
     settled,
     wait_for_waiters,
 )
+from tests.support.clock import FakeClock
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one, terminate
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
@@ -185,6 +186,30 @@ def test_a_burst_of_50_callers_over_2_ms_of_work_opens_few(
         caller.result(PATIENCE)
     settled(pool)
     assert len(stub.made) <= 20  # 4 or 5 on a machine with nothing else to do
+
+
+def test_while_connections_circulate_one_connect_is_under_way_not_two(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    clock.install(monkeypatch)  # no caller comes to wait for long, however busy the machine is
+    pool = stub_pool(max_size=50, max_connecting=4)
+    with lent(pool, 5):
+        pass
+    gate = Gate(stub)
+    try:
+        held = [pool.getconn() for _ in range(5)]
+        burst = [in_thread(use, pool) for _ in range(45)]
+        wait_for_waiters(pool, 45)
+        for conn in held:  # now they circulate, each handed on dozens of times
+            pool.putconn(conn)
+        for caller in burst:
+            caller.result(PATIENCE)
+        assert gate.most == 1
+    finally:
+        gate.open()
+    settled(pool)
+    assert len(stub.made) <= 6
 
 
 def test_a_burst_over_idle_connections_starts_no_more_than_max_connecting(
