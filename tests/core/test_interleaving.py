@@ -150,6 +150,42 @@ def test_a_return_against_queueing(timeout: float) -> None:
     assert schedule.explore(_scene(workers), bound=3) > 10
 
 
+@pytest.mark.parametrize("bound", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_newcomer_does_not_overtake_who_waited_before_a_return(bound: int) -> None:
+    """Not even between two steps of the return: what is given back never lies idle before it."""
+
+    def make() -> Scene:
+        s = Scenery()
+        box, served, newcomer, promised = [s.pool.getconn()], [], [], []
+
+        def give() -> None:
+            queued = len(s.pool._waiters) > 0
+            promised.append(queued and not newcomer)
+            s.pool.putconn(box.pop())
+
+        def wait() -> None:
+            conn = s.pool.getconn(UNTIMED)
+            served.append("waiter")
+            s.pool.putconn(conn)
+
+        def come() -> None:
+            newcomer.append(True)
+            try:
+                conn = s.pool.getconn(0)
+            except PoolTimeout:
+                return
+            served.append("newcomer")
+            s.pool.putconn(conn)
+
+        def check() -> None:
+            s.check()
+            assert served[0] == "waiter" or not promised[0]
+
+        return [give, wait, come], check
+
+    assert schedule.explore(make, bound=bound) > 10
+
+
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
 def test_two_returns_and_two_callers(timeout: float) -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
