@@ -12,7 +12,6 @@ from typing import Any
 
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
 from django.db.utils import DatabaseErrorWrapper
-from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
 from dbpool import ConnectionPool, PoolClosed, _fork
@@ -38,6 +37,7 @@ class PooledWrapper(BaseDatabaseWrapper):
     _dbpool_owner: Owner | None = None
     _dbpool_reset: str | None = None  # the default of the option
     _dbpool_connecting = False
+    _dbpool_chosen: Supplier | None = None  # who supplies the connection being taken
     # The supplier for these settings, and the settings it was looked up for.
     _dbpool_found: tuple[tuple[Any, ...], Supplier] | None = None
 
@@ -90,6 +90,8 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""
+        if self._dbpool_chosen is not None:
+            return {}  # the pool has its own; they were checked when it was made
         settings = self.settings_dict
         if "pool" not in settings["OPTIONS"]:
             return super().get_connection_params()
@@ -103,19 +105,21 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def connect(self) -> None:
         """Take a connection; `close_old_connections` at the request's end gives it back."""
+        self._dbpool_chosen = self._dbpool_supplier()
         self._dbpool_connecting = True
         try:
             super().connect()
         finally:
             self._dbpool_connecting = False
+            self._dbpool_chosen = None
         if self._dbpool_loan is not None:
             self.close_at = time.monotonic()
 
-    @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return the driver's own connection object, out of the pool where there is one."""
+        # Django's decorator for async code is on connect(), which alone calls this.
         self._dbpool_loan = None
-        supplier = self._dbpool_supplier()
+        supplier = self._dbpool_chosen
         if supplier is None:
             return super().get_new_connection(conn_params)
         thread = threading.current_thread()
@@ -129,6 +133,7 @@ class PooledWrapper(BaseDatabaseWrapper):
                 break
             except PoolClosed:
                 # close_pool() came in between: the next generation serves this caller.
+                self._dbpool_chosen = None
                 successor = self._dbpool_supplier()
                 if successor is None or successor is supplier:
                     raise
@@ -199,6 +204,10 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         """Begin or end transactions; Django does this at the end of each atomic block."""
+        if autocommit and self._dbpool_connecting and self._dbpool_loan is not None:
+            self.autocommit = True  # as every connection is that comes out of the pool
+            self.run_commit_hooks_on_set_autocommit_on = False
+            return
         super().set_autocommit(autocommit, *args, **kwargs)
         if autocommit:
             self._dbpool_release()
