@@ -48,10 +48,12 @@ CONF
     export APT_CONFIG=$apt/apt.conf
     apt-get update -qq >&2 || fail "apt-get update could not reach the source packages (deb-src) of $SUITE"
     rm -rf "$root/source" && mkdir -p "$root/source"
-    (cd "$root/source" && apt-get source -qq "$PACKAGE" >&2) \
+    (cd "$root/source" && apt-get source -qq --download-only "$PACKAGE" >&2) \
         || fail "apt-get source $PACKAGE failed: see above"
     unset APT_CONFIG
-    mv "$root"/source/"$PACKAGE"-*/ "$root/source/tree"
+    # Without Debian's patches: environments of a Python so patched look for no packages of their own.
+    # (--no-check: apt has verified it.)
+    dpkg-source --no-check --skip-patches --extract "$root"/source/*.dsc "$root/source/tree" >/dev/null
 }
 
 build() {
@@ -64,7 +66,7 @@ build() {
     say "building it (the log is $root/build.log)"
     {
         ./configure --disable-gil --prefix="$root/python" --without-doc-strings \
-            --disable-test-modules --with-ensurepip=no \
+            --disable-test-modules \
             && make -j"${JOBS:-$(nproc)}" && make install
     } >"$root/build.log" 2>&1 || { tail -n 20 "$root/build.log" >&2; fail "the build failed"; }
     touch "$root/.built"
@@ -73,7 +75,7 @@ build() {
 [ -e "$root/.built" ] || build
 if [ ! -e "$root/venv/.ready" ] || [ "$project/pyproject.toml" -nt "$root/venv/.ready" ]; then
     say "installing the packages of the dev-freethreaded extra"
-    "$python" -m venv "$root/venv"
+    "$python" -m venv --clear "$root/venv"
     "$root/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
         -e "$project[dev-freethreaded]"
     touch "$root/venv/.ready"
