@@ -30,7 +30,7 @@ from tests.support.callers import (
     settled,
     wait_for_waiters,
 )
-from tests.support.forking import Child, in_child
+from tests.support.forking import DRIVER, Child, in_child
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one, run_sql
 from tests.support.stub_driver import StubDriver
@@ -53,6 +53,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
         return
     with PostgresServer(ssl=True) as tls:
         yield tls
+
+
+@pytest.fixture
+def new_pool(new_pool: MakePool) -> MakePool:
+    """Make pools on the driver that this run is about."""
+    return lambda conninfo="", **options: new_pool(conninfo, **{"driver": DRIVER, **options})
 
 
 def ask(pool: ConnectionPool) -> int:
@@ -156,6 +162,42 @@ def test_no_session_ever_serves_two_processes(server: Postgres, new_pool: MakePo
     expect_full_capacity(pool)
 
 
+def token_of_ones_own(pool: ConnectionPool) -> tuple[int, int]:
+    return os.getpid(), ask(pool)
+
+
+def expect_one_process_each(answers: list[tuple[int, int]]) -> None:
+    """Fail if a session has answered more than one process."""
+    users: dict[int, set[int]] = defaultdict(set)
+    for process, session in answers:
+        users[session].add(process)
+    assert [pids for pids in users.values() if len(pids) > 1] == []
+
+
+def test_two_hundred_children_in_turn(server: Postgres, new_pool: MakePool) -> None:
+    pool = new_pool(server.dsn(), max_size=2)
+    mine = sessions(pool, 2)
+    answers = []
+    for _ in range(200):
+        answers += [in_child(lambda: token_of_ones_own(pool)), token_of_ones_own(pool)]
+    expect_one_process_each(answers)
+    assert len({process for process, _ in answers}) == 201
+    assert sessions(pool, 2) == mine
+
+
+def test_two_hundred_children_at_once(server: Postgres, new_pool: MakePool) -> None:
+    pool = new_pool(server.dsn(), max_size=2)
+    mine = sessions(pool, 2)
+    answers = []
+    for _ in range(10):
+        children = [Child(lambda: token_of_ones_own(pool)) for _ in range(20)]
+        answers += [token_of_ones_own(pool) for _ in range(20)]
+        answers += [child.result() for child in children]
+    expect_one_process_each(answers)
+    assert len({process for process, _ in answers}) == 201
+    assert sessions(pool, 2) == mine
+
+
 def test_a_lent_one_goes_on_in_the_parent_with_its_transaction(
     server: Postgres, new_pool: MakePool
 ) -> None:
@@ -214,6 +256,34 @@ def test_a_block_around_the_fork_ends_in_both(server: Postgres, new_pool: MakePo
         in_child(lambda: block.__exit__(KeyError, KeyError(), None))
         in_child(lambda: block.__exit__(SystemExit, SystemExit(), None))
         assert one(conn, "SELECT 8") == 8
+    expect_full_capacity(pool)
+
+
+def test_a_block_that_the_child_leaves_first_is_committed_by_the_parent_alone(
+    server: Postgres, new_pool: MakePool
+) -> None:
+    run_sql(server, "CREATE TABLE IF NOT EXISTS in_a_block (i int)")
+    run_sql(server, "TRUNCATE in_a_block")
+    pool = new_pool(server.dsn(), max_size=1)
+
+    def leaves_it(error: BaseException | None) -> None:
+        if error is None:  # it must not take for committed what only the parent can commit
+            with pytest.raises(pool.driver.OperationalError.__bases__[0]):
+                block.__exit__(None, None, None)
+        else:
+            block.__exit__(type(error), error, None)
+        ask(pool)
+
+    for error in (None, SystemExit(), KeyError()):
+        block = pool.connection()
+        conn = block.__enter__()
+        conn.cursor().execute("INSERT INTO in_a_block VALUES (1)")
+        in_child(lambda error=error: leaves_it(error))
+        assert one(conn, "SELECT count(*) FROM in_a_block") == 1
+        assert run_sql(server, "SELECT count(*) FROM in_a_block") == [(0,)]
+        del conn
+        block.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert run_sql(server, "SELECT count(*) FROM in_a_block") == [(0,)]
     expect_full_capacity(pool)
 
 
@@ -453,8 +523,8 @@ def test_multiprocessing_workers_have_sessions_of_their_own(
 PROGRAM = """
 import gc, os, sys, threading
 from dbpool import ConnectionPool
-dsn, ending = sys.argv[1:]
-pool = ConnectionPool(dsn, min_size=2, max_size=3, name="program")
+dsn, driver, ending = sys.argv[1:]
+pool = ConnectionPool(dsn, driver=driver, min_size=2, max_size=3, name="program")
 pool.wait(30)
 held = pool.getconn()
 def pids():
@@ -497,7 +567,10 @@ else:
 )
 def test_the_end_of_a_child_leaves_the_parents_sessions(ending: str, server: Postgres) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore", "-c", PROGRAM, server.dsn(), ending],
+        [
+            *(sys.executable, "-X", "dev", "-W", "ignore", "-c"),
+            *(PROGRAM, server.dsn(), DRIVER, ending),
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -510,7 +583,8 @@ def test_the_end_of_a_child_leaves_the_parents_sessions(ending: str, server: Pos
 ORPHAN = """
 import os, sys, time
 from dbpool import ConnectionPool
-pool = ConnectionPool(sys.argv[1], min_size=3, name="of a dead parent")
+dsn, driver = sys.argv[1:]
+pool = ConnectionPool(dsn, driver=driver, min_size=3, name="of a dead parent")
 pool.wait(30)
 if os.fork() == 0:
     print(os.getpid(), flush=True)
@@ -523,7 +597,7 @@ os._exit(0)                   # as when it is killed
 
 def test_no_session_of_a_dead_parent_is_kept_alive_by_its_child(server: Postgres) -> None:
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", ORPHAN, server.dsn()],
+        [sys.executable, "-W", "ignore", "-c", ORPHAN, server.dsn(), DRIVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -22,7 +22,7 @@ from dbpool import ConnectionPool, PoolTimeout, _fork_gate
 from dbpool._fork_gate import NoFork
 from testproject.postgres import PostgresServer
 from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
-from tests.support.forking import Child, in_child
+from tests.support.forking import DRIVER, Child, in_child
 from tests.support.injection import explore
 from tests.support.servers import Postgres
 from tests.support.sessions import one
@@ -190,7 +190,7 @@ def localhost(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def many_forks(count: int, dsn: str, new_pool: MakePool) -> None:
-    pools = [new_pool(dsn, max_size=1) for _ in range(2)]
+    pools = [new_pool(dsn, driver=DRIVER, max_size=1) for _ in range(2)]
 
     def child() -> int:
         with pools[0].connection(PATIENCE / 2) as conn:

@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Child", "in_child"]
+__all__ = ["DRIVER", "Child", "in_child"]
 
+DRIVER = os.environ.get("DBPOOL_TEST_DRIVER", "psycopg2")  # `make test-psycopg` names the other
 LIMIT = 30  # seconds after which a child that hangs is killed by its own alarm
 
 T = TypeVar("T")
