@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from typing import Any
 
 __all__ = [
@@ -121,10 +122,24 @@ def _read_only_attribute(conn: Any) -> str:
 
 def execute(conn: Any, *statements: str) -> list[Any]:
     """Run statements of our own; return the rows of the last."""
-    cursor = conn.cursor()
+    cursor = _plain_cursor(conn)
     try:
         for statement in statements:
             cursor.execute(statement)
         return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
     finally:
         cursor.close()
+
+
+def _plain_cursor(conn: Any) -> Any:
+    """Return a cursor of the driver's own class: the app's may return dicts, or anything."""
+    if isinstance(conn, sqlite3.Connection):
+        cursor = sqlite3.Cursor(conn)
+        cursor.row_factory = None
+        return cursor
+    psycopg2, psycopg = sys.modules.get("psycopg2.extensions"), sys.modules.get("psycopg")
+    if psycopg2 is not None and isinstance(conn, psycopg2.connection):
+        return psycopg2.cursor(conn)
+    if psycopg is not None and isinstance(conn, psycopg.Connection):
+        return psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
+    return conn.cursor()

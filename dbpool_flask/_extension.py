@@ -203,11 +203,14 @@ class DBPool:
         if state.isolation is not None:
             raise RuntimeError("db.test_isolation() is active for this app already")
         pools = {name: pool for name, pool in state.pools().items() if name != state.replica}
-        with Isolation(pools, state.reports) as state.isolation:
-            try:
-                yield
-            finally:
-                state.isolation = None
+        try:
+            with Isolation(pools, state.reports) as state.isolation:
+                try:
+                    yield
+                finally:
+                    state.isolation = None  # before its connections go back
+        finally:
+            state.isolation = None  # whatever has struck before
 
     @property
     def pools(self) -> Mapping[str, ConnectionPool]:

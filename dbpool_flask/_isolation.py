@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
+from dbpool._lease import roll_back
 from dbpool._session import clean_session
 from dbpool.drivers.base import IDLE, INTRANS
 
@@ -90,13 +91,13 @@ class Pinned:
             raise
 
     def unpin(self) -> None:
-        """Undo everything and return the connection."""
+        """Undo everything and return the connection; if its link is lost, the server undoes it."""
         conn, self._conn = self._conn, None
         close = True
         try:
-            self.driver.rollback(conn)
-            drifted = self._reports is not None and self._reports.differ(conn)
-            close = (self.changed or drifted) and not clean_session(self._pool, conn)
+            close = roll_back(self._pool, conn)
+            if not close and (self.changed or (self._reports and self._reports.differ(conn))):
+                close = not clean_session(self._pool, conn)
         finally:
             self._pool.putconn(conn, close)
 
@@ -237,8 +238,10 @@ class IsolatedLease(ContextLease):
 
     def give_back(self, torn: bool = False) -> None:
         """Roll back what is open; the connection stays pinned."""
-        self._pinned.rollback(self)
-        if self._reports is not None and not self.notices:
-            self._pinned.changed = True
-        self.conn = None
-        self._close_cursors()
+        try:
+            self._pinned.rollback(self)
+        finally:
+            if self._reports is not None and not self.notices:
+                self._pinned.changed = True
+            self.conn = None
+            self._close_cursors()

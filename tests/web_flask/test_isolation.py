@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
+import os
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from flask import Response, stream_with_context
+from flask import Flask, Response, stream_with_context
+from psycopg2.extensions import cursor as plain_cursor
+from psycopg2.extras import NamedTupleCursor, RealDictCursor
 from werkzeug.serving import make_server
 
+import dbpool_flask
 from dbpool import PoolTimeout, TransactionAborted
+from dbpool_flask import DBPool
+from tests.support.injection import explore
 from tests.web_flask.conftest import MakeSite, Site
+
+
+class PickyCursor(plain_cursor):
+    """A cursor that must not see statements which the app has not made."""
+
+    def execute(self, sql: Any, parameters: Any = None) -> None:
+        assert "INSERT" in sql
+        super().execute(sql, parameters)
 
 
 def notes(site: Site) -> list[str]:
@@ -234,3 +252,76 @@ def test_a_database_that_is_down_leaves_nothing_pinned(make_site: MakeSite) -> N
     with site.app.app_context(), site.db.transaction():
         site.write("kept")
     assert site.database.notes() == ["kept"]
+
+
+def test_an_exception_at_any_point_of_its_start_and_end_leaves_no_app_isolated(
+    tmp_path: Path,
+) -> None:
+    """Ctrl-C in a test run; a timeout that fails one test and lets the next one run."""
+
+    def scenario(run: Callable[[Callable[[], object]], None]) -> Callable[[str], None]:
+        app = Flask("interrupted")
+        app.config["DBPOOL_DATABASES"] = {
+            name: {"url": f"sqlite:///{tmp_path}/{name}.db", "background": False}
+            for name in ("default", "other")
+        }
+        db = DBPool(app)
+
+        def use() -> None:
+            with db.test_isolation(app):
+                pass
+
+        def check(where: str) -> None:
+            gc.collect()
+            with db.test_isolation(app):  # not "active already"
+                pass
+            with app.app_context():
+                pools = db.pools.values()
+                with db.transaction() as connection:
+                    connection.execute("CREATE TABLE kept (id int)")
+                with closing(sqlite3.connect(tmp_path / "default.db")) as look, look:
+                    look.execute("DROP TABLE kept")  # it is there, so it was committed
+            for pool in pools:
+                assert len(pool._in_use) == 0
+                pool._audit()
+                pool.close()
+
+        run(use)
+        return check
+
+    prefix = os.path.dirname(dbpool_flask.__file__) + os.sep
+    assert explore(prefix, scenario) > 30
+
+
+def test_a_database_that_dies_meanwhile_leaves_the_others_as_they_were(
+    make_site: MakeSite,
+) -> None:
+    url = make_site().database.url
+    site = make_site(DBPOOL_DATABASES={"default": url, "other": url})
+    with site.db.test_isolation(site.app), site.app.app_context():
+        for name in ("default", "other"):
+            cursor = site.db.get_connection(name).cursor()
+            cursor.execute("INSERT INTO note (text) VALUES ('undone')")
+        with pytest.raises(psycopg2.OperationalError):
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert site.lent() == 0
+    assert site.database.notes() == []
+
+
+@pytest.mark.parametrize("factory", [RealDictCursor, NamedTupleCursor, PickyCursor])
+def test_rows_of_any_kind_do(make_site: MakeSite, factory: type) -> None:
+    """Our own statements are read as rows, whatever the app reads its own as."""
+    site = make_site(DBPOOL_OPTIONS={"kwargs": {"cursor_factory": factory}})
+
+    @site.app.post("/<path>")
+    def view(path: str) -> Any:
+        site.write("seen")
+        if path == "violates":
+            site.violate()
+        return "ok"
+
+    with site.db.test_isolation(site.app):
+        assert [site.client().post(f"/{path}").status_code for path in ("ok", "violates")] == [
+            200,
+            500,
+        ]
