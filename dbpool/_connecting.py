@@ -40,6 +40,10 @@ class Attempt:
         self.since = now
         self.overdue_at = now + connect_timeout + OVERRUN
 
+    def allow(self, seconds: float) -> None:
+        """Be overdue no sooner than that from now on, and the usual allowance."""
+        self.overdue_at = max(self.overdue_at, time.monotonic() + seconds + OVERRUN)
+
 
 class Failure:
     """Why connecting failed, as a waiter is told; each raises an exception of its own."""
@@ -57,7 +61,7 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
     conn: Any = None
     entry: Entry | None = None
     try:
-        conn = connect(pool, f"dbpool:{pool.name}")
+        conn = connect(pool, f"dbpool:{pool.name}", attempt)
         _configure(pool, conn)
         entry = _admit(pool, attempt, conn, started)
     except BaseException as error:
@@ -74,10 +78,13 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
         _opened(pool)
 
 
-def connect(pool: ConnectionPool, name: str, *, own_name: bool = False) -> Any:
+def connect(
+    pool: ConnectionPool, name: str, attempt: Attempt | None = None, *, own_name: bool = False
+) -> Any:
     """Open a connection as the pool's are; it is not one of them yet, and not configured.
 
-    Arguments: `name` on the server; `own_name`, whether it wins over one that the user has set.
+    Arguments: `name` on the server; `attempt`, whose deadline follows the address; `own_name`,
+    whether the name wins over one that the user has set.
     """
     conninfo, kwargs = pool._conninfo, pool._kwargs
     if callable(conninfo):
@@ -89,6 +96,8 @@ def connect(pool: ConnectionPool, name: str, *, own_name: bool = False) -> Any:
         kwargs = kwargs()
     if own_name and (option := getattr(pool._driver, "name_option", None)):
         kwargs = {**kwargs, option: name}
+    if attempt is not None and (seconds := getattr(pool._driver, "connect_seconds", None)):
+        attempt.allow(seconds(conninfo, kwargs, pool._connect_timeout))
     with NoFork():
         return pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
 

@@ -129,7 +129,13 @@ OPTIONS: dict[str, Option] = {
     "max_connecting": Option(
         2, "connects under way at once", "a whole number, 1 or more", _count(1)
     ),
-    "connect_timeout": Option(5.0, "seconds for a connect", _SECONDS, _positive),
+    "connect_timeout": Option(
+        5.0,
+        "seconds for a connect, to each host if there are several; a longer connect_timeout in "
+        "the conninfo, in kwargs, PGCONNECT_TIMEOUT or a service file wins",
+        _SECONDS,
+        _positive,
+    ),
     "reconnect_timeout": Option(
         300.0, "seconds of failed connects before reconnect_failed is called", _SECONDS, _positive
     ),

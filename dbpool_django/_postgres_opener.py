@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -30,8 +29,13 @@ class PostgresOpener(Opener):
         super().__init__(driver, wrapper, configure)
         self._reports = Reports()  # for `reset="auto"`
 
+    def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
+        """Return how long `connect` may take: the project's own connect_timeout, if longer."""
+        given = {**self._detached().get_connection_params(), **kwargs}
+        return _postgres.connect_seconds(given, os.environ, timeout)
+
     def _parameters(self, given: dict[str, Any], timeout: float, name: str) -> dict[str, Any]:
-        return {**_postgres.defaults(given, os.environ, math.ceil(timeout), name), **given}
+        return {**_postgres.defaults(given, os.environ, timeout, name), **given}
 
     def configure(self, conn: Any) -> None:
         """Give a connection Django's time zone and role, then what the user wants."""

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MALFORMED", "check_address", "defaults", "is_disconnect", "reason"]
+from . import _service
+
+__all__ = [
+    "MALFORMED",
+    "check_address",
+    "connect_seconds",
+    "defaults",
+    "is_disconnect",
+    "reason",
+]
 
 MALFORMED = (
     "the conninfo is not a valid PostgreSQL URL or libpq string (it is not shown here, since it "
@@ -40,26 +50,49 @@ def check_address(conninfo: str, parsed: Mapping[str, Any]) -> None:
 
 
 def defaults(
-    given: Mapping[str, Any], environ: Mapping[str, str], timeout: int, name: str
+    given: Mapping[str, Any], environ: Mapping[str, str], timeout: float, name: str
 ) -> dict[str, Any]:
-    """Return the connect options that the user has not set.
+    """Return the connect options that the user has not set, nor the service in use.
 
     Keepalives find a dead path on an idle connection, tcp_user_timeout on one that has sent
     something: each mends one half only, so both are set.
     """
+    service = _service.settings(given, environ)
+    if service is None:  # it may set any of them
+        return {}
     wanted = {
-        "connect_timeout": max(timeout, 2),  # libpq takes 1 for 2
+        "connect_timeout": max(math.ceil(timeout), 2),  # libpq takes 1 for 2
         "keepalives_idle": 10,
         "keepalives_interval": 3,
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,  # ms
         "fallback_application_name": name,  # a service file, PGAPPNAME or the user's own wins
     }
-    return {
+    ours = {
         key: value
         for key, value in wanted.items()
-        if key not in given and not environ.get(_ENVIRONMENT.get(key, ""))
+        if not (key in given or key in service or environ.get(_ENVIRONMENT.get(key, "")))
     }
+    if "connect_timeout" not in given and "connect_timeout" in service:
+        ours["connect_timeout"] = service["connect_timeout"]  # psycopg does not see it there
+    return ours
+
+
+def connect_seconds(given: Mapping[str, Any], environ: Mapping[str, str], timeout: float) -> float:
+    """Return how long a connect may take: the user's own connect_timeout if that is longer.
+
+    libpq's is for each host. One of 0, no limit at all, leaves the deadline to the pool.
+    """
+    service = _service.settings(given, environ) or {}
+    own = given.get("connect_timeout", service.get("connect_timeout"))
+    if own is None:
+        own = environ.get(_ENVIRONMENT["connect_timeout"])
+    try:
+        timeout = max(timeout, int(own or 0))
+    except ValueError:  # libpq refuses it
+        pass
+    hosts = given.get("hostaddr") or given.get("host") or service.get("host") or ""
+    return timeout * (1 + str(hosts).count(","))
 
 
 _STATES = {

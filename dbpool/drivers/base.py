@@ -37,8 +37,9 @@ class Driver(Protocol):
 
     May be there as well: `name_option`, the argument of `connect` that names a session on the
     server; `check_kwargs(kwargs)`, which raises TypeError or ValueError when a pool is made with
-    what `connect` would refuse; `pool_closed()`, called when the pool has closed, where the
-    driver keeps something for as long as it lives.
+    what `connect` would refuse; `connect_seconds(conninfo, kwargs, timeout)`, how long `connect`
+    may take where that is more than `timeout`; `pool_closed()`, called when the pool has closed,
+    where the driver keeps something for as long as it lives.
     """
 
     name: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -55,13 +54,18 @@ class PsycopgDriver:
                 "psycopg.Connection, or a class made from it, and no asynchronous one"
             )
 
+    def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
+        """Return how long `connect` may take: the user's own connect_timeout, if longer."""
+        given = {**self._parse(conninfo), **kwargs}
+        return _postgres.connect_seconds(given, os.environ, timeout)
+
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
         """Open a connection; `timeout` is per address, and whole seconds."""
         self.check_kwargs(kwargs)
         given = {**self._parse(conninfo), **kwargs}
-        defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
+        defaults = _postgres.defaults(given, os.environ, timeout, name)
         connection_class = given.pop("connection_class", psycopg.Connection)
         ours = {key: given.pop(key) for key in _FOR_THE_CLASS if key in given}
         conn = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -58,18 +57,24 @@ class Psycopg2Driver:
                     "cannot wait on psycopg2's asynchronous connections. Leave it out"
                 )
 
+    def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
+        """Return how long `connect` may take: the user's own connect_timeout, if longer."""
+        given = {**self._parse(conninfo), **kwargs}
+        return _postgres.connect_seconds(given, os.environ, timeout)
+
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
         """Open a connection; `timeout` is per address, as libpq has it, and whole seconds."""
         self.check_kwargs(kwargs)
         given = {**self._parse(conninfo), **kwargs}
-        defaults = _postgres.defaults(given, os.environ, math.ceil(timeout), name)
+        defaults = _postgres.defaults(given, os.environ, timeout, name)
+        seconds = _postgres.connect_seconds(given, os.environ, timeout)
         factory = {
             key: given.pop(key) for key in ("connection_factory", "cursor_factory") if key in given
         }
         try:
-            with _green_deadline(timeout):
+            with _green_deadline(seconds):
                 return psycopg2.connect(**{**defaults, **given}, **factory)
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass

@@ -7,6 +7,7 @@ import itertools
 import logging
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn
 
-from dbpool import ConnectFailed, ConnectionPool, PoolTimeout
+from dbpool import ConnectFailed, ConnectionPool, PoolTimeout, _connecting
 from testproject.postgres import PostgresServer
-from tests.support.callers import PATIENCE, MakePool
+from tests.support.callers import PATIENCE, MakePool, in_thread
 from tests.support.servers import Postgres
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver
@@ -234,6 +235,129 @@ def test_what_the_user_set_wins(
     assert parameters_of(pool).get("connect_timeout") == "8"
     with pool.connection() as conn:
         assert one(conn, "SHOW application_name") == "from the environment"
+
+
+OPTIONS = {
+    "connect_timeout": "9",
+    "keepalives_idle": "33",
+    "keepalives_interval": "7",
+    "keepalives_count": "5",
+    "tcp_user_timeout": "4321",
+}
+
+
+@pytest.mark.parametrize("named", ["in the conninfo", "in kwargs", "by PGSERVICE"])
+@pytest.mark.parametrize("where", ["PGSERVICEFILE", "HOME", "PGSYSCONFDIR", "after HOME's"])
+def test_what_a_service_sets_wins(
+    named: str,
+    where: str,
+    postgres: Postgres,
+    new_pool: MakePool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    settings = {**parse_dsn(postgres.dsn()), **OPTIONS, "application_name": "the service's"}
+    lines = "".join(f"{key}={value}\n" for key, value in settings.items())
+    text = f"# ours\n[other]\nkeepalives_idle=99\n\n[shop]\n{lines}[third]\nconnect_timeout=77\n"
+    monkeypatch.delenv("PGSERVICEFILE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = ".pg_service.conf" if where == "HOME" else "pg_service.conf"
+    (tmp_path / file).write_text(text)
+    if where == "PGSERVICEFILE":
+        monkeypatch.setenv(where, str(tmp_path / file))
+    else:
+        monkeypatch.setenv("PGSYSCONFDIR", str(tmp_path))
+    if where == "after HOME's":
+        (tmp_path / ".pg_service.conf").write_text("[other]\nconnect_timeout=88\n")
+    if named == "by PGSERVICE":
+        monkeypatch.setenv("PGSERVICE", "shop")
+    conninfo = "service=shop" if named == "in the conninfo" else ""
+    pool = new_pool(conninfo, kwargs={"service": "shop"} if named == "in kwargs" else {})
+    parameters = parameters_of(pool)
+    assert {key: parameters.get(key) for key in OPTIONS} == OPTIONS
+    with pool.connection() as conn:
+        assert one(conn, "SHOW application_name") == "the service's"
+
+
+def test_what_a_service_leaves_open_is_set_and_the_conninfo_wins_over_it(
+    postgres: Postgres, new_pool: MakePool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = [f"{key}={value}" for key, value in parse_dsn(postgres.dsn()).items()]
+    lines += ["keepalives_idle=33", "connect_timeout=9"]
+    (tmp_path / "services").write_text("\n".join(["[shop]", *lines]))
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    parameters = parameters_of(new_pool("service=shop connect_timeout=8"))
+    found = {key: parameters.get(key) for key in OPTIONS}
+    assert found == {
+        "connect_timeout": "8",
+        "keepalives_idle": "33",
+        "keepalives_interval": "3",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "10000",
+    }
+
+
+def test_nothing_is_set_where_the_service_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It may set any of them: it is in libpq's own directory, or on an LDAP server."""
+    from dbpool.drivers import _postgres
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for environ in ({}, {"PGSERVICEFILE": str(tmp_path / "none")}):
+        assert _postgres.defaults({"service": "shop"}, environ, 5.0, "dbpool:x") == {}
+    (tmp_path / "ldap").write_text("[shop]\nldap://server/dc=example?description?one?(cn=shop)\n")
+    environ = {"PGSERVICEFILE": str(tmp_path / "ldap"), "PGSERVICE": "shop"}
+    assert _postgres.defaults({}, environ, 5.0, "dbpool:x") == {}
+
+
+# How long a connect may take
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "seconds"),
+    [
+        ({}, {}, 5.0),
+        ({"connect_timeout": "9"}, {}, 9.0),
+        ({"connect_timeout": 9}, {"PGCONNECT_TIMEOUT": "30"}, 9.0),
+        ({"connect_timeout": "2"}, {}, 5.0),
+        ({"connect_timeout": "0"}, {}, 5.0),
+        ({"connect_timeout": "nonsense"}, {}, 5.0),
+        ({}, {"PGCONNECT_TIMEOUT": "30"}, 30.0),
+        ({"host": "a,b,c"}, {}, 15.0),
+        ({"host": "a,b", "connect_timeout": "9"}, {}, 18.0),
+        ({"hostaddr": "::1,127.0.0.1", "host": "a"}, {}, 10.0),
+    ],
+)
+def test_the_longer_connect_timeout_counts_and_for_each_host(
+    given: dict[str, Any], environ: dict[str, str], seconds: float
+) -> None:
+    from dbpool.drivers import _postgres
+
+    assert _postgres.connect_seconds(given, environ, 5.0) == seconds
+
+
+@pytest.mark.outage
+@pytest.mark.parametrize("how", ["string", "callable", "kwargs"])
+def test_a_slow_connect_is_kept_where_the_users_own_timeout_is_longer(
+    how: str,
+    breakable_postgres: PostgresServer,
+    new_pool: MakePool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_connecting, "OVERRUN", 0.0)
+    url = breakable_postgres.url(connect_timeout=60)
+    conninfo = {"string": url, "callable": lambda: url, "kwargs": breakable_postgres.url()}[how]
+    kwargs = {"connect_timeout": 60} if how == "kwargs" else {}
+    pool = new_pool(conninfo, kwargs=kwargs, connect_timeout=0.2, max_size=1)
+    breakable_postgres.freeze()
+    caller = in_thread(pool.getconn, PATIENCE)
+    (attempt,) = wait_until(pool._attempts, PATIENCE, "a connect is under way")
+    wait_until(lambda: time.monotonic() > attempt.since + 0.3, PATIENCE)
+    breakable_postgres.thaw()
+    pool.putconn(caller.result(PATIENCE))
+    stats = pool.get_stats()
+    assert (stats["connections_num"], stats["connections_closed"]) == (1, {})
 
 
 # Refused with one clear word

@@ -51,6 +51,15 @@ def test_psycopg_pools_keys_do_no_harm(project: Project) -> None:
 
 
 @pytest.mark.project(tables=False)
+def test_a_longer_connect_timeout_of_the_project_wins(project: Project) -> None:
+    wrapper = _wrapper(project.dsn, {"connect_timeout": 3.0})
+    driver = wrapper.pool.driver
+    assert driver.connect_seconds("", {}, 3.0) == 3.0
+    wrapper = _wrapper(project.dsn, OPTIONS={"pool": True, "connect_timeout": 9})
+    assert wrapper.pool.driver.connect_seconds("", {}, 3.0) == 9.0
+
+
+@pytest.mark.project(tables=False)
 def test_conn_max_age_is_the_lifetime_and_pins_nothing(project: Project) -> None:
     wrapper = _wrapper(project.dsn, CONN_MAX_AGE=600, CONN_HEALTH_CHECKS=True)
     wrapper.ensure_connection()
