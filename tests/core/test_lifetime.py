@@ -147,6 +147,19 @@ def test_the_minimum_gets_its_successor_before_it_ends(
     assert order[:2] == ["connect", "close"]
 
 
+def test_the_successor_is_there_when_the_old_one_ends(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_growth, "REPLACE_BEFORE", 3 * PATIENCE)
+    pool = stub_pool(min_size=1, max_size=2, max_lifetime=3000)
+    pool.wait(PATIENCE)
+    (first,) = pool._entries
+    age(pool, first.expires_at - time.monotonic() - 2 * PATIENCE)
+    upkeep(pool)
+    wait_until(lambda: stub.open_connections == 2, PATIENCE, "a successor comes early")
+    assert pool.get_stats()["connections_closed"] == {}, "the old one is good for a while yet"
+
+
 @pytest.mark.parametrize("early", [1.0, 1100.0])
 def test_the_minimum_is_renewed_once_and_never_overgrown(
     early: float, stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
