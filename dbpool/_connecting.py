@@ -129,7 +129,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
         now + life,
     )
     entry.attributes = pool._driver.attributes(conn)
-    entry.good_until = min(now + pool._validate_after, entry.expires_at)
+    entry.renew(now, pool._validate_after)
     _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
     with pool._lock:
         unwanted = attempt.unwanted

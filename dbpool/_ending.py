@@ -97,6 +97,7 @@ def expire(entry: Entry, why: str) -> None:
     """End an entry's life now: it is closed when next it is idle, or at once by a sweep."""
     if entry.expires_at:  # the first reason counts
         entry.why = why
-    # In this order: a return writes good_until and then reads expires_at.
+    # In this order: a return writes the other two, if it does, and then reads expires_at.
     entry.expires_at = 0.0
     entry.good_until = 0.0
+    entry.renew_at = 0.0

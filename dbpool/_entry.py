@@ -36,11 +36,12 @@ class Entry(weakref.ref[Any]):
         "owner",  # (uses, owner): who answers for the loan numbered `uses`
         "poll",  # `poll` of a poll object on its socket, or None
         "pool",
+        "renew_at",  # a return before this moment leaves `good_until` as it is
         "proved_at",  # its last complete round trip
         "since",  # lent, or idle, since then
         "slow",  # uses of 1 ms and longer, by histogram bucket
         "used",  # seconds lent, in all
-        "uses",  # how often lent
+        "uses",  # how often lent: a float, which counts as exactly and is added to sooner
         "why",  # what ends it at `expires_at`
     )
 
@@ -64,10 +65,10 @@ class Entry(weakref.ref[Any]):
         self.born = self.proved_at = self.since = now
         self.expires_at = expires_at
         self.why = "max_lifetime"
-        self.good_until = 0.0
+        self.good_until = self.renew_at = 0.0
         self.holder = 0
-        self.owner: tuple[int, Any] | None = None
-        self.uses = 0
+        self.owner: tuple[float, Any] | None = None
+        self.uses = 0.0
         self.used = 0.0
         self.slow: list[int] | None = None
 
@@ -75,6 +76,20 @@ class Entry(weakref.ref[Any]):
     __hash__ = object.__hash__
     __eq__ = object.__eq__
     __ne__ = object.__ne__
+
+    def renew(self, now: float, seconds: float) -> bool:
+        """Let it be handed out without a look for `seconds`. False if its life is over.
+
+        Due at a return when half of that is gone: until then the old term will do.
+        """
+        self.good_until = min(now + seconds, self.expires_at)
+        self.renew_at = min(now + seconds / 2, self.expires_at)
+        # Read again after both are written: drain, resize and close write them the other way.
+        return now < self.expires_at
+
+    def doubt(self) -> None:
+        """Have it looked at before it is handed out next."""
+        self.good_until = self.renew_at = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count a use of 1 ms or longer; shorter ones are what remains of `uses`."""

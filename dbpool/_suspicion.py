@@ -35,7 +35,7 @@ def distrust(pool: ConnectionPool) -> None:
         pool._suspects = [(entry, entry.uses) for entry in list(pool._in_use.values())]
         for entry in list(pool._entries):
             entry.proved_at = -math.inf  # a ping is due
-            entry.good_until = 0.0  # at the next hand-out
+            entry.doubt()  # at the next hand-out
 
 
 def relax(pool: ConnectionPool) -> None:

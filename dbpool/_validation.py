@@ -169,7 +169,7 @@ def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
         if seen == _socket.DEAD:
             return "broken"
         if seen == _socket.SUSPECT:
-            entry.good_until = 0.0  # whoever takes it asks the server first
+            entry.doubt()  # whoever takes it asks the server first
     if len(pool._entries) > pool.max_size and _staying(pool) > pool.max_size:
         return "excess"
     if len(pool._entries) > pool.min_size and now - entry.since >= _max_idle(pool):

@@ -118,7 +118,10 @@ OPTIONS: dict[str, Option] = {
         _one_of("poll", "ping", "off"),
     ),
     "validate_after": Option(
-        0.1, "seconds idle before a look is worth it; 0 is always", "0 or more", _not_negative
+        0.1,
+        "seconds idle before a look is due, at the latest; 0 is always",
+        "0 or more",
+        _not_negative,
     ),
     "ping_after": Option(
         30.0, "seconds since the last good answer before a ping", "0 or more", _not_negative

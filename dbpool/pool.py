@@ -51,6 +51,14 @@ logger = logging.getLogger("dbpool.pool")
 _FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 _numbers = itertools.count(1)
+
+
+def _not_lent() -> object:
+    """Stand for the entry of what is not lent, and refer to no connection; None could be given."""
+    return _not_lent
+
+
+_NOT_LENT: Any = _not_lent
 _E = TypeVar("_E", bound=PoolError)
 
 
@@ -69,6 +77,18 @@ class ConnectionPool:
 
     All methods may be called from any thread.
     """
+
+    # What each acquire and return reads: a slot is found sooner than a key of a large dictionary.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_idle",
+        "_in_use",
+        "_settled",
+        "_take",
+        "_validate_after",
+        "_waiters",
+    )
 
     def __init__(
         self,
@@ -142,7 +162,7 @@ class ConnectionPool:
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._threads_refused = False
         self._validate_after = self._trusted_for  # 0 while others were found dead: _suspicion
-        self._suspects: list[tuple[Entry, int]] = []
+        self._suspects: list[tuple[Entry, float]] = []
         self._owned = False  # whether anybody has answered for a loan
         self._proved_at = -math.inf
         self._doubted_at = -math.inf
@@ -158,8 +178,9 @@ class ConnectionPool:
         Raises PoolTimeout, TooManyRequests, PoolClosed, or ConnectFailed where waiting cannot
         help; each is also the driver's OperationalError.
         """
+        take = self._take  # called by a local name, here and below: CPython looks methods up first
         try:
-            conn, entry = self._take()
+            conn, entry = take()
         except IndexError:
             conn, entry, now = self._acquire_slowly(timeout)
         else:
@@ -168,7 +189,7 @@ class ConnectionPool:
                 conn, entry, now = self._look_again((conn, entry), now, timeout)
         self._in_use[entry.key] = entry
         entry.since = now
-        entry.uses += 1
+        entry.uses += 1.0
         entry.holder = get_ident()
         return conn
 
@@ -225,10 +246,11 @@ class ConnectionPool:
         another pool); that harms nothing. Once it has been lent again to somebody else, a second
         return cannot be told from theirs: `connection()` never returns twice.
         """
-        entry = self._in_use.pop(id(conn), None)
-        if entry is None or entry() is not conn:
+        entry = self._in_use.pop(id(conn), _NOT_LENT)
+        if entry() is not conn:
             self._refuse(conn, entry)
             return
+        settled = self._settled
         now = monotonic()
         used = now - entry.since
         entry.used += used
@@ -237,21 +259,16 @@ class ConnectionPool:
             entry.observe(used)
         if (
             close
-            or not self._settled(conn, entry.attributes)
+            or not settled(conn, entry.attributes)
             or entry.holder != get_ident()
             or self._reset is not None
         ):
             if not _returning.accept(self, entry, conn, close):
                 return
             now = monotonic()
-        good = now + self._validate_after
-        entry.good_until = good
-        # Read after good_until is written: drain, resize and close write them the other way.
-        if good > entry.expires_at:
-            entry.good_until = entry.expires_at
-            if now >= entry.expires_at:
-                _ending.retire(self, (conn, entry), entry.why)
-                return
+        if now >= entry.renew_at and not entry.renew(now, self._validate_after):
+            _ending.retire(self, (conn, entry), entry.why)
+            return
         waiters = self._waiters
         if waiters:
             _handover.offer(self, (conn, entry))
@@ -283,9 +300,9 @@ class ConnectionPool:
         entry.owner = (entry.uses, owner)
         self._owned = True
 
-    def _refuse(self, conn: Any, entry: Entry | None) -> None:
+    def _refuse(self, conn: Any, entry: Any) -> None:
         """Answer a return that is none."""
-        if entry is not None:  # a dropped connection had the id that this stranger has now
+        if entry is not _NOT_LENT:  # a dropped connection had the id that this stranger has now
             _ending.find_lost(self)
         if self._inherited.pop(id(conn), None) is not None:
             return  # lent before a fork: the parent's, and cut off from it already

@@ -79,7 +79,7 @@ class Totals:
 
     def fold(self, entry: Entry) -> None:
         """Take over what an entry has counted; call it once, when the entry ends."""
-        self.uses += entry.uses
+        self.uses += int(entry.uses)
         self.used += entry.used
         if entry.slow:
             self.slow = [a + b for a, b in zip(self.slow, entry.slow, strict=True)]
@@ -97,7 +97,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
         uses, used = total.uses, total.used
         slow = list(total.slow)
         for entry in entries:
-            uses += entry.uses
+            uses += int(entry.uses)
             used += entry.used
             slow = [a + b for a, b in zip(slow, entry.slow or (0,) * len(slow), strict=True)]
         lent = [entry.since for entry in list(pool._in_use.values())]

@@ -136,6 +136,7 @@ def age(pool: ConnectionPool, seconds: float) -> None:
         entry.since -= seconds
         entry.expires_at -= seconds
         entry.good_until -= seconds
+        entry.renew_at -= seconds
     pool._due -= seconds
 
 

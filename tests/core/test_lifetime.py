@@ -37,6 +37,7 @@ def age(pool: ConnectionPool, seconds: float) -> None:
             entry.proved_at -= seconds
             entry.expires_at -= seconds
             entry.good_until -= seconds
+            entry.renew_at -= seconds
 
 
 def upkeep(pool: ConnectionPool) -> None:
