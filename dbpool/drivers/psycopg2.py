@@ -13,6 +13,7 @@ from psycopg2 import extensions
 
 from .. import _socket
 from . import _postgres
+from ._tracking import TrackedConnection, marks_of, unchanged
 from .base import ACTIVE, IDLE
 
 __all__ = ["Psycopg2Driver"]
@@ -73,6 +74,7 @@ class Psycopg2Driver:
         factory = {
             key: given.pop(key) for key in ("connection_factory", "cursor_factory") if key in given
         }
+        factory.setdefault("connection_factory", TrackedConnection)
         try:
             with _green_deadline(seconds):
                 return psycopg2.connect(**{**defaults, **given}, **factory)
@@ -101,35 +103,39 @@ class Psycopg2Driver:
         return fd if fd >= 0 else None
 
     def attributes(self, conn: Any) -> Any:
-        """Return the session attributes that a borrower may change; no round trip."""
+        """Return the session attributes that a borrower may change; no round trip.
+
+        The last two are none: the list that is empty when nobody has left notices in it (a place
+        of the user's own for them is left alone), and the marks of what has been touched.
+        """
+        notices = conn.notices
         return (
             conn.autocommit,
             conn.isolation_level,
             conn.readonly,
             conn.deferrable,
             conn.cursor_factory,
+            notices,
+            notices if type(notices) is list else (),
+            marks_of(conn),
         )
 
     @staticmethod
     def settled(conn: Any, attributes: Any) -> bool:
         """Return whether it is idle and its attributes are those.
 
-        Runs at each return, so it compares one by one: a tuple more costs as much as all five.
+        Runs at each return, so it reads no more than it must; see `_tracking`.
         """
         return (
             not conn.get_transaction_status()
             and conn.status == _READY  # not so after tpc_prepare(), whatever the server says
-            and (not conn.notices or conn.notices.__class__ is not list)
-            and conn.autocommit is attributes[0]
-            and conn.isolation_level is attributes[1]
-            and conn.readonly is attributes[2]
-            and conn.deferrable is attributes[3]
-            and conn.cursor_factory is attributes[4]
+            and not attributes[6]
+            and (not attributes[7] or unchanged(conn, attributes, attributes[7]))
         )
 
     def restore(self, conn: Any, attributes: Any) -> None:
         """Put the session attributes back; a round trip only for settings of autocommit mode."""
-        autocommit, isolation_level, readonly, deferrable, cursor_factory = attributes
+        autocommit, isolation_level, readonly, deferrable, cursor_factory, notices, *_ = attributes
         wanted = (isolation_level, readonly, deferrable)
         if autocommit and not conn.autocommit and wanted != _UNSET:
             self._set_again(conn, wanted)
@@ -138,8 +144,9 @@ class Psycopg2Driver:
         if conn.autocommit != autocommit:
             conn.autocommit = autocommit
         conn.cursor_factory = cursor_factory
-        if isinstance(conn.notices, list):
-            conn.notices.clear()  # what the server told one borrower is not for the next
+        conn.notices = notices
+        if type(notices) is list:
+            notices.clear()  # what the server told one borrower is not for the next
 
     @staticmethod
     def _set_again(conn: Any, wanted: tuple[Any, ...]) -> None:
