@@ -34,6 +34,8 @@ test-psycopg: postgres-psycopg ## run the drivers' and Django's tests where ther
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
 		tests/web_django --ignore-glob='*/test_[ch]*.py' --ignore-glob='*/test_settings.py' \
 		--ignore-glob='*/test_sqlite.py' $(ARGS)
+	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
+		tests/core/test_fork.py tests/core/test_fork_connect.py tests/core/test_fork_programs.py $(ARGS)
 
 test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers beside those of other pools: an hour
 	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
