@@ -18,10 +18,11 @@ from .errors import PoolError
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Attempt", "Failure", "connect", "make"]
+__all__ = ["CHECK_FAILED", "Attempt", "Failure", "connect", "make", "rejected"]
 
 logger = logging.getLogger("dbpool.pool")
 
+CHECK_FAILED = "check_failed"  # a Failure's reason where connecting itself went well
 OVERRUN = 2.0  # seconds past connect_timeout (name resolution) after which one is given up
 LIFETIME_SPREAD = 0.25
 
@@ -148,7 +149,8 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
         pool._connecting.pop(id(attempt), None)
         pool._totals.connects += 1
         pool._totals.count_connect(now - started)
-        pool._backoff.clear()
+        if not pool._backoff.checking:  # else it has yet to pass the check that others failed
+            pool._backoff.clear()
         pool._proved_at = now
     return entry
 
@@ -160,6 +162,12 @@ def _opened(pool: ConnectionPool) -> None:
         _handover.tell_filling(pool, None)
     if pool._background:
         keeper.schedule(pool, time.monotonic() + 1.0)
+
+
+def rejected(pool: ConnectionPool, error: BaseException) -> None:
+    """Put the next connect off: a new connection has failed the user's check."""
+    with pool._lock:
+        pool._backoff.failed(time.monotonic(), Failure(error, CHECK_FAILED))
 
 
 def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> None:
@@ -175,7 +183,7 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Non
         pool._connecting.pop(id(attempt), None)
         pool._totals.connects += 1
         pool._totals.connect_errors += 1
-        if not isinstance(error, Exception):
+        if not isinstance(error, (Exception, SystemExit)):
             return  # the thread was interrupted: that says nothing about the server
         pool._backoff.failed(now, failure)
         first = pool._backoff.failing_since == now

@@ -44,20 +44,25 @@ class Backoff:
         self.failure: Failure | None = None
         self.given_up = False
         self.reported = False  # to reconnect_failed, once per outage
-        self._pause = 0.0
+        self.pause = 0.0
 
     def failed(self, now: float, failure: Failure) -> None:
         """Put the next attempt off."""
-        if self._pause:
+        if self.pause:
             lower = max(self.lowest, self.highest / 3)
-            self._pause = random.uniform(
-                min(self._pause, lower), min(3 * self._pause, self.highest)
+            self.pause = random.uniform(
+                min(self.pause, lower), min(3 * self.pause, self.highest)
             )
         else:
-            self._pause = self.lowest * random.uniform(1.0, 1.5)
+            self.pause = self.lowest * random.uniform(1.0, 1.5)
             self.failing_since = now
-        self.retry_at = now + self._pause
+        self.retry_at = now + self.pause
         self.failure = failure
+
+    @property
+    def checking(self) -> bool:
+        """Whether the last failure is a new connection's that did not pass the user's check."""
+        return self.failure is not None and self.failure.reason == _connecting.CHECK_FAILED
 
     @property
     def permanent(self) -> Failure | None:
@@ -102,9 +107,12 @@ def _run(ref: weakref.ref[ConnectionPool], attempt: Attempt) -> None:
     pool = ref()
     if pool is None:
         return
-    _connecting.make(pool, attempt)
-    del attempt
-    connect_all(pool)
+    try:
+        _connecting.make(pool, attempt)
+        del attempt
+        connect_all(pool)
+    except SystemExit:  # a callback's: it counts as a failed connect, and ends this thread
+        pass
 
 
 def connect_all(pool: ConnectionPool) -> None:
@@ -119,6 +127,8 @@ def _reserve(pool: ConnectionPool) -> Attempt | None:
     with pool._lock:
         if not _wanted(pool, now):
             return None
+        if pool._backoff.checking:
+            pool._backoff.retry_at = now + pool._backoff.pause  # one at a time, until one passes
         attempt = Attempt(now, pool._connect_timeout)
         pool._connecting[id(attempt)] = weakref.ref(attempt)
         if len(pool._entries) + len(pool._attempts()) > pool.max_size:

@@ -32,7 +32,7 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
         _growth.grow(pool)
         now = time.monotonic()
         left = started + timeout - now
-        if waiter.wait(min(left, nap(pool, now))) or left <= 0:
+        if waiter.wait(min(left, nap(pool, now, started))) or left <= 0:
             break
     answer = waiter.withdraw()
     if answer is None:

@@ -6,11 +6,12 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from . import _growth, _returning, _socket, _suspicion
+from . import _connecting, _growth, _returning, _socket, _suspicion
 from ._ending import retire
 from ._handover import offer
 from ._keeper import Guard
 from .drivers.base import IDLE
+from .errors import PoolError
 
 if TYPE_CHECKING:
     from ._entry import Entry, Held
@@ -82,9 +83,16 @@ def _passes_check(pool: ConnectionPool, held: Held, deadline: float) -> bool:
         with Guard(pool, conn, min(pool._ping_timeout, left)):
             pool._check(conn)
         keep = _returning.tidy(pool, entry, conn)
-    except Exception:
-        keep = False
-    if not keep:
+        error: Exception = PoolError("the check left the connection in a state of no use")
+    except Exception as raised:
+        keep, error = False, raised
+    if keep:
+        if pool._backoff.checking:
+            with pool._lock:
+                pool._backoff.clear()
+    else:
+        if not entry.uses:
+            _connecting.rejected(pool, error)
         with pool._lock:
             pool._totals.found_dead += 1
         retire(pool, held, "check_failed")

@@ -138,7 +138,7 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
         left = deadline - now
         if left > 0 or pool._background:  # a connect made here takes time that must be left
             _growth.grow(pool)
-        if waiter.wait(min(left, nap(pool, now))) or deadline <= time.monotonic():
+        if waiter.wait(min(left, nap(pool, now, waiter.since))) or deadline <= time.monotonic():
             return
         if not collected and left <= 2 * BELT:
             collected = True
@@ -149,12 +149,17 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
                 pool._totals.rescues += 1
 
 
-def nap(pool: ConnectionPool, now: float) -> float:
-    """Return how long to sleep before anything may have to be done by this caller."""
+def nap(pool: ConnectionPool, now: float, since: float) -> float:
+    """Return how long one that waits `since` may sleep before it may have to do something."""
     if len(pool._entries) >= pool.max_size:
         return BELT
     pause = pool._backoff.retry_at - now
-    return min(pause, BELT) if pause > 0 else _growth.PATIENCE if pool._connecting else BELT
+    if pause > 0:
+        return min(pause, BELT)
+    if not 0 < len(pool._connecting) < pool._max_connecting:
+        return BELT  # who ends a connect looks for the next one to make
+    left = since + _growth.PATIENCE - now
+    return left if left > 0 else BELT
 
 
 def _collect(now: float) -> None:
@@ -191,7 +196,12 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
     if failure is not None:
         cause = failure.error
         why = f"connecting fails ({failure.reason}): is the database up and reachable?"
-        if not isinstance(cause, (pool._driver.OperationalError, OSError)):
+        if failure.reason == "check_failed":
+            why = (
+                f"no new connection passes its check ({type(cause).__name__}): see the cause, and "
+                "what check does"
+            )
+        elif not isinstance(cause, (pool._driver.OperationalError, OSError)):
             why = (
                 f"connecting fails with {type(cause).__name__}, which is none of the server's "
                 "errors: see its cause, and what conninfo, kwargs and configure do"

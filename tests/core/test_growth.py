@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _connecting
+from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _connecting, _waiting
 from dbpool._growth import Backoff, Failure
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
@@ -366,6 +366,37 @@ def test_a_hanging_connect_is_replaced_but_no_more_than_two_and_keeps_its_slot(
     assert pool.get_stats()["pool_size"] == 3
     gate.open()
     caller.result(PATIENCE)
+    expect_full_capacity(pool)
+
+
+@pytest.mark.usefixtures("short_overrun")
+@pytest.mark.parametrize("end", ["fails", "arrives"])
+def test_growth_goes_on_when_one_of_three_hanging_connects_ends(
+    end: str, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """At most two are replaced; each frees its place when its thread ends."""
+    go = threading.Semaphore(0)
+    inside: list[int] = []
+
+    def hang(_: object) -> None:
+        inside.append(1)
+        if len(inside) <= 3:
+            go.acquire(timeout=PATIENCE)
+            if end == "fails":
+                raise StubError("connect_timeout")
+
+    stub.hooks["connect"] = hang
+    pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1)
+    caller = in_thread(use, pool)
+    wait_until(lambda: len(inside) == 3, PATIENCE, "two hanging ones are replaced")
+    wait_until(lambda: all(a.overdue_at < time.monotonic() for a in pool._attempts()), PATIENCE)
+    assert not caller.done()
+    assert len(inside) == 3
+    go.release()
+    caller.result(PATIENCE)
+    assert len(inside) == 4
+    assert len(pool._attempts()) == 2, "those that hang still have their places"
+    go.release(2)
     expect_full_capacity(pool)
 
 
@@ -728,6 +759,53 @@ def test_an_interrupted_connect_costs_no_slot(
     expect_full_capacity(pool)
     assert errors == []
     assert stub.open_connections == 2
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_configure_that_exits_is_logged_and_tried_ever_less_often(
+    background: bool, stub_pool: MakePool, stub: StubDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread ends by SystemExit without a word: sys.exit() in it would be a silent storm."""
+    tries: list[float] = []
+
+    def configure(conn: object) -> None:
+        tries.append(time.monotonic())
+        raise SystemExit(3)
+
+    pool = stub_pool(max_connecting=1, configure=configure, background=background)
+    if background:
+        with pytest.raises(PoolTimeout, match="see its cause") as caught:
+            pool.getconn(timeout=0.7)
+        assert isinstance(caught.value.__cause__, SystemExit)
+    else:
+        with pytest.raises(SystemExit):
+            pool.getconn(timeout=0.7)
+    assert "cannot connect: connect_failed (SystemExit)" in caplog.text
+    assert all(later - earlier >= 0.1 for earlier, later in pairwise(tries))
+    assert stub.open_connections == 0
+
+
+def test_a_waiter_sleeps_while_others_connect(
+    stub_pool: MakePool, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    wait = _waiting.Waiter.wait
+
+    def counted(waiter: Any, seconds: float) -> bool:
+        naps.append(seconds)
+        return wait(waiter, seconds)
+
+    monkeypatch.setattr(_waiting.Waiter, "wait", counted)
+    pool = stub_pool(max_size=9)
+    callers = [in_thread(use, pool) for _ in range(4)]
+    wait_until(lambda: gate.inside == 2, PATIENCE, "both connects are under way")
+    wait_until(lambda: pool.get_stats()["oldest_wait"] > 0.5, PATIENCE)
+    elapsed = pool.get_stats()["oldest_wait"]
+    assert len(naps) <= 4 * (3 + elapsed / _waiting.BELT)
+    gate.open()
+    for caller in callers:
+        caller.result(PATIENCE)
+    expect_full_capacity(pool)
 
 
 # resize and connects under way

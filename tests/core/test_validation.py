@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import psycopg2
@@ -377,6 +378,49 @@ def test_a_check_that_always_fails_ends_in_a_timeout(stub_pool: MakePool) -> Non
     with pytest.raises(PoolTimeout):
         in_thread(pool.getconn, 0.3).result(PATIENCE)
     settled(pool)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_check_that_nothing_passes_is_tried_ever_less_often_and_is_blamed(
+    background: bool, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    tries: list[float] = []
+    stub.hooks["connect"] = lambda _: tries.append(time.monotonic())
+    wrong = [True]
+
+    def check(conn: StubConnection) -> None:
+        if wrong:
+            raise StubError("no such table")
+
+    pool = stub_pool(max_size=3, max_connecting=1, check=check, background=background)
+    callers = [in_thread(pool.getconn, 1.5) for _ in range(3)]
+    for caller in callers:
+        with pytest.raises(PoolTimeout, match=r"passes its check \(StubError\): see") as e:
+            caller.result(PATIENCE)
+        assert str(e.value.__cause__) == "no such table"
+        assert "database" not in str(e.value)
+    # The first three were not known to fail when they were made.
+    assert all(later - earlier >= 0.1 for earlier, later in pairwise(tries[3:]))
+    assert len(tries) <= 3 + 15, "1.5 s of pauses of a tenth"
+    assert pool._backoff.pause > 0.15, "they do not grow"
+    wrong.clear()
+    expect_full_capacity(pool)
+    assert pool._backoff.failure is None
+
+
+def test_a_used_connection_that_fails_its_check_puts_no_connect_off(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    def check(conn: StubConnection) -> None:
+        if not conn.alive:
+            raise StubError("it is old")
+
+    pool = stub_pool(max_size=1, check=check)
+    with pool.connection() as conn:
+        conn.alive = False
+    del conn
+    with pool.connection(PATIENCE):
+        assert pool._backoff.failure is None
 
 
 def test_what_a_check_leaves_behind_is_cleaned_up(pg_pool: MakePool) -> None:
