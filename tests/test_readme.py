@@ -15,19 +15,14 @@ from typing import Any
 import psycopg2
 import pytest
 
+from tests.support.documents import Document
 from tests.support.servers import Postgres
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+README = Document(ROOT / "README.md")
 URL = "postgresql://app@db.example/shop"
 
-
-def block(containing: str) -> str:
-    """Return the one code block that contains a text."""
-    (found,) = [code for _, code in BLOCKS if containing in code]
-    return found
-
+block = README.block
 
 TESTED = {
     "make demo": "test_the_two_commands_exist",
@@ -40,7 +35,7 @@ TESTED = {
 
 
 def test_every_block_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == len(TESTED)
+    assert len(README.blocks) == len(TESTED)
     for text, test in TESTED.items():
         block(text)
         assert test in globals()
@@ -162,5 +157,4 @@ def test_the_pool_alone(postgres: Postgres, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT):
-        assert (ROOT / target).exists(), target
+    assert README.broken_links() == []
