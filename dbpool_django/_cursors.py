@@ -41,10 +41,19 @@ class _Noticing:
         self._dbpool_notice(sql)
         return super()._executemany(sql, *args)  # type: ignore[misc]
 
+    def close(self) -> None:
+        self.cursor.close()
+        self._dbpool_closed_one()
+
     def _dbpool_notice(self, sql: Any) -> None:
         loan = self.db._dbpool_loan
         if loan is not None and not loan.changed:
             loan.changed = changes_session(sql, self.cursor)
+
+    def _dbpool_closed_one(self) -> None:
+        loan, name = self.db._dbpool_loan, getattr(self.cursor, "name", None)
+        if loan is not None and name:
+            loan.holdable.discard(name)
 
 
 class _Releasing(_Noticing):
@@ -96,6 +105,7 @@ class _Releasing(_Noticing):
     def close(self) -> None:
         self._dbpool_closed = True
         self._dbpool_fetch(self.cursor.close)
+        self._dbpool_closed_one()
         self._dbpool_read()
 
     def _dbpool_fetch(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

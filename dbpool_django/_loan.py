@@ -45,11 +45,14 @@ class Loan:
     Whoever drops the wrapper's `connection` without `close()` thereby gives the slot back.
     """
 
-    __slots__ = ("_broken", "_cursors", "_unread", "changed", "supplier")
+    __slots__ = ("_broken", "_cursors", "_unread", "changed", "holdable", "supplier")
 
     def __init__(self, supplier: Supplier) -> None:
         self.supplier = supplier
         self.changed = False  # the session is not what the next borrower should find
+        # Names of cursors WITH HOLD that nobody has closed yet. One that is dropped unclosed stays
+        # open on the server.
+        self.holdable: set[str] = set()
         self._broken = False
         self._cursors: list[weakref.ref[Any]] | None = None
         self._unread: weakref.WeakSet[Any] | None = None
@@ -112,7 +115,7 @@ class Loan:
         if not close and supplier.resets:
             if conn.closed:
                 close = True
-            elif self.changed or opener.has_drifted(conn):
+            elif self.changed or self.holdable or opener.has_drifted(conn):
                 if opener.transaction_status(conn) != IDLE:
                     logger.warning(
                         "pool %r: a connection came back in an open transaction: rolled back",
@@ -126,5 +129,6 @@ class Loan:
         for cursor in self.open_cursors():
             try:
                 cursor.close()
+                self.holdable.discard(getattr(cursor, "name", None) or "")
             except Exception:  # noqa: S110 - the server's cursor, in a session that has ended
                 pass

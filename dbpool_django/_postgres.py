@@ -20,6 +20,7 @@ from ._cursors import (
 )
 from ._loan import Supplier
 from ._postgres_opener import PostgresOpener
+from ._raw_cursors import is_noticing
 from ._wrapper import PooledWrapper
 
 if is_psycopg3:
@@ -55,9 +56,10 @@ class PooledPostgres(PooledWrapper):
         options = _settings.pool_options(self.settings_dict, self.alias)
         _check_parameters(self.get_connection_params(), self.alias)
         driver, _ = drivers.choose(None, "psycopg" if is_psycopg3 else "psycopg2")
-        opener = PostgresOpener(driver, self, options.pop("configure", None))
         # A reset by marks is the adapter's: the core has nothing to do at each return.
         resets = options.get("reset", self._dbpool_reset) == "auto"
+        configure = options.pop("configure", None)
+        opener = PostgresOpener(driver, self, configure, notices=resets)
         if resets:
             options["reset"] = None
         releases = options.pop("release", "request") == "transaction"
@@ -70,7 +72,7 @@ class PooledPostgres(PooledWrapper):
         loan = self._dbpool_loan
         if loan is not None and loan.supplier.releases:
             return ReleasingCursor(cursor, self)
-        if loan is not None and loan.supplier.resets:
+        if loan is not None and loan.supplier.resets and not is_noticing(cursor):
             return NoticingCursor(cursor, self)
         return super().make_cursor(cursor)
 
@@ -79,7 +81,7 @@ class PooledPostgres(PooledWrapper):
         loan = self._dbpool_loan
         if loan is not None and loan.supplier.releases:
             return ReleasingDebugCursor(cursor, self)
-        if loan is not None and loan.supplier.resets:
+        if loan is not None and loan.supplier.resets and not is_noticing(cursor):
             return NoticingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
 

@@ -13,6 +13,7 @@ from dbpool.drivers import _postgres
 from dbpool.drivers.base import Driver
 
 from ._opener import Opener
+from ._raw_cursors import noticing
 
 __all__ = ["PostgresOpener"]
 
@@ -25,9 +26,16 @@ class PostgresOpener(Opener):
         driver: Driver,
         wrapper: BaseDatabaseWrapper,
         configure: Callable[[Any], object] | None,
+        *,
+        notices: bool,
     ) -> None:
         super().__init__(driver, wrapper, configure)
-        self._reports = Reports()  # for `reset="auto"`
+        # For `reset="auto"`: what the server reports of sessions, and those that a statement has
+        # changed, by the id of their connection.
+        self._reports = Reports()
+        self._notices = notices
+        self._changed: set[int] = set()
+        self._noticing: dict[Any, Any] = {}
 
     def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
         """Return how long `connect` may take: the project's own connect_timeout, if longer."""
@@ -36,6 +44,17 @@ class PostgresOpener(Opener):
 
     def _parameters(self, given: dict[str, Any], timeout: float, name: str) -> dict[str, Any]:
         return {**_postgres.defaults(given, os.environ, timeout, name), **given}
+
+    def _adopt(self, conn: Any) -> None:
+        super()._adopt(conn)
+        if self._notices:
+            base = conn.cursor_factory
+            if base not in self._noticing:
+                self._noticing[base] = noticing(base, self._mark)
+            conn.cursor_factory = self._noticing[base]
+
+    def _mark(self, conn: Any) -> None:
+        self._changed.add(id(conn))
 
     def configure(self, conn: Any) -> None:
         """Give a connection Django's time zone and role, then what the user wants."""
@@ -48,10 +67,11 @@ class PostgresOpener(Opener):
             wrapper.connection = None  # nobody but the borrower holds it, or no slot comes back
         super().configure(conn)
         self._reports.remember(conn)
+        self._changed.discard(id(conn))
 
     def has_drifted(self, conn: Any) -> bool:
-        """Return whether the server reports another session than when it was configured.
+        """Return whether the session is another than when it was configured, as far as is seen.
 
-        No round trip: the server tells its clients of these changes by itself.
+        No round trip: a cursor has noticed a statement, or the server has told of a change.
         """
-        return self._reports.differ(conn)
+        return id(conn) in self._changed or self._reports.differ(conn)

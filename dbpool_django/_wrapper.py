@@ -145,8 +145,11 @@ class PooledWrapper(BaseDatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor that ends with this loan of the connection."""
         cursor = super().create_cursor(name)
-        if self._dbpool_loan is not None:
-            self._dbpool_loan.add_cursor(cursor)
+        loan = self._dbpool_loan
+        if loan is not None:
+            loan.add_cursor(cursor)
+            if name and self.connection.autocommit:  # Django makes it WITH HOLD then
+                loan.holdable.add(name)
         return cursor
 
     @cached_property

@@ -127,6 +127,113 @@ def test_composed_statements_and_procedures_are_noticed(site: Site) -> None:
     assert not _next_request(site)[5]
 
 
+_HOW = {
+    "execute": lambda raw, sql: raw.cursor().execute(sql),
+    "executemany": lambda raw, sql: raw.cursor().executemany(sql, [()]),
+    "parameters": lambda raw, sql: raw.cursor().execute(sql.replace("4321", "%s"), [4321]),
+    "psycopg 3's execute": lambda raw, sql: raw.execute(sql),
+}
+
+
+@pytest.mark.project(pool={"max_size": 1})
+@pytest.mark.parametrize("how", _HOW)
+def test_what_the_drivers_own_cursors_do_is_noticed(site: Site, how: str) -> None:
+    from django.db import connection
+
+    connection.ensure_connection()
+    raw = connection.connection
+    if how.startswith("psycopg 3") and not hasattr(raw, "execute"):
+        pytest.skip("psycopg2's connections have no such method")
+    _HOW[how](raw, "SELECT set_config('statement_timeout', '4321', false)")
+    connection.close()
+    assert _next_request(site)[:5] == _CLEAN
+    assert connection.pool.get_stats()["connections_num"] == 1
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_procedure_that_the_drivers_own_cursor_calls_is_noticed(site: Site) -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.cursor.callproc("set_config", ("statement_timeout", "4321", False))
+    connection.close()
+    assert _next_request(site)[:5] == _CLEAN
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_executemany_and_server_side_cursors_are_noticed(site: Site) -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.executemany("SELECT set_config(%s, %s, false)", [("statement_timeout", "4321")])
+    connection.close()
+    assert _next_request(site)[:5] == _CLEAN
+    with connection.chunked_cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', '4321', false)")
+        cursor.fetchall()
+    connection.close()
+    assert _next_request(site)[:5] == _CLEAN
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_server_side_cursor_dropped_unclosed_is_not_left_to_the_next_request() -> None:
+    import gc
+
+    from django.db import connection
+
+    cursor = connection.chunked_cursor()
+    cursor.execute("SELECT generate_series(1, 10)")  # in autocommit: it is WITH HOLD
+    assert cursor.fetchone() == (1,)
+    del cursor
+    gc.collect()
+    connection.close()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_cursors WHERE name LIKE '_django%'")
+        assert cursor.fetchone() == (0,)
+    connection.close()
+    connection.pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_cursors_that_are_closed_cost_no_cleaning() -> None:
+    from django.db import connection
+
+    from tests.web_django.shelf.models import Book
+
+    Book.objects.bulk_create(Book(title=str(number)) for number in range(5))
+    opener = connection._dbpool_supplier().opener
+    cleaned: list[Any] = []
+    opener.discard_session = cleaned.append
+    assert len(list(Book.objects.iterator(2))) == 5
+    some = Book.objects.iterator(2)
+    next(some)
+    del some
+    with connection.chunked_cursor() as cursor:
+        cursor.execute("SELECT 1")
+    open_ = connection.chunked_cursor()
+    open_.execute("SELECT 1")  # still in somebody's hands: closed at the return
+    connection.connection.cursor().execute("SET LOCAL statement_timeout = 4321")
+    connection.close()
+    assert cleaned == []
+    connection.pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_cursor_factory_of_the_projects_own_notices_as_well(site: Site) -> None:
+    from django.db import connection
+    from django.db.backends.postgresql.base import Cursor
+
+    class Own(Cursor):  # type: ignore[misc, valid-type]
+        pass
+
+    connection.settings_dict["OPTIONS"]["cursor_factory"] = Own
+    with connection.cursor() as cursor:
+        assert isinstance(cursor.cursor, Own)
+    connection.connection.cursor().execute("SET statement_timeout = 4321")
+    connection.close()
+    assert _next_request(site)[:5] == _CLEAN
+
+
 @pytest.mark.project(pool={"max_size": 1, "reset": "rollback"})
 def test_rollback_leaves_the_session_to_its_users(site: Site) -> None:
     _request(site, "SET statement_timeout TO 4321")

@@ -1,0 +1,54 @@
+"""The driver's own cursors, which notice what a statement leaves in the session (`reset="auto"`).
+
+On the driver's cursors, not on Django's wrappers alone, since much code takes the connection out of
+the wrapper: `connection.connection.cursor()`, psycopg 3's `connection.connection.execute()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dbpool.drivers._session import changes_session
+
+__all__ = ["is_noticing", "noticing"]
+
+
+def noticing(base: Any, mark: Callable[[Any], object]) -> Any:
+    """Return a subclass of a class of cursors that calls `mark(connection)`; else `base` itself.
+
+    A factory that is no class is left alone: nothing is known of what it makes.
+    """
+    if not isinstance(base, type):
+        return base
+    plain: Any = base
+
+    class Noticing(plain):  # type: ignore[misc]
+        _dbpool_notices = True
+
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            if changes_session(query, self):
+                mark(self.connection)
+            return super().execute(query, *args, **kwargs)
+
+        def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            if changes_session(query, self):
+                mark(self.connection)
+            return super().executemany(query, *args, **kwargs)
+
+        def callproc(self, procname: str, *args: Any, **kwargs: Any) -> Any:
+            if changes_session(f"SELECT {procname}("):
+                mark(self.connection)
+            return super().callproc(procname, *args, **kwargs)
+
+    Noticing.__name__, Noticing.__qualname__ = base.__name__, base.__qualname__
+    Noticing.__module__, Noticing.__doc__ = base.__module__, base.__doc__
+    return Noticing
+
+
+def is_noticing(cursor: Any) -> bool:
+    """Return whether a cursor of the driver's notices by itself all that there is to notice.
+
+    Not of a named one: that its end was seen to is noticed by Django's wrapper.
+    """
+    return getattr(cursor, "_dbpool_notices", False) and not getattr(cursor, "name", None)
