@@ -22,6 +22,7 @@ SETTINGS = """
 DATABASES = {{"default": {database!r}}}
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "tests.web_django.shelf"]
 MIGRATION_MODULES = {{"shelf": None}}
+ROOT_URLCONF = "tests.web_django.site"
 SECRET_KEY = "only for tests"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ALLOWED_HOSTS = ["*"]
@@ -167,3 +168,100 @@ def test_the_test_runner_works_unchanged(run: Run, tmp_path: Path, parallel: str
     # A second run finds nothing in its way, and one that keeps its databases reuses them.
     run("-W", "ignore::DeprecationWarning", *MANAGE, *test, "--keepdb")
     run("-W", "ignore::DeprecationWarning", *MANAGE, *test)
+
+
+# Python chooses how the runner's workers start: fork on Linux, spawn on macOS and Windows.
+SPAWNED = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    from django.core.management import execute_from_command_line
+    execute_from_command_line(sys.argv)
+"""
+
+
+def test_the_test_runner_works_with_spawned_workers(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_shelf.py").write_text(TESTS)
+    (tmp_path / "spawned.py").write_text(SPAWNED)
+    test = ("test", "--noinput", "--parallel", "2", "test_shelf")
+    done = run("-W", "ignore::DeprecationWarning", "spawned.py", *test)
+    assert re.search(r"^Ran 12 tests.*^OK", done.stderr, re.DOTALL | re.MULTILINE)
+    assert "Cloning test database" in done.stderr
+    assert "came back" not in done.stderr
+
+
+PYTEST_INI = """
+[pytest]
+DJANGO_SETTINGS_MODULE = shop_settings
+addopts = -p no:cacheprovider
+"""
+
+PYTEST_TESTS = """
+import pytest
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
+from django.db import connection
+from django.http import HttpResponse
+from django.urls import path
+from tests.web_django.shelf.models import Book
+
+def count(request):
+    return HttpResponse(str(Book.objects.count()))
+
+urlpatterns = [path("count", count)]
+
+def in_own_database():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_database()")
+        return cursor.fetchone()[0] == connection.settings_dict["NAME"]
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("number", range(4))
+def test_rolled_back(number):
+    assert in_own_database()
+    assert Book.objects.count() == 0
+    Book.objects.create(title="rolled back")
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("number", range(3))
+def test_committed(number):
+    assert Book.objects.count() == 0
+    Book.objects.create(title="committed")
+    def other():
+        try:
+            return Book.objects.count()
+        finally:
+            connection.close()
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(other).result() == 1
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.urls(__name__)
+def test_live_server(live_server):
+    Book.objects.create(title="committed")
+    for _ in range(5):
+        with urlopen(live_server.url + "/count") as answer:
+            assert answer.read() == b"1"
+
+@pytest.mark.django_db
+@pytest.mark.urls(__name__)
+def test_client(client):
+    Book.objects.create(title="uncommitted")
+    assert client.get("/count").content == b"1"
+
+def test_without_the_mark():
+    with pytest.raises(RuntimeError, match="Database access not allowed"):
+        Book.objects.count()
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_pytest_django_works_unchanged(run: Run, tmp_path: Path, workers: str) -> None:
+    (tmp_path / "pytest.ini").write_text(PYTEST_INI)
+    (tmp_path / "test_shelf.py").write_text(PYTEST_TESTS)
+    command = ("-m", "pytest", "-n", workers, "-p", "no:randomly")
+    # A second run finds nothing in its way, and what it keeps the third does not trip over.
+    for reuse in ((), ("--reuse-db",), ("--create-db",))[: 3 if workers == "0" else 2]:
+        done = run("-W", "ignore::DeprecationWarning", *command, *reuse)
+        assert "10 passed" in done.stdout
+        assert "came back" not in done.stdout + done.stderr
