@@ -16,7 +16,7 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-outages test-freethreaded check bench bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-flask test-outages test-freethreaded check bench bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,12 +28,19 @@ test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for
 	@$(PYTEST) -m "not long" $(ARGS)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
 
-# Of Django's tests those in which the driver has a part; the others would be the same again.
-test-psycopg: postgres-psycopg ## run the drivers' and Django's tests where there is psycopg 3, too
+# Of the adapters' tests those in which the driver has a part; the others would be the same again.
+test-psycopg: postgres-psycopg ## run the drivers' and adapters' tests where there is psycopg 3, too
 	@$(PSYCOPG_VENV)/bin/python -m pytest tests/drivers $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
 		tests/web_django --ignore-glob='*/test_[ch]*.py' --ignore-glob='*/test_settings.py' \
 		--ignore-glob='*/test_sqlite.py' $(ARGS)
+	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
+		-p no:django -p no:xdist tests/web_flask --ignore-glob='*/test_g[eu]*.py' \
+		--ignore-glob='*/test_fence.py' --ignore-glob='*/test_health.py' \
+		--ignore-glob='*/test_commands.py' --ignore-glob='*/test_setup.py' $(ARGS)
+
+test-flask: postgres ## run the Flask tests on Flask 3.0.3, 3.1.1, 3.1.2 and the newest (ARGS='-- -k stream' for pytest)
+	@$(RUN) -m tests.web_flask.versions $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
 		tests/core/test_fork.py tests/core/test_fork_connect.py tests/core/test_fork_programs.py $(ARGS)
 

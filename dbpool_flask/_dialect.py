@@ -10,6 +10,7 @@ __all__ = [
     "begin",
     "begin_for_good",
     "check_deferred",
+    "close_locally",
     "end_read_only_unit",
     "execute",
     "has_written",
@@ -60,6 +61,9 @@ def make_read_only(conn: Any) -> Any:
     name = _read_only_attribute(conn)
     before = getattr(conn, name)
     setattr(conn, name, True)
+    # psycopg 3 says it with the BEGIN that it sends, and in autocommit mode it sends none.
+    if name == "read_only" and conn.autocommit:
+        execute(conn, "SET default_transaction_read_only TO on")
     return before
 
 
@@ -67,8 +71,11 @@ def restore_access(conn: Any, before: Any) -> None:
     """Undo `make_read_only`; the connection is not in a transaction."""
     if isinstance(conn, sqlite3.Connection):
         execute(conn, "PRAGMA query_only = 0")
-    else:
-        setattr(conn, _read_only_attribute(conn), before)
+        return
+    name = _read_only_attribute(conn)
+    setattr(conn, name, before)
+    if name == "read_only" and conn.autocommit:
+        execute(conn, "RESET default_transaction_read_only")
 
 
 # -- for test isolation, where a unit of work is a savepoint
@@ -114,6 +121,13 @@ def end_read_only_unit(conn: Any) -> None:
     """Undo `make_unit_read_only`, where the end of the savepoint does not."""
     if isinstance(conn, sqlite3.Connection):
         execute(conn, "PRAGMA query_only = 0")
+
+
+def close_locally(cursor: Any) -> None:
+    """Close a cursor whose other end, on the server, has gone with its transaction."""
+    psycopg = sys.modules.get("psycopg")
+    if psycopg is not None and isinstance(cursor, psycopg.ServerCursor):
+        cursor.close()  # sends nothing; psycopg2 would
 
 
 def _read_only_attribute(conn: Any) -> str:

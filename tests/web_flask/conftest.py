@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -18,6 +19,10 @@ from dbpool import ConnectionPool
 from dbpool_flask import DBPool
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
+
+# Which driver the apps of these tests have: "psycopg" where `make test-psycopg` runs them.
+DRIVER = os.environ.get("DBPOOL_TEST_DRIVER", "psycopg2")
+pg: Any = importlib.import_module(DRIVER)  # for its errors
 
 TABLES = """
     CREATE TABLE note (id serial PRIMARY KEY, text text NOT NULL);
@@ -135,6 +140,7 @@ def make_site(database: Database) -> Iterator[MakeSite]:
         if not config.keys() & {"DBPOOL_URL", "DBPOOL_DATABASES"}:
             config["DBPOOL_URL"] = database.url
         app.config.update(config)
+        app.config["DBPOOL_OPTIONS"] = {"driver": DRIVER, **config.get("DBPOOL_OPTIONS", {})}
         db.init_app(app)
         sites.append(Site(app, db, database))
         return sites[-1]

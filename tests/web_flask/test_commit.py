@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Response, abort, redirect, session, stream_with_context
 from flask.signals import request_finished
 
 from dbpool import CommitUnknown, TransactionAborted
-from tests.web_flask.conftest import MakeSite, Site
+from tests.web_flask.conftest import MakeSite, Site, pg
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 302, 303])
@@ -138,7 +137,7 @@ def test_the_commit_is_done_when_the_answer_starts(site: Site) -> None:
 def test_a_failing_commit_is_the_apps_own_500(site: Site) -> None:
     @site.app.errorhandler(500)
     def apology(error: Any) -> Any:
-        assert isinstance(error.original_exception, psycopg2.errors.ForeignKeyViolation)
+        assert isinstance(error.original_exception, pg.errors.ForeignKeyViolation)
         return "sorry", 500
 
     @site.app.after_request
@@ -230,7 +229,7 @@ def test_an_error_of_the_dropped_answers_close_does_not_hide_that_of_the_commit(
         return response
 
     site.app.testing = True
-    with pytest.raises(psycopg2.errors.ForeignKeyViolation):
+    with pytest.raises(pg.errors.ForeignKeyViolation):
         site.client().post("/")
 
 
@@ -242,7 +241,7 @@ def test_under_testing_a_failing_commit_reaches_the_test(make_site: MakeSite) ->
         site.violate()
         return "ok"
 
-    with pytest.raises(psycopg2.errors.ForeignKeyViolation):
+    with pytest.raises(pg.errors.ForeignKeyViolation):
         site.client().post("/")
     assert site.lent() == 0
 
@@ -262,7 +261,7 @@ def test_a_link_lost_during_the_commit_is_commit_unknown(site: Site) -> None:
 
     assert site.client().post("/").status_code == 503
     assert isinstance(errors[0], CommitUnknown)
-    assert isinstance(errors[0], psycopg2.OperationalError)
+    assert isinstance(errors[0], pg.OperationalError)
 
 
 # -- what a view swallows
@@ -284,7 +283,7 @@ def test_a_swallowed_database_error_is_an_error_of_the_request_never_a_silent_lo
         site.write("undone")
         try:
             site.fail()
-        except psycopg2.Error:
+        except pg.Error:
             pass
         return "ok"
 
@@ -300,7 +299,7 @@ def test_a_swallowed_database_error_that_was_rolled_back_is_none(site: Site) -> 
         site.write("undone")
         try:
             site.fail()
-        except psycopg2.Error:
+        except pg.Error:
             site.db.rollback()
         site.write("kept")
         return "ok"
@@ -314,7 +313,7 @@ def test_a_swallowed_database_error_under_an_error_answer_is_just_rolled_back(si
     def view() -> Any:
         try:
             site.fail()
-        except psycopg2.Error:
+        except pg.Error:
             return "no", 422
 
     assert site.client().post("/").status_code == 422
@@ -329,7 +328,7 @@ def test_a_swallowed_loss_of_the_link_is_an_error_of_the_request(site: Site) -> 
         site.write("undone")
         try:
             cut()
-        except psycopg2.Error:
+        except pg.Error:
             pass
         return "ok"
 
@@ -338,7 +337,7 @@ def test_a_swallowed_loss_of_the_link_is_an_error_of_the_request(site: Site) -> 
         site.write("undone")
         try:
             cut()
-        except psycopg2.Error:
+        except pg.Error:
             site.db.rollback()
         site.write("kept")  # on a new connection
         return "ok"

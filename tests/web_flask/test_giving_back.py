@@ -8,12 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Response, stream_with_context
 
 from dbpool import ConnectionPool
-from tests.web_flask.conftest import MakeSite, Site
+from tests.web_flask.conftest import MakeSite, Site, pg
 
 
 class Cut(BaseException):
@@ -239,7 +238,7 @@ def test_a_thousand_requests_of_all_kinds_leave_the_pool_whole(make_site: MakeSi
         elif kind == "swallows":
             try:
                 site.fail()
-            except psycopg2.Error:
+            except pg.Error:
                 pass
         return "", 409 if kind == "refuses" else 200
 
@@ -301,7 +300,7 @@ def test_what_we_make_read_only_ourselves_is_lent_again(site: Site, returned: li
     @site.app.get("/")
     @site.db.read_only
     def view() -> Any:
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             site.write("lost")
         return "no", 403
 

@@ -12,26 +12,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Flask, Response, stream_with_context
-from psycopg2.extensions import cursor as plain_cursor
-from psycopg2.extras import NamedTupleCursor, RealDictCursor
 from werkzeug.serving import make_server
 
 import dbpool_flask
 from dbpool import PoolTimeout, TransactionAborted
 from dbpool_flask import DBPool
 from tests.support.injection import explore
-from tests.web_flask.conftest import MakeSite, Site
+from tests.web_flask.conftest import DRIVER, MakeSite, Site, pg
 
 
-class PickyCursor(plain_cursor):
+class PickyCursor(pg.extensions.cursor if DRIVER == "psycopg2" else pg.Cursor):  # type: ignore[misc]
     """A cursor that must not see statements which the app has not made."""
 
-    def execute(self, sql: Any, parameters: Any = None) -> None:
+    def execute(self, sql: Any, *parameters: Any) -> Any:
         assert "INSERT" in sql
-        super().execute(sql, parameters)
+        return super().execute(sql, *parameters)
 
 
 def notes(site: Site) -> list[str]:
@@ -59,7 +56,7 @@ def isolated(site: Site) -> Iterator[Site]:
     @site.app.post("/swallows")
     def swallows() -> Any:
         site.write("undone")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
         return "ok"
 
@@ -112,12 +109,12 @@ def test_blocks_nest_and_fail_as_ever(isolated: Site) -> None:
     with isolated.app.app_context():
         with isolated.db.transaction():
             isolated.write("one")
-            with pytest.raises(psycopg2.Error), isolated.db.transaction():
+            with pytest.raises(pg.Error), isolated.db.transaction():
                 isolated.fail()
             isolated.write("two")
-        with pytest.raises(psycopg2.Error), isolated.db.transaction():
+        with pytest.raises(pg.Error), isolated.db.transaction():
             isolated.fail()
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             isolated.fail()
         with pytest.raises(TransactionAborted):
             isolated.db.commit()
@@ -184,7 +181,7 @@ def test_the_ways_of_views_work(site: Site) -> None:
     @site.db.autocommit
     def autocommit() -> Any:
         site.write("at once")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
         with pytest.raises(KeyError), site.db.transaction():  # noqa: PT012
             site.write("undone")
@@ -196,7 +193,7 @@ def test_the_ways_of_views_work(site: Site) -> None:
     @site.app.post("/read-only")
     @site.db.read_only
     def read_only() -> Any:
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             site.write("lost")
         return "no", 403
 
@@ -206,7 +203,7 @@ def test_the_ways_of_views_work(site: Site) -> None:
             with site.db.connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM note")
                 yield str(cursor.fetchone()[0])
-            with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            with pytest.raises(pg.errors.ReadOnlySqlTransaction):
                 site.write("lost")
             with site.db.transaction():
                 site.write("stream")
@@ -302,16 +299,26 @@ def test_a_database_that_dies_meanwhile_leaves_the_others_as_they_were(
         for name in ("default", "other"):
             cursor = site.db.get_connection(name).cursor()
             cursor.execute("INSERT INTO note (text) VALUES ('undone')")
-        with pytest.raises(psycopg2.OperationalError):
+        with pytest.raises(pg.OperationalError):
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
     assert site.lent() == 0
     assert site.database.notes() == []
 
 
-@pytest.mark.parametrize("factory", [RealDictCursor, NamedTupleCursor, PickyCursor])
-def test_rows_of_any_kind_do(make_site: MakeSite, factory: type) -> None:
+if DRIVER == "psycopg2":
+    from psycopg2.extras import NamedTupleCursor, RealDictCursor
+
+    KINDS = {"cursor_factory": [RealDictCursor, NamedTupleCursor, PickyCursor]}
+else:
+    from psycopg.rows import dict_row, namedtuple_row
+
+    KINDS = {"row_factory": [dict_row, namedtuple_row], "cursor_factory": [PickyCursor]}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n, kinds in KINDS.items() for k in kinds])
+def test_rows_of_any_kind_do(make_site: MakeSite, name: str, kind: Any) -> None:
     """Our own statements are read as rows, whatever the app reads its own as."""
-    site = make_site(DBPOOL_OPTIONS={"kwargs": {"cursor_factory": factory}})
+    site = make_site(DBPOOL_OPTIONS={"kwargs": {name: kind}})
 
     @site.app.post("/<path>")
     def view(path: str) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Request, Response, abort
 from flask.views import MethodView
 
 from dbpool_flask import DBPool
-from tests.web_flask.conftest import MakeSite, Site
+from tests.web_flask.conftest import MakeSite, Site, pg
 
 
 def in_autocommit(site: Site) -> bool:
@@ -31,7 +30,7 @@ def test_an_exception_that_leaves_an_atomic_view_rolls_back_whatever_its_handler
 
     def work() -> Any:
         site.write("undone")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
         raise KeyError
 
@@ -145,7 +144,7 @@ def test_a_manual_view_may_swallow_a_database_error(site: Site) -> None:
     @site.app.post("/")
     @site.db.manual
     def view() -> Any:
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
         return "ok"
 
@@ -158,7 +157,7 @@ def test_in_an_autocommit_view_each_statement_counts_at_once(site: Site) -> None
     def view() -> Any:
         assert in_autocommit(site)
         site.write("at once")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
         with pytest.raises(KeyError), site.db.transaction():  # noqa: PT012
             site.write("undone")
@@ -181,7 +180,7 @@ def test_a_read_only_view_cannot_write(site: Site) -> None:
     @site.app.get("/")
     @site.db.read_only
     def view() -> Any:
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             site.write("lost")
         return "no", 403
 
@@ -189,7 +188,7 @@ def test_a_read_only_view_cannot_write(site: Site) -> None:
     @site.db.read_only
     @site.db.autocommit
     def both() -> Any:
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             site.write("lost")
         return "ok"
 

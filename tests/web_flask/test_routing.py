@@ -16,7 +16,7 @@ from dbpool_flask import DBPool
 from testproject.postgres import PostgresServer
 from tests.support.servers import Postgres
 from tests.support.standby import make_pair, wait_caught_up
-from tests.web_flask.conftest import Database, MakeSite, Site
+from tests.web_flask.conftest import Database, MakeSite, Site, pg
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_a_read_only_view_reads_from_the_replica(replicated: Site) -> None:
     @replicated.db.read_only
     def view() -> Any:
         text = first(replicated)
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             replicated.write("lost")
         return text
 
@@ -253,7 +253,7 @@ def test_a_read_only_view_reads_from_the_replica(replicated: Site) -> None:
     @replicated.db.read_only
     def primary() -> Any:
         text = first(replicated)
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             replicated.write("lost")
         replicated.db.rollback()
         return text
@@ -344,6 +344,28 @@ def test_reads_stay_on_the_primary_in_the_other_modes_too(
         with site.db.using("other"):
             assert first(site) == "default"
 
+    @site.app.post("/")
+    def view() -> Any:
+        def rows() -> Iterator[str]:
+            with site.db.using("other"):
+                yield first(site)
+
+        site.write("new")
+        site.db.commit()
+        return Response(stream_with_context(rows()))
+
+    assert site.client().post("/").text == "default"
+
+
+def test_a_connection_that_the_view_itself_put_into_autocommit_may_have_written(
+    replicated: Site,
+) -> None:
+    with replicated.app.app_context():
+        replicated.db.connection.autocommit = True
+        replicated.write("new")
+        with replicated.db.using("other"):
+            assert first(replicated) == "default"
+
 
 def test_a_stream_reads_on_the_primary_what_its_view_has_written(replicated: Site) -> None:
     @replicated.app.post("/<int:write>")
@@ -382,12 +404,12 @@ def test_nobody_writes_on_a_replica_even_where_it_is_the_primary_itself(
     @site.app.post("/")
     def view() -> Any:
         def rows() -> Iterator[str]:
-            with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            with pytest.raises(pg.errors.ReadOnlySqlTransaction):
                 with site.db.transaction("copy") as connection:
                     connection.cursor().execute("INSERT INTO note (text) VALUES ('lost')")
             yield "row"
 
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             with site.db.transaction("copy") as connection:
                 connection.cursor().execute("INSERT INTO note (text) VALUES ('lost')")
         return Response(stream_with_context(rows()))
@@ -405,7 +427,7 @@ def test_a_query_that_fails_on_the_replica_costs_the_requests_writes_nothing(
     def view() -> Any:
         called: list[str] = []
         replicated.db.on_commit(lambda: replicated.app.logger.info("committed"))
-        with replicated.db.using("other"), pytest.raises(psycopg2.Error):
+        with replicated.db.using("other"), pytest.raises(pg.Error):
             replicated.fail()
         replicated.write("kept")
         return called
@@ -420,7 +442,7 @@ def test_a_link_to_the_replica_that_is_lost_costs_the_requests_writes_nothing(
     @replicated.app.post("/")
     def view() -> Any:
         replicated.write("kept")
-        with pytest.raises(psycopg2.OperationalError):
+        with pytest.raises(pg.OperationalError):
             replicated.db.get_connection("other").cursor().execute(
                 "SELECT pg_terminate_backend(pg_backend_pid())"
             )
@@ -481,7 +503,7 @@ def test_under_isolation_the_replica_is_the_primary_and_need_not_be_there(
     @site.app.get("/")
     @site.db.read_only
     def read() -> Any:
-        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
             site.write("lost")
         site.db.rollback()
         return first(site)

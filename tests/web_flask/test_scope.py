@@ -7,12 +7,11 @@ import threading
 from contextlib import nullcontext
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Flask, Response, copy_current_request_context, g, stream_with_context
 
 from dbpool_flask import DBPool
-from tests.web_flask.conftest import Database, MakeSite, Site
+from tests.web_flask.conftest import Database, MakeSite, Site, pg
 
 
 def pid(site: Site) -> int:
@@ -243,7 +242,7 @@ def test_a_teardown_function_cannot_write_what_nobody_would_commit(site: Site) -
     def late(error: Any) -> None:
         try:
             site.write("lost")
-        except psycopg2.Error as refusal:
+        except pg.Error as refusal:
             errors.append(str(refusal))
 
     @site.app.post("/")

@@ -6,7 +6,6 @@ import gc
 import weakref
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Flask
 
@@ -14,7 +13,7 @@ from dbpool import ConnectFailed, ConnectionPool, PoolTimeout, TooManyRequests
 from dbpool_flask import DBPool
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
-from tests.web_flask.conftest import Database, MakeSite, Site
+from tests.web_flask.conftest import Database, MakeSite, Site, pg
 
 NOWHERE = "postgresql://app:sesame@127.0.0.1:1/nowhere"
 
@@ -287,7 +286,7 @@ def test_a_database_that_is_down_at_start_is_one_clear_error_of_the_request(
     site = make_site(DBPOOL_URL=NOWHERE, DBPOOL_OPTIONS={"timeout": 0.3})
     errors = []
 
-    @site.app.errorhandler(psycopg2.OperationalError)
+    @site.app.errorhandler(pg.OperationalError)
     def unavailable(error: Any) -> Any:
         errors.append(error)
         return "later", 503

@@ -8,14 +8,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Response, stream_with_context
 
 from dbpool import PoolError, PoolTimeout
 from dbpool_flask import ConnectionReleased
 from tests.support.waiting import wait_until
-from tests.web_flask.conftest import MakeSite, Site
+from tests.web_flask.conftest import MakeSite, Site, pg
 
 
 @pytest.mark.parametrize("kept_context", [True, False])
@@ -65,7 +64,7 @@ def test_a_stream_cannot_write_what_nobody_would_commit(site: Site) -> None:
         def rows() -> Iterator[str]:
             try:
                 site.write("lost")
-            except psycopg2.Error as error:
+            except pg.Error as error:
                 errors.append(str(error))
             yield "row"
 
@@ -238,7 +237,7 @@ def test_a_commit_that_fails_at_the_end_of_a_kept_stream_breaks_the_body_off(sit
         return Response(site.db.keep_open(iter(["row"])))
 
     answer = site.client().post("/", buffered=False)
-    with pytest.raises(psycopg2.errors.ForeignKeyViolation):
+    with pytest.raises(pg.errors.ForeignKeyViolation):
         _ = answer.data
     answer.close()
     assert site.lent() == 0
@@ -250,7 +249,7 @@ def test_a_kept_stream_that_could_never_be_committed_is_an_error_before_it_start
     @site.app.post("/")
     def view() -> Any:
         site.write("undone")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
         return Response(site.db.keep_open(iter(["row"])))
 
@@ -337,7 +336,7 @@ def test_a_kept_stream_whose_client_stalls_loses_its_connection_to_those_who_wai
     thread = threading.Thread(target=wait_for_it)
     thread.start()
     thread.join()
-    with pytest.raises((PoolError, psycopg2.Error)):
+    with pytest.raises((PoolError, pg.Error)):
         list(body)
     body.close()
     assert site.database.notes() == ["kept"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg2
 import pytest
 
 from dbpool import TransactionAborted
 from dbpool_flask import ConnectionReleased
-from tests.web_flask.conftest import MakeSite, Site
+from tests.web_flask.conftest import MakeSite, Site, pg
 
 
 class Oops(Exception):
@@ -48,7 +47,7 @@ def test_a_block_that_fails_is_undone_and_the_next_works(site: Site) -> None:
 
 def test_a_database_error_that_leaves_a_block_undoes_it(site: Site) -> None:
     with site.app.app_context():
-        with pytest.raises(psycopg2.Error), site.db.transaction():
+        with pytest.raises(pg.Error), site.db.transaction():
             site.fail()
         attempt(site, "kept")
     assert site.database.notes() == ["kept"]
@@ -62,7 +61,7 @@ def test_a_nested_block_that_fails_undoes_itself_alone(site: Site) -> None:
                 attempt(site, "undone", error=Oops())
             with site.db.transaction():
                 site.write("two")
-                with pytest.raises(psycopg2.Error), site.db.transaction():
+                with pytest.raises(pg.Error), site.db.transaction():
                     site.fail()
                 site.write("three")
             assert site.database.notes() == []
@@ -94,7 +93,7 @@ def test_what_was_open_before_a_block_survives_its_failure_and_shares_its_commit
 
 def test_a_commit_that_fails_at_the_end_of_a_block_is_its_error(site: Site) -> None:
     with site.app.app_context():
-        with pytest.raises(psycopg2.errors.ForeignKeyViolation), site.db.transaction():
+        with pytest.raises(pg.errors.ForeignKeyViolation), site.db.transaction():
             site.violate()
         attempt(site, "kept")
     assert site.database.notes() == ["kept"]
@@ -105,7 +104,7 @@ def test_an_error_that_was_swallowed_in_a_block_is_its_error(site: Site) -> None
         block = site.db.transaction()
         block.__enter__()
         site.write("undone")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
         with pytest.raises(TransactionAborted, match="inside this"):
             block.__exit__(None, None, None)
@@ -202,7 +201,7 @@ def test_no_database_commits_if_another_cannot(make_site: MakeSite) -> None:
     @site.app.post("/")
     def view() -> Any:
         site.write("undone")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.db.get_connection("other").cursor().execute("SELECT 1 / 0")
         return "ok"
 
@@ -249,7 +248,7 @@ def test_in_a_request_a_block_is_committed_with_the_request(
 def test_in_a_request_a_block_that_fails_leaves_the_rest_to_be_committed(site: Site) -> None:
     @site.app.post("/")
     def view() -> Any:
-        with pytest.raises(psycopg2.Error), site.db.transaction():
+        with pytest.raises(pg.Error), site.db.transaction():
             site.fail()
         with pytest.raises(Oops):
             attempt(site, "undone", error=Oops())
@@ -281,7 +280,7 @@ def test_a_block_that_is_still_open_at_the_end_of_a_request_is_an_error(site: Si
 def test_a_link_that_breaks_in_a_block_lets_the_blocks_error_through(site: Site) -> None:
     @site.app.post("/")
     def view() -> Any:
-        with pytest.raises(psycopg2.OperationalError), site.db.transaction():
+        with pytest.raises(pg.OperationalError), site.db.transaction():
             site.db.connection.cursor().execute("SELECT pg_terminate_backend(pg_backend_pid())")
         return "ok"
 

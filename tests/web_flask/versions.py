@@ -1,7 +1,8 @@
 """Run these tests on other versions of Flask: `python -m tests.web_flask.versions 3.0.3 3.1.1`.
 
 Each version gets an environment of its own beside the ordinary one, with both PostgreSQL drivers.
-"newest" is whatever pip takes for it. Arguments after `--` go to pytest.
+"newest" is whatever pip takes for it. Prints a line for each, and what failed. Arguments after
+`--` go to pytest.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 VERSIONS = ("3.0.3", "3.1.1", "3.1.2", "newest")
 PACKAGES = (
     "asgiref",
+    "gevent>=24.2",
     "gunicorn>=22.0",
-    "hypothesis>=6.100",
     "psutil",
     "psycopg2-binary>=2.9.9",
     "psycopg[binary]>=3.2",
@@ -51,15 +52,22 @@ def environment(version: str) -> Path:
 
 
 def passes(version: str, python: Path, options: list[str]) -> bool:
-    """Run the tests and return whether they pass; the server is found by the ordinary Python."""
-    print(f"== Flask {version}", flush=True)
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/web_flask"]
-    return (
-        subprocess.run(
-            [*command, *options], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        ).returncode
-        == 0
+    """Run the tests, say in one line how they went, and return whether they pass."""
+    ask = "from importlib.metadata import version; print(version('flask'))"
+    found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-rfE", "-m", "not long", "-p", "no:cacheprovider"]
+        + ["tests/web_flask", *options],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    if done.returncode != 0:
+        print(done.stdout, flush=True)
+    lines = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
+    print(f"Flask {found.stdout.strip()} ({version}): {lines[-1]}", flush=True)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":
