@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ("3.0.3", "3.1.1", "3.1.2", "newest")
+PYTEST = ("-q", "-rfE", "-m", "not long", "-p", "no:cacheprovider")
 PACKAGES = (
     "asgiref",
     "gevent>=24.2",
@@ -56,8 +57,7 @@ def passes(version: str, python: Path, options: list[str]) -> bool:
     ask = "from importlib.metadata import version; print(version('flask'))"
     found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-rfE", "-m", "not long", "-p", "no:cacheprovider"]
-        + ["tests/web_flask", *options],
+        [python, "-m", "pytest", *PYTEST, "tests/web_flask", *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
