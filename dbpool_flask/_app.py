@@ -112,7 +112,16 @@ class AppState:
         """
         context = current_context()
         scope = None if context is None else self._scopes.get(context)
-        if scope is None or scope.ended:
+        if scope is None:
+            return
+        if scope.ended:
+            if scope.committed and response.status_code >= 500:
+                logger.error(
+                    "another receiver of request_finished, or what overrides Flask's end of a "
+                    "request, failed when this request was committed already: it is answered with "
+                    "%d, but what it wrote is kept",
+                    response.status_code,
+                )
             return
         try:
             commit = response.status_code < 400 and not self._vetoed(scope, response)
@@ -151,6 +160,40 @@ class AppState:
         self, context: AppContext | RequestContext | None, error: BaseException | None
     ) -> None:
         scope = None if context is None else self._scopes.get(context)
-        if scope is not None:
-            # GeneratorExit reaches a stream at its yield, never inside a call of the driver.
-            scope.clean(torn=not isinstance(error, (Exception, GeneratorExit, type(None))))
+        if scope is None:
+            return
+        # GeneratorExit reaches a stream at its yield, never inside a call of the driver.
+        torn = not isinstance(error, (Exception, GeneratorExit, type(None)))
+        if scope.used and not torn:
+            _tell_of_loss(scope, error)
+        scope.clean(torn)
+
+
+def _tell_of_loss(scope: Scope, error: BaseException | None) -> None:
+    """Log what is undone without anybody having been told of an error."""
+    if not scope.dispatched:
+        if error is None and (names := scope.losing()):
+            logger.warning(
+                "what was written on %s was not committed before its app context, or copied "
+                "request context, ended: it is rolled back. Outside of a request use `with "
+                "db.transaction():` or db.commit()",
+                _quoted(names),
+            )
+    elif not _propagates() and (names := scope.losing()):
+        logger.error(
+            "what was written on %s is rolled back, whatever the answer says: it leaves without "
+            "request_finished, because an after_request function, or the session, failed again "
+            "on the answer to its first error",
+            _quoted(names),
+        )
+
+
+def _propagates() -> bool:
+    """Return whether Flask raises a request's error, which tells enough, instead of answering."""
+    app = flask.current_app
+    propagate = app.config["PROPAGATE_EXCEPTIONS"]
+    return bool(app.testing or app.debug if propagate is None else propagate)
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(map(repr, names))

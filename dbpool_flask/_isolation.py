@@ -215,6 +215,10 @@ class IsolatedLease(ContextLease):
         self._pinned.rollback(self)
         return False
 
+    def loses_work(self) -> bool:
+        """Return False: who has written what cannot be told here, as all is one transaction."""
+        return False
+
     def autocommits(self) -> bool:
         """Return whether each statement is a unit."""
         return self._autocommit

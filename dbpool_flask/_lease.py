@@ -7,10 +7,11 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbpool import TransactionAborted
+from dbpool._keeper import Guard
 from dbpool._lease import check, commit, ends_session, roll_back
 from dbpool._session import Reports, clean_session
 from dbpool.drivers._session import changes_session
-from dbpool.drivers.base import IDLE, INTRANS
+from dbpool.drivers.base import IDLE, INERROR, INTRANS
 
 from . import _dialect
 from ._errors import released
@@ -27,6 +28,7 @@ __all__ = ["ContextLease", "Owner"]
 logger = logging.getLogger("dbpool.flask")
 
 _NEVER = object()
+_IN_BLOCK = "a `with db.transaction()` block was still open"
 
 
 class Owner(Protocol):
@@ -149,7 +151,7 @@ class ContextLease:
         if self.torn:
             raise self._aborted("an operation on this connection was cut short (by a timeout?)")
         if self.blocks:
-            raise self._aborted("a `with db.transaction()` block was still open")
+            raise self._aborted(_IN_BLOCK)
 
     def commit(self) -> None:
         """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""
@@ -184,6 +186,32 @@ class ContextLease:
         if status == INTRANS and not self.autocommits():
             return _dialect.has_written(self.conn)
         return status != IDLE or self.autocommits()
+
+    def check_ended(self, autocommit: bool) -> None:
+        """Raise TransactionAborted if something is open that nobody is going to commit.
+
+        For requests whose end does not commit: there each statement does (`autocommit`), or the
+        app. No round trip.
+        """
+        if self.blocks:
+            raise self._aborted(_IN_BLOCK)
+        if autocommit and not self.lost and self.status() in (INTRANS, INERROR):
+            raise self._aborted(
+                "a BEGIN in autocommit mode was not followed by a COMMIT or ROLLBACK"
+            )
+
+    def loses_work(self) -> bool:
+        """Return whether giving it back now undoes something that was written. Never raises.
+
+        Costs a round trip, within the pool's deadline, where a transaction is open.
+        """
+        try:
+            if self.lost or self.status() == IDLE:
+                return False
+            with Guard(self.pool, self.conn, self.pool._ping_timeout):
+                return self.may_have_written()
+        except Exception:  # the link is gone, and with it the transaction
+            return True
 
     def _check_transaction(self) -> None:
         check(self.pool, self.conn)
@@ -269,7 +297,9 @@ class ContextLease:
             if getattr(cursor, "name", None) is None:
                 _close(cursor)
             elif getattr(cursor, "withhold", False) and not cursor.closed:
-                survives = True  # any other cursor of the server's has ended with its transaction
+                survives = True
+            else:  # which has ended with its transaction
+                _dialect.close_locally(cursor)
         self._cursors.clear()
         return survives
 

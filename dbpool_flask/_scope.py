@@ -34,8 +34,8 @@ class Scope:
     """The connections that one context has taken, by the names of their databases.
 
     `dispatched`: Flask is answering a request in it; `ended`: that request has ended, and what is
-    taken now is read-only; `mode`: what its end does; `routed`: `_routing` has to be asked which
-    database is meant where none is named.
+    taken now is read-only; `committed`: its end has committed something; `mode`: what its end
+    does; `routed`: `_routing` has to be asked which database is meant where none is named.
     """
 
     __slots__ = (
@@ -46,6 +46,7 @@ class Scope:
         "_owner",
         "_stream",
         "_unit",
+        "committed",
         "dispatched",
         "ended",
         "mode",
@@ -64,7 +65,7 @@ class Scope:
         self._unit = Unit(lender.replica is not None)
         self._stream: Stream | None = None
         self.mode = mode
-        self.dispatched = self.ended = self._cleaned = self.routed = False
+        self.dispatched = self.ended = self.committed = self._cleaned = self.routed = False
 
     @property
     def commits(self) -> bool:
@@ -226,13 +227,18 @@ class Scope:
         """
         self._stream = None
         leases = self._withdraw()
+        wanted = commit
         commit = commit and self.mode.commits and not self._unit.doomed
         torn = True
         try:
             if commit:
                 self._commit(leases)
+            elif wanted and not self._unit.doomed:
+                for lease in leases:
+                    lease.check_ended(self.mode.autocommit)
             torn = False
             self.ended = True
+            self.committed = commit and bool(leases)
         except Exception:
             torn = False
             commit = False
@@ -243,6 +249,12 @@ class Scope:
                 self._unit.committed(None)
             elif not torn:
                 self._unit.rolled_back(None)
+
+    def losing(self) -> list[str]:
+        """Return the databases on which cleaning up now undoes what was written, unasked."""
+        if self.ended or self._unit.doomed or (self._stream is not None and self._stream.runs):
+            return []
+        return [lease.name for lease in self._leases(None) if lease.loses_work()]
 
     def clean(self, torn: bool) -> None:
         """Roll back and give back what is left. Never raises an Exception; may run repeatedly."""
