@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -96,6 +101,95 @@ def test_a_script_that_holds_connections_in_threads_still_ends(run: Run) -> None
     """
     assert run("-c", textwrap.dedent(script)).stdout == "at the end\n"
 
+
+@pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
+def test_killed_greenlets_cost_no_slot(run: Run) -> None:
+    script = """
+        import gevent.monkey
+        gevent.monkey.patch_all()
+        import gc, gevent, django
+        django.setup()
+        from django.db import connection
+        def query():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                holding.append(1)
+                gevent.sleep(1000)
+        for _ in range(6):  # of a pool of 3
+            holding = []
+            greenlet = gevent.spawn(query)
+            while not holding:
+                gevent.sleep(0.001)
+            greenlet.kill()
+            del greenlet
+        gc.collect()
+        def count():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            connection.close()
+        gevent.joinall([gevent.spawn(count) for _ in range(6)], raise_error=True, timeout=30)
+        pool = connection.pool
+        stats = pool.get_stats()
+        print(stats["pool_size"] <= 3, stats["pool_size"] - stats["pool_available"])
+        pool._audit()
+    """
+    assert run("-W", "ignore", "-c", textwrap.dedent(script)).stdout == "True 0\n"
+
+
+def test_runserver_serves_its_threads_from_the_pool(
+    run: Run, tmp_path: Path, postgres: Postgres
+) -> None:
+    (tmp_path / "shop_urls.py").write_text(SHOP_URLS)
+    with (tmp_path / "shop_settings.py").open("a") as settings:
+        settings.write('ROOT_URLCONF = "shop_urls"\nDEBUG = True\n')
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path))),
+        "DJANGO_SETTINGS_MODULE": "shop_settings",
+    }
+    log = tmp_path / "runserver.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-u", *MANAGE, "runserver", "--noreload", f"127.0.0.1:{port}"],
+            cwd=tmp_path,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: "Quit the server" in log.read_text(), 30, log.read_text)
+
+        def ask(number: int) -> str:
+            with urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+                return str(answer.read().decode())
+
+        # Each connection of a client's has a thread of its own.
+        with ThreadPoolExecutor(8) as clients:
+            sessions = set(clients.map(ask, range(60)))
+        assert 1 <= len(sessions) <= 3
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+    assert "Traceback" not in log.read_text(), log.read_text()
+    run("-c", "print()")  # and no session is left
+
+
+SHOP_URLS = """
+from django.db import connection
+from django.http import HttpResponse
+from django.urls import path
+
+def session(request):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid(), pg_sleep(0.01)")
+        return HttpResponse(str(cursor.fetchone()[0]))
+
+urlpatterns = [path("", session)]
+"""
 
 TESTS = """
 import os, threading

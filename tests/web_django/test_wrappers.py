@@ -1,0 +1,156 @@
+"""Django's wrappers, of which there are many, and the pool, of which there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from tests.web_django.project import Project
+from tests.web_django.site import Site
+
+
+def _free() -> bool:
+    from django.db import connection
+
+    stats = connection.pool.get_stats()
+    return bool(stats["pool_available"] == stats["pool_size"])
+
+
+@pytest.mark.project(pool={"max_size": 2, "timeout": 10})
+def test_hundreds_of_wrappers_share_the_pool_and_leave_nothing(project: Project) -> None:
+    from django.db import connection
+
+    from dbpool_django import _wrapper
+
+    pool = connection.pool
+    before = len(_wrapper._live)
+    wrappers = [connection.copy() for _ in range(300)]
+    for wrapper in wrappers:
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert wrapper.pool is pool
+        wrapper.close()
+    assert project.sessions() == 1
+    references = [weakref.ref(wrapper) for wrapper in wrappers]
+    del wrappers, wrapper, cursor
+    gc.collect()
+    assert not any(reference() for reference in references)
+    assert len(_wrapper._live) == before
+    pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_the_settings_stay_the_same_object() -> None:
+    from django.db import connection, connections
+
+    settings, options = connection.settings_dict, connection.settings_dict["OPTIONS"]
+    connection.ensure_connection()
+    assert "pool" not in connection.get_connection_params()
+    connection.close()
+    connection.close_pool()
+    assert connection.settings_dict is settings is connections["default"].settings_dict
+    assert connection.settings_dict["OPTIONS"] is options
+    assert options["pool"] == {"max_size": 2}
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_connection_created_is_sent_whenever_a_connection_is_taken(site: Site) -> None:
+    from django.db import connection, transaction
+    from django.db.backends.signals import connection_created
+    from django.http import HttpResponse
+
+    sent: list[Any] = []
+
+    def receive(sender: Any, connection: Any, **kwargs: Any) -> None:
+        assert isinstance(connection, sender)
+        assert connection.connection is not None
+        sent.append(connection.alias)
+
+    connection_created.connect(receive)
+
+    @site.view("two")
+    def two(request: Any) -> Any:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return HttpResponse("ok")
+
+    @site.view("none")
+    def none(request: Any) -> Any:
+        return HttpResponse("ok")
+
+    for _ in range(3):
+        assert site.get("two").status == 200
+        assert site.get("none").status == 200
+    assert sent == ["default"] * 3
+    assert connection.pool.get_stats()["connections_num"] == 1
+
+
+@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+def test_a_receiver_of_connection_created_that_raises_costs_no_slot() -> None:
+    from django.db import connection
+    from django.db.backends.signals import connection_created
+
+    def refuse(**kwargs: Any) -> None:
+        raise LookupError
+
+    connection_created.connect(refuse)
+    for _ in range(3):
+        with pytest.raises(LookupError):
+            connection.ensure_connection()
+        connection.close()
+    connection_created.disconnect(refuse)
+    connection.ensure_connection()
+    connection.close()
+    assert _free()
+    connection.pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+def test_asyncio_to_thread_costs_no_slot(site: Site) -> None:
+    from django.http import HttpResponse
+
+    from dbpool_django import released
+    from tests.web_django.asgi import answer_of
+    from tests.web_django.shelf.models import Book
+
+    @site.view("threads")
+    async def threads(request: Any) -> Any:
+        return HttpResponse(str(await asyncio.to_thread(released(Book.objects.count))))
+
+    async def run() -> list[int]:
+        return await asyncio.gather(*(answer_of("threads") for _ in range(8)))
+
+    assert asyncio.run(run()) == [200] * 8
+    assert _free()
+
+
+@pytest.mark.project(pool={"max_size": 2, "timeout": 10})
+def test_threads_that_outnumber_the_connections_wait_their_turn(site: Site) -> None:
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    @site.view("count")
+    def count(request: Any) -> Any:
+        return HttpResponse(str(Book.objects.count()))
+
+    statuses: list[int] = []
+
+    def client() -> None:
+        for _ in range(10):
+            statuses.append(site.get("count").status)
+
+    threads = [threading.Thread(target=client) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 120
+    assert _free()
