@@ -110,6 +110,10 @@ class Pinned:
     def own(self, conn: Any, owner: Owner) -> None:
         """Nobody can lose what is pinned."""
 
+    def report(self, conn: Any, error: BaseException) -> bool:
+        """Tell the pool of an error; return whether the session is over."""
+        return self._pool.report(conn, error)
+
     # -- units
 
     def begin(self, lease: IsolatedLease) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dbpool import TransactionAborted
 from dbpool._keeper import Guard
-from dbpool._lease import check, commit, ends_session, roll_back
+from dbpool._lease import check, commit, roll_back
 from dbpool._session import Reports, clean_session
 from dbpool.drivers._session import changes_session
 from dbpool.drivers.base import IDLE, INERROR, INTRANS
@@ -109,14 +109,13 @@ class ContextLease:
             self.notices = False
 
     def note_error(self, error: Exception) -> None:
-        """Judge an error of the driver's while it can be judged; most leave the session intact."""
+        """Judge an error of the driver's at once, and tell the pool if it has ended the session."""
         conn = self.conn
         if conn is None or self.broken:
             return
-        if self._was_read_only is _NEVER:
-            self.broken = ends_session(self.pool, conn, error)
-        else:  # here a refusal to write says nothing about the server
-            self.broken = self.pool.driver.is_disconnect(conn, error)
+        # While it is made read-only, a refusal to write says nothing about the server.
+        if self._was_read_only is _NEVER or self.pool.driver.is_disconnect(conn, error):
+            self.broken = self.pool.report(conn, error)
 
     def status(self) -> int:
         """Return the transaction's status as libpq numbers it; no round trip."""

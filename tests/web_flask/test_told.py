@@ -38,45 +38,47 @@ class Broken:
 
 
 @contextmanager
-def another_receiver(site: Site, *, after_ours: bool) -> Iterator[None]:
-    """Connect a receiver that fails, before or after ours; blinker promises no order."""
-    ours = site.app.extensions["dbpool"]._finished
-    tried = []
-    for _ in range(1000):  # the order follows from the objects' addresses
-        tried.append(Broken())
-        theirs = tried[-1].receive
-        with request_finished.connected_to(theirs, sender=site.app):
+def another_receiver(make_site: MakeSite, *, after_ours: bool) -> Iterator[Site]:
+    """Make a site with a receiver that fails, before or after ours; blinker promises no order."""
+    kept = []
+    for _ in range(100):  # the order follows from the addresses of both
+        site, other = make_site(), Broken()
+        kept.append((site, other))
+        ours = site.app.extensions["dbpool"]._finished
+        with request_finished.connected_to(other.receive, sender=site.app):
             order = list(request_finished.receivers_for(site.app))
-            if (order.index(theirs) > order.index(ours)) is after_ours:
-                yield
+            if (order.index(other.receive) > order.index(ours)) is after_ours:
+                yield site
                 return
     raise AssertionError("no receiver got the place that this test needs")
 
 
 def test_a_receiver_that_fails_before_ours_leaves_nothing_committed(
-    site: Site, caplog: pytest.LogCaptureFixture
+    make_site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @site.app.post("/")
-    def view() -> Any:
-        site.write("undone")
-        return "ok"
+    with another_receiver(make_site, after_ours=False) as site:
 
-    with another_receiver(site, after_ours=False):
+        @site.app.post("/")
+        def view() -> Any:
+            site.write("undone")
+            return "ok"
+
         assert site.client().post("/").status_code == 500
     assert site.database.notes() == []
     assert said(caplog) == []
 
 
 def test_a_receiver_that_fails_after_the_commit_is_logged_as_a_committed_error(
-    site: Site, caplog: pytest.LogCaptureFixture
+    make_site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @site.app.post("/<int:writes>")
-    def view(writes: int) -> Any:
-        if writes:
-            site.write("kept")
-        return "ok"
+    with another_receiver(make_site, after_ours=True) as site:
 
-    with another_receiver(site, after_ours=True):
+        @site.app.post("/<int:writes>")
+        def view(writes: int) -> Any:
+            if writes:
+                site.write("kept")
+            return "ok"
+
         assert site.client().post("/0").status_code == 500
         assert said(caplog) == []  # nothing was committed
         assert site.client().post("/1").status_code == 500
@@ -165,6 +167,36 @@ def test_a_failed_statement_in_autocommit_mode_is_no_transaction(make_site: Make
 
     assert site.client().post("/").status_code == 200
     assert site.database.notes() == ["kept"]
+
+
+# -- a server that has ended all sessions
+
+
+def test_the_pool_is_told_of_a_lost_session_while_its_request_still_goes_on(
+    make_site: MakeSite,
+) -> None:
+    site = make_site(DBPOOL_OPTIONS={"max_size": 2, "validate_after": 60.0})
+
+    @site.app.get("/inner")
+    def inner() -> Any:
+        site.db.connection.cursor().execute("SELECT 1")
+        return "ok"
+
+    @site.app.get("/outer")
+    def outer() -> Any:
+        site.db.connection.cursor().execute("SELECT 1")
+        assert site.client().get("/inner").status_code == 200  # opens the other one
+        site.database.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'dbpool%%'"
+        )
+        with pytest.raises(psycopg2.OperationalError):
+            site.db.connection.cursor().execute("SELECT 1")
+        # The other one had been trusted for a minute.
+        assert site.client().get("/inner").status_code == 200
+        return "as expected", 503
+
+    assert site.client().get("/outer").status_code == 503
 
 
 # -- an answer that Flask lets go without request_finished
