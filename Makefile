@@ -32,17 +32,18 @@ test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for
 test-psycopg: postgres-psycopg ## run the drivers' and adapters' tests where there is psycopg 3, too
 	@$(PSYCOPG_VENV)/bin/python -m pytest tests/drivers $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
-		tests/web_django --ignore-glob='*/test_[ch]*.py' --ignore-glob='*/test_settings.py' \
+		tests/web_django --ignore-glob='*/test_ch*.py' --ignore-glob='*/test_ce*.py' \
+		--ignore-glob='*/test_h*.py' --ignore-glob='*/test_settings.py' \
 		--ignore-glob='*/test_sqlite.py' $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
 		-p no:django -p no:xdist tests/web_flask --ignore-glob='*/test_g[eu]*.py' \
 		--ignore-glob='*/test_fence.py' --ignore-glob='*/test_health.py' \
 		--ignore-glob='*/test_commands.py' --ignore-glob='*/test_setup.py' $(ARGS)
+	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
+		tests/core/test_fork.py tests/core/test_fork_connect.py tests/core/test_fork_programs.py $(ARGS)
 
 test-flask: postgres ## run the Flask tests on Flask 3.0.3, 3.1.1, 3.1.2 and the newest (ARGS='-- -k stream' for pytest)
 	@$(RUN) -m tests.web_flask.versions $(ARGS)
-	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
-		tests/core/test_fork.py tests/core/test_fork_connect.py tests/core/test_fork_programs.py $(ARGS)
 
 test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers beside those of other pools: an hour
 	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \

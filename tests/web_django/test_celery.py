@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -17,6 +18,10 @@ import pytest
 from tests.support.servers import Postgres, count_sessions
 from tests.support.waiting import wait_until
 from tests.web_django.project import database
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("celery") is None, reason="Celery is not installed"
+)
 
 ROOT = Path(__file__).parents[2]
 CHILDREN, TASKS, MAX_SIZE = 2, 40, 2

@@ -175,6 +175,7 @@ def test_executemany_and_server_side_cursors_are_noticed(site: Site) -> None:
     assert _next_request(site)[:5] == _CLEAN
 
 
+@pytest.mark.filterwarnings("ignore:.*was deleted while still open")  # psycopg 3 tells its users
 @pytest.mark.project(pool={"max_size": 1})
 def test_a_server_side_cursor_dropped_unclosed_is_not_left_to_the_next_request() -> None:
     import gc
