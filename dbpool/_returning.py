@@ -37,13 +37,16 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool) -> bool:
             keep = tidy(pool, entry, conn) and clean(pool, entry, conn, pool._reset)
     finally:
         if not keep:
-            if _suspicion.is_dead(pool, entry, conn):  # and so may all the others be
+            reason = "returned_closed" if close else "broken"
+            if entry.why == "max_use":  # cut off by the pool itself: the server may be well
+                reason = entry.why
+            elif _suspicion.is_dead(pool, entry, conn):  # and so may all the others be
                 _suspicion.suspect(pool)
             if not close:
                 pool.doubted()
                 with pool._lock:
                     pool._totals.returns_bad += 1
-            retire(pool, (conn, entry), "returned_closed" if close else "broken")
+            retire(pool, (conn, entry), reason)
     return keep
 
 

@@ -13,9 +13,12 @@ import select
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ALIVE", "DEAD", "SUSPECT", "Poll", "look", "overlay", "poller", "sever"]
+if TYPE_CHECKING:
+    from .drivers.base import Driver
+
+__all__ = ["ALIVE", "DEAD", "SUSPECT", "Poll", "look", "overlay", "poller", "sever", "sever_of"]
 
 ALIVE, SUSPECT, DEAD = "alive", "suspect", "dead"
 
@@ -87,6 +90,23 @@ def sever(fd: int) -> None:
     try:
         with socket.socket(fileno=os.dup(fd)) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
+    except OSError:  # it is closed or cut already
+        pass
+
+
+def sever_of(driver: Driver, conn: Any) -> None:
+    """Shut down the socket of a connection that is somebody else's, and may close at any moment.
+
+    A descriptor is looked up, duplicated and looked up again: if it is still the connection's, then
+    it was when it was duplicated, and the duplicate is of no other socket that took its number.
+    """
+    fd = driver.fileno(conn)
+    if fd is None:
+        return
+    try:
+        with socket.socket(fileno=os.dup(fd)) as duplicate:
+            if driver.fileno(conn) == fd:
+                duplicate.shutdown(socket.SHUT_RDWR)
     except OSError:  # it is closed or cut already
         pass
 

@@ -31,11 +31,13 @@ class PoolOptions(TypedDict, total=False):
     ping_timeout: float
     max_connecting: int
     connect_timeout: float
+    down_wait: float
     reconnect_timeout: float
     reconnect_failed: Callable[[ConnectionPool], object] | None
     configure: _Callback | None
     check: _Callback | None
     reset: str | _Callback | None
+    max_use: float | None
     reuse: str
     name: str | None
     background: bool
@@ -139,6 +141,13 @@ OPTIONS: dict[str, Option] = {
         _SECONDS,
         _positive,
     ),
+    "down_wait": Option(
+        1.0,
+        "seconds a caller without a connection waits, within its timeout, while the server cannot "
+        "be reached; then PoolDown",
+        "0 or more",
+        _not_negative,
+    ),
     "reconnect_timeout": Option(
         300.0, "seconds of failed connects before reconnect_failed is called", _SECONDS, _positive
     ),
@@ -160,6 +169,14 @@ OPTIONS: dict[str, Option] = {
         "callable",
         '"rollback", "discard", a callable or None',
         lambda v: v is None or callable(v) or v in ("rollback", "discard"),
+    ),
+    "max_use": Option(
+        None,
+        "seconds a connection may be held; then its statement is cancelled, a second later the "
+        "connection is cut off, and its holder gets the driver's OperationalError; None is no "
+        "limit; needs background",
+        f"{_SECONDS}, or None",
+        _positive_or_none,
     ),
     "reuse": Option(
         "lifo",
@@ -207,6 +224,11 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}={value!r} is not possible: it takes {OPTIONS[name].allowed}")
     values = {name: given.get(name, option.default) for name, option in OPTIONS.items()}
     values["min_size"], values["max_size"] = sizes(values["min_size"], values["max_size"])
+    if values["max_use"] is not None and not values["background"]:
+        raise ValueError(
+            f"max_use={values['max_use']!r} with background=False is not possible: it takes a "
+            "thread to watch what another one holds"
+        )
     return values
 
 

@@ -32,6 +32,8 @@ from ._entry import Entry, Held
 from ._growth import Backoff
 from ._keeper import keeper
 from ._lease import Lease
+from ._state import Reach
+from ._use_limit import UseLimit
 from ._waiting import Waiter, timed_out, wait_for_connection
 from .errors import PoolClosed, PoolError, for_driver
 
@@ -126,6 +128,7 @@ class ConnectionPool:
         self._trusted_for: float = 0.0 if always else values["validate_after"]
         self._max_connecting: int = values["max_connecting"]
         self._connect_timeout: float = values["connect_timeout"]
+        self._down_wait: float = values["down_wait"]
         self._reconnect_failed = values["reconnect_failed"]
         self._configure = values["configure"]
         self._check = values["check"]
@@ -137,6 +140,8 @@ class ConnectionPool:
         self._state = "new"
         self._prober: Prober | None = None  # made by the first health check
         self._clear()
+        max_use = values["max_use"]
+        self._use_limit = None if max_use is None else UseLimit(self, max_use)
         _fork.watch(self)
         if values["open"]:
             self.open()
@@ -158,6 +163,7 @@ class ConnectionPool:
         self._totals = stats.Totals()
         self._popped: dict[str, Any] = {}
         self._backoff = Backoff()
+        self._reach = Reach()
         self._filling: list[Waiter] = []
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._threads_refused = False
@@ -325,6 +331,8 @@ class ConnectionPool:
             self._state = "open"
         if self._background:
             keeper.register(self)
+            if self._use_limit is not None:
+                keeper.register(self._use_limit)
             if self.min_size:
                 keeper.schedule(self, 0.0)
         if wait:
@@ -359,6 +367,20 @@ class ConnectionPool:
         """
         _lifecycle.resize(self, *options.sizes(min_size, max_size, self.max_size))
 
+    def pause(self, wait: float = 0.0) -> bool:
+        """Lend nothing until `resume`, so that the server can be restarted at no caller's cost.
+
+        Idle connections close now, lent ones when they come back; callers queue, each for no
+        longer than its timeout. Harmless if it is paused.
+        Arguments: `wait`, seconds to wait for what is lent and for connects under way.
+        Returns whether nothing is open any more. Raises PoolClosed if the pool is not open.
+        """
+        return _lifecycle.pause(self, wait)
+
+    def resume(self) -> None:
+        """Lend again, after `pause`: connecting begins with one at a time. Harmless otherwise."""
+        _lifecycle.resume(self)
+
     def check(self) -> None:
         """Ask the server on every idle connection now; close those that do not answer.
 
@@ -371,6 +393,17 @@ class ConnectionPool:
     def closed(self) -> bool:
         """Whether the pool is not open: not yet, or not any more."""
         return self._state != "open"
+
+    @property
+    def state(self) -> str:
+        """One word: "new", "ok", "down", "recovering", "paused" or "closed".
+
+        Down: two connects failed in a row, or the server refused one while nothing was open.
+        What is open goes on serving. Recovering: it connects again, few at a time at first.
+        """
+        if self._state != "open":
+            return self._state
+        return "paused" if self._reach.paused else self._reach.name
 
     @property
     def driver(self) -> Driver:

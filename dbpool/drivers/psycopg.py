@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
 from psycopg import conninfo as _conninfo
 from psycopg import rows
+from psycopg.pq.misc import find_libpq_full_path
 
 from .. import _socket
-from . import _postgres
+from . import _cancel, _postgres
 from .base import ACTIVE, IDLE
 
 __all__ = ["PsycopgDriver"]
@@ -59,6 +61,10 @@ class PsycopgDriver:
         given = {**self._parse(conninfo), **kwargs}
         return _postgres.connect_seconds(given, os.environ, timeout)
 
+    def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what decides which server is connected to."""
+        return _postgres.address({**self._parse(conninfo), **kwargs}, os.environ)
+
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
@@ -93,6 +99,11 @@ class PsycopgDriver:
             if getattr(error, "_pgconn", None) is not None:
                 error._pgconn = None  # type: ignore[attr-defined]
             error = error.__context__
+
+    def canceller(self, conn: Any) -> Callable[[], None] | None:
+        """Return what has the server end its statement; psycopg's own keeps the GIL meanwhile."""
+        path = _libpq_path()
+        return None if path is None else _cancel.canceller(path, conn.pgconn.pgconn_ptr)
 
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken."""
@@ -235,3 +246,12 @@ class PsycopgDriver:
             return True
         fd = self.fileno(conn)
         return fd is None or _socket.look(_socket.poller(fd)) == _socket.DEAD
+
+
+def _libpq_path() -> str | None:
+    """Return the file through which psycopg reaches libpq: its extension module, or libpq."""
+    for name in ("psycopg_binary._psycopg", "psycopg_c._psycopg"):
+        if name in sys.modules:
+            return sys.modules[name].__file__
+    path: str | None = find_libpq_full_path()
+    return path

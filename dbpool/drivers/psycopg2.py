@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from .. import _socket
-from . import _postgres
+from . import _cancel, _postgres
 from ._tracking import TrackedConnection, marks_of, unchanged
 from .base import ACTIVE, IDLE
 
@@ -63,6 +63,10 @@ class Psycopg2Driver:
         given = {**self._parse(conninfo), **kwargs}
         return _postgres.connect_seconds(given, os.environ, timeout)
 
+    def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what decides which server is connected to."""
+        return _postgres.address({**self._parse(conninfo), **kwargs}, os.environ)
+
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
@@ -81,6 +85,12 @@ class Psycopg2Driver:
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass
         raise ValueError(_postgres.MALFORMED)
+
+    def canceller(self, conn: Any) -> Callable[[], None] | None:
+        """Return what has the server end its statement; psycopg2's own keeps the GIL meanwhile."""
+        if conn.closed:
+            return None
+        return _cancel.canceller(psycopg2._psycopg.__file__, conn.pgconn_ptr)
 
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken.

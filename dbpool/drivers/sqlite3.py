@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _sqlite
@@ -66,6 +66,17 @@ class Sqlite3Driver:
             self.close(conn)
             raise
         return conn
+
+    def canceller(self, conn: Any) -> Callable[[], None]:
+        """Return what ends its statement: SQLite's own interrupt, for which nobody waits."""
+
+        def ask() -> None:
+            try:
+                conn.interrupt()
+            except sqlite3.ProgrammingError:  # closed meanwhile
+                pass
+
+        return ask
 
     def pool_closed(self) -> None:
         """Let go of the database in memory; it ends with its last connection."""

@@ -486,3 +486,25 @@ def test_the_protocol_is_whole(make: MakePool) -> None:
     wanted = {name for name in vars(Driver) if not name.startswith("_")}
     assert wanted <= set(dir(driver))
     assert threading.active_count() < 20
+
+
+# Deadlines
+
+
+def test_a_statement_that_takes_too_long_is_ended_and_its_connection_replaced(
+    make: MakePool, backend: Backend
+) -> None:
+    pool = make(max_size=1, max_use=0.3)
+    if not hasattr(pool.driver, "canceller"):
+        pytest.skip("this driver has nothing to end a statement with")
+    if backend.is_postgres:
+        endless = "SELECT pg_sleep(1000)"
+    else:  # recursion that would take longer than any test
+        endless = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        )
+    with pytest.raises(pool.driver.OperationalError), pool.connection() as conn:
+        run(conn, endless)
+    assert pool.get_stats()["connections_closed"] == {"max_use": 1}
+    assert rows_of(pool) == 0
+    expect_full_capacity(pool)
