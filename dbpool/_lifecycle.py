@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .pool import ConnectionPool
 
 __all__ = ["at_exit", "check", "close", "drain", "resize", "start_in_child", "wait"]
+
+STRAGGLERS = 0.1  # seconds in which a return that is under way has come to its end
 
 
 def wait(pool: ConnectionPool, timeout: float) -> None:
@@ -94,7 +97,7 @@ def drain(pool: ConnectionPool) -> None:
             _ending.expire(entry, "drained")
         for attempt in pool._attempts():  # begun before, perhaps with yesterday's password
             attempt.unwanted = "drained"
-    _validation.sweep(pool, time.monotonic())
+    _end_idle(pool)
     _growth.grow(pool)
 
 
@@ -106,8 +109,24 @@ def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
         for entry in order[: max(0, len(order) - max_size)]:
             _ending.expire(entry, "excess")
         pool.min_size, pool.max_size = min_size, max_size
-    _validation.sweep(pool, time.monotonic())
+    _end_idle(pool)
     _growth.grow(pool)
+
+
+def _end_idle(pool: ConnectionPool) -> None:
+    """Close what is idle and has to go: now, and soon again.
+
+    A return that was under way may lay its connection down after the sweep has passed. Nobody
+    would be lent it, but it would stay open until the next look.
+    """
+    now = time.monotonic()
+    _validation.sweep(pool, now)
+    if not pool._entries:
+        return
+    if pool._background:
+        keeper.schedule(pool, now + STRAGGLERS)
+    else:
+        pool._due = -math.inf  # the next caller that waits sees to it
 
 
 def check(pool: ConnectionPool) -> None:

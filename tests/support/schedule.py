@@ -3,7 +3,8 @@
 Real threads pass one baton, so exactly one runs. Before each modelled operation (a lock, a deque
 or a dict that the pool works without a lock) the scheduler chooses who goes on; a depth-first
 search tries all choices in which a thread that could have gone on is preempted at most `bound`
-times. Nearly all bugs show with two.
+times. Nearly all bugs show with two. With `lines` each line of the files whose path starts so is a
+switch point as well, which finds what the models do not show, at many times the runs.
 
 A wait with a timeout may end at any moment: running such a thread before it was woken is its
 timeout, and the clock is put on by as much. A wait without one that nobody can end any more is a
@@ -13,8 +14,11 @@ Deadlock: a lost wake-up. A failure is a Violation with the schedule that reprod
 from __future__ import annotations
 
 import collections
+import gc
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 __all__ = [
@@ -25,8 +29,10 @@ __all__ = [
     "Violation",
     "deque",
     "explore",
+    "mapping",
     "point",
     "switching",
+    "who",
 ]
 
 Worker = Callable[[], object]
@@ -68,8 +74,8 @@ class _Task:
 class _Run:
     """One interleaving: follows `prefix`, then always takes the first choice."""
 
-    def __init__(self, prefix: list[int], bound: int, max_steps: int) -> None:
-        self.prefix, self.bound, self.max_steps = prefix, bound, max_steps
+    def __init__(self, prefix: list[int], bound: int, max_steps: int, lines: str) -> None:
+        self.prefix, self.bound, self.max_steps, self.lines = prefix, bound, max_steps, lines
         self.choices: list[tuple[int, int]] = []  # (taken, how many there were)
         self.trace: list[tuple[str, str]] = []
         self.tasks: list[_Task] = []
@@ -131,12 +137,16 @@ class _Run:
     def _body(self, task: _Task) -> None:
         task.baton.acquire()
         try:
+            if self.lines:
+                sys.settrace(self._trace)
             if not self.over:
                 task.function()
         except _Abort:
             pass
         except BaseException as error:  # noqa: BLE001 - it fails the run
             task.error = error
+        finally:
+            sys.settrace(None)
         task.done = True
         if not self.over:
             try:
@@ -144,6 +154,13 @@ class _Run:
             except AssertionError as error:
                 task.error, following = error, None
             self._pass_to(following)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(self.lines):
+            return None
+        if event == "line" and not self.over:
+            self.switch(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        return self._trace
 
     def execute(self, functions: Sequence[Worker]) -> None:
         self.tasks = [_Task(function, f"T{i}") for i, function in enumerate(functions)]
@@ -172,6 +189,11 @@ def point(what: str) -> None:
     """A switch point; nothing outside a run."""
     if _run is not None and _run.current is not None and not _run.over:
         _run.switch(what)
+
+
+def who() -> str:
+    """The name of the thread that runs."""
+    return _run.current.name if _run is not None and _run.current is not None else ""
 
 
 class Clock:
@@ -261,10 +283,21 @@ for _name, _method in switching(collections.deque, _DEQUE).items():
     setattr(deque, _name, _method)
 
 
-def _once(scenario: Scenario, prefix: list[int], runs: int, bound: int, max_steps: int) -> _Run:
+class mapping(dict[Any, Any]):
+    """dict with a switch point before each operation, which itself is atomic."""
+
+
+_DICT = ("__getitem__", "__setitem__", "__len__", "get", "pop", "setdefault", "values")
+for _name, _method in switching(dict, _DICT).items():
+    setattr(mapping, _name, _method)
+
+
+def _once(
+    scenario: Scenario, prefix: list[int], runs: int, bound: int, max_steps: int, lines: str
+) -> _Run:
     global _run
     functions, check = scenario()
-    run = _run = _Run(prefix, bound, max_steps)
+    run = _run = _Run(prefix, bound, max_steps, lines)
     try:
         try:
             run.execute(functions)
@@ -277,12 +310,30 @@ def _once(scenario: Scenario, prefix: list[int], runs: int, bound: int, max_step
 
 
 def explore(
-    scenario: Scenario, bound: int = 2, max_runs: int = 100_000, max_steps: int = 5_000
+    scenario: Scenario,
+    bound: int = 2,
+    max_runs: int = 100_000,
+    max_steps: int = 5_000,
+    lines: str = "",
 ) -> int:
     """Return how many interleavings there were; raise Violation for one that fails."""
     prefix: list[int] = []
+    collecting = gc.isenabled()
+    gc.disable()  # a collection comes when it likes, and what it finds may call into the pool
+    try:
+        return _search(scenario, prefix, bound, max_runs, max_steps, lines)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _search(
+    scenario: Scenario, prefix: list[int], bound: int, max_runs: int, max_steps: int, lines: str
+) -> int:
     for runs in range(1, max_runs + 1):
-        choices = _once(scenario, prefix, runs, bound, max_steps).choices
+        if runs % 500 == 0:
+            gc.collect()
+        choices = _once(scenario, prefix, runs, bound, max_steps, lines).choices
         while choices and choices[-1][0] + 1 >= choices[-1][1]:
             choices.pop()  # this choice has no more alternatives
         if not choices:
