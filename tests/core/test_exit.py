@@ -1,0 +1,195 @@
+"""The end of a process: nobody waits for the pool, it says nothing, and work in threads goes on.
+
+More of it in test_close.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.callers import PATIENCE
+from tests.support.servers import Postgres, count_sessions
+from tests.support.sessions import run_sql
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+NAME = "ending"
+
+HEAD = """
+import sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from dbpool import ConnectionPool, PoolTimeout
+pool = ConnectionPool(sys.argv[1], max_size=2, min_size=1)
+
+def run(conn, sql):
+    with conn.cursor() as cursor:
+        cursor.execute(sql)
+
+def wait_for(condition):
+    while not condition():
+        time.sleep(0.005)
+
+def waiting(count):
+    wait_for(lambda: pool.get_stats()["requests_waiting"] >= count)
+"""
+
+PROGRAMS = {
+    "sys.exit in a block": (
+        """
+with pool.connection() as conn:
+    run(conn, "CREATE TABLE never_committed (i int)")
+    sys.exit(3)
+""",
+        (3, ""),
+    ),
+    "an exit in a block inside a block, in a function": (
+        """
+def main():
+    with pool.connection() as outer, pool.connection() as inner:
+        run(inner, "CREATE TABLE never_committed (i int)")
+        raise SystemExit(4)
+main()
+""",
+        (4, ""),
+    ),
+    "a daemon thread in a block, in a query": (
+        """
+inside = threading.Event()
+def work():
+    with pool.connection() as conn:
+        inside.set()
+        run(conn, "SELECT pg_sleep(600)")
+threading.Thread(target=work, daemon=True).start()
+inside.wait()
+""",
+        (0, ""),
+    ),
+    "daemon threads wait": (
+        """
+held = [pool.getconn(), pool.getconn()]
+for _ in range(5):
+    threading.Thread(target=pool.getconn, args=(600,), daemon=True).start()
+waiting(5)
+""",
+        (0, ""),
+    ),
+    "threads wait and are served by others after the main thread's end": (
+        """
+taken = threading.Event()
+def take():
+    held = [pool.getconn(), pool.getconn()]
+    taken.set()
+    wait_for(lambda: not threading.main_thread().is_alive())
+    while held:
+        pool.putconn(held.pop())
+def wait():
+    with pool.connection(600) as conn:
+        run(conn, "SELECT 1")
+    print("served")
+threading.Thread(target=take).start()
+taken.wait()
+for _ in range(2):
+    threading.Thread(target=wait).start()
+waiting(2)
+""",
+        (0, "served\n" * 2),
+    ),
+    "threads connect after the main thread's end": (
+        """
+def work():
+    wait_for(lambda: not threading.main_thread().is_alive())
+    for _ in range(3):
+        conn = pool.getconn()
+        run(conn, "SELECT 1")
+        pool.putconn(conn, close=True)
+    print("served")
+threading.Thread(target=work).start()
+""",
+        (0, "served\n"),
+    ),
+    "a thread waits for what nobody gives back, until its timeout": (
+        """
+held = [pool.getconn(), pool.getconn()]
+def wait():
+    try:
+        pool.getconn(timeout=1)
+    except PoolTimeout:
+        print("told")
+threading.Thread(target=wait).start()
+waiting(1)
+""",
+        (0, "told\n"),
+    ),
+    "an executor's threads wait": (
+        """
+held = [pool.getconn()]
+def work(number):
+    with pool.connection() as conn:
+        run(conn, "SELECT pg_sleep(0.01)")
+executor = ThreadPoolExecutor(8)
+futures = [executor.submit(work, number) for number in range(20)]
+waiting(1)
+""",
+        (0, ""),
+    ),
+    "a connection is kept by a module, with its transaction open": (
+        """
+sys.modules["kept"] = kept = type(sys)("kept")
+kept.conn = pool.getconn()
+run(kept.conn, "CREATE TABLE never_committed (i int)")
+del kept
+""",
+        (0, ""),
+    ),
+    "three hundred pools": (
+        """
+pools = [ConnectionPool(sys.argv[1], max_size=1) for _ in range(300)]
+for one in pools[:10]:
+    with one.connection() as conn:
+        run(conn, "SELECT 1")
+wait_for(lambda: threading.active_count() == 2)
+""",
+        (0, ""),
+    ),
+    "a waiter in a pool that cannot connect": (
+        """
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+port = listener.getsockname()[1]
+nowhere = ConnectionPool(f"host=127.0.0.1 port={port} dbname=x user=x", connect_timeout=600)
+threading.Thread(target=nowhere.getconn, args=(600,), daemon=True).start()
+listener.accept()
+""",
+        (0, ""),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_process_ends_without_a_word(what: str, postgres: Postgres) -> None:
+    code, (status, output) = PROGRAMS[what]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "dev", "-W", "error", "-W", "ignore::ResourceWarning"),
+            *("-c", HEAD + code, postgres.dsn(application_name=NAME)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, output, "")
+    # One that is at work notices only when it has something to say.
+    left = 1 if "pg_sleep(600)" in code else 0
+    wait_until(lambda: count_sessions(postgres, NAME) <= left, PATIENCE, "no session is left")
+    run_sql(
+        postgres,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+        NAME,
+    )
+    assert run_sql(postgres, "SELECT to_regclass('never_committed') IS NULL") == [(True,)]
