@@ -165,6 +165,30 @@ def test_ctrl_c_in_what_the_pool_does_with_a_connection_costs_no_slot(
     assert stub.open_connections == 1
 
 
+@pytest.mark.parametrize("where", ["commit", "close"])
+def test_ctrl_c_while_a_block_ends_costs_no_slot(
+    where: str, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    inside = threading.Event()
+
+    def slow(_: object) -> None:
+        if not inside.is_set():
+            inside.set()
+            threading.Event().wait(PATIENCE)
+
+    stub.hooks[where] = slow
+    pool = stub_pool(max_size=1)
+    with ctrl_c(inside.is_set), pool.connection() as conn:
+        stub.begin(conn)
+        conn.alive = where != "close"
+        if where == "close":
+            raise StubError
+    del conn
+    expect_full_capacity(pool)
+    assert stub.open_connections == 1
+    assert pool.get_stats()["connections_dropped"] == 0
+
+
 def test_ctrl_c_while_the_pool_fills_or_closes_can_be_repeated(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
