@@ -76,7 +76,7 @@ def test_session_state_of_a_request_does_not_reach_the_next(one: Site) -> None:
 def by_execute_values(cursor: Any) -> None:
     from psycopg2.extras import execute_values
 
-    execute_values(cursor, "SET statement_timeout TO 1; VALUES %s", [(1,)])
+    execute_values(cursor, "SET statement_timeout TO 4321; VALUES %s", [(1,)])
 
 
 def by_copy(cursor: Any) -> None:
@@ -110,7 +110,7 @@ CHANGES = {
     "stream": by_copy,
     "on the connection": on_the_connection,
     "raw cursor": lambda c: c.raw.execute("SET statement_timeout TO 4321"),
-    "raw connection": lambda c: c.connection.raw.cursor().execute("SET statement_timeout TO 1"),
+    "raw connection": lambda c: c.connection.raw.cursor().execute("SET statement_timeout TO 4321"),
 }
 OF_PSYCOPG2 = {"callproc", "copy_expert", "execute_values"}
 OF_PSYCOPG = {"stream", "on the connection"}
