@@ -36,7 +36,8 @@ test-psycopg: postgres-psycopg ## run the drivers' and adapters' tests where the
 		--ignore-glob='*/test_h*.py' --ignore-glob='*/test_settings.py' \
 		--ignore-glob='*/test_sqlite.py' $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
-		-p no:django -p no:xdist tests/web_flask --ignore-glob='*/test_g[eu]*.py' \
+		-p no:django -p no:xdist tests/test_docs_flask_migration.py \
+		tests/web_flask --ignore-glob='*/test_g[eu]*.py' \
 		--ignore-glob='*/test_fence.py' --ignore-glob='*/test_health.py' \
 		--ignore-glob='*/test_commands.py' --ignore-glob='*/test_setup.py' $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \

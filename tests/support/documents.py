@@ -18,7 +18,7 @@ class Block(NamedTuple):
     @property
     def file(self) -> str | None:
         """The file that its first line, a comment, says it belongs in: `# shop/urls.py`."""
-        found = re.match(r"# ([\w/]+\.py)(?:,.*)?\n", self.code)
+        found = re.match(r"# ([\w/.]+\.py)(?:,.*)?\n", self.code)
         return found[1] if found else None
 
     @property
