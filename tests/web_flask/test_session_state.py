@@ -97,7 +97,7 @@ CHANGES = {
     "bytes": lambda c: c.execute(b"SET statement_timeout TO 4321"),
     "keyword": lambda c: c.execute(query="SET statement_timeout TO 4321"),
     "composed": lambda c: c.execute(
-        sql.SQL("SET {} TO {}").format(sql.Identifier("statement_timeout"), sql.Literal(1))
+        sql.SQL("SET {} TO {}").format(sql.Identifier("statement_timeout"), sql.Literal(4321))
     ),
     "executemany": lambda c: c.executemany(
         "SELECT set_config('statement_timeout', %s, false)", [("4321",)]
