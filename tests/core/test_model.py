@@ -52,18 +52,12 @@ class Known:
     number: int
     ends: float
     since: float  # idle, or lent, since then
-    unseen_until: float  # before that it is lent without a look
-    renews_at: float  # from then on a return puts that off
+    unseen_until: float  # before that it may be lent without a look
     wire: Wire | None = None  # held while it is lent, as a borrower does
     lease: Any = None  # or the block that holds it
     alive: bool = True  # the server has it
     open: bool = True  # its borrower has not closed it
     doomed: str = ""  # why it goes when it comes back; the first reason counts
-
-
-def term(now: float, ends: float) -> tuple[float, float]:
-    """Return until when nobody looks, and from when on a return puts that off."""
-    return min(now + VALIDATE_AFTER, ends), min(now + VALIDATE_AFTER / 2, ends)
 
 
 class Machine(RuleBasedStateMachine):
@@ -176,7 +170,7 @@ class Machine(RuleBasedStateMachine):
 
     def _born(self, number: int, entry: Any) -> Known:
         assert 0.75 * LIFETIME <= entry.expires_at - entry.born <= LIFETIME
-        return Known(number, entry.expires_at, entry.since, *term(entry.born, entry.expires_at))
+        return Known(number, entry.expires_at, entry.since, entry.since + VALIDATE_AFTER)
 
     def _reasons_for(self, conn: Known, now: float) -> set[str]:
         """Why an idle connection may be closed at this moment."""
@@ -297,9 +291,7 @@ class Machine(RuleBasedStateMachine):
         if kept and (conn.doomed or now >= conn.ends):
             kept, reasons = False, {conn.doomed or "max_lifetime"}
         if kept:
-            conn.since = now
-            if now >= conn.renews_at:
-                conn.unseen_until, conn.renews_at = term(now, conn.ends)
+            conn.since, conn.unseen_until = now, now + VALIDATE_AFTER
             self.idle.append(conn)
             self._follow()
         else:
