@@ -264,6 +264,34 @@ def test_the_test_runner_works_unchanged(run: Run, tmp_path: Path, parallel: str
     run("-W", "ignore::DeprecationWarning", *MANAGE, *test)
 
 
+TWO_ALIASES = """
+from django.db import connections
+from django.test import TransactionTestCase
+from tests.web_django.shelf.models import Book
+
+class Both(TransactionTestCase):
+    databases = ["default", "other"]
+
+    def test_both_are_one_database(self):
+        Book.objects.create(title="seen by both")
+        self.assertEqual(Book.objects.using("other").count(), 1)
+        for alias in self.databases:
+            connections[alias].close()
+"""
+
+
+def test_pools_of_other_aliases_do_not_keep_a_test_database(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_shelf.py").write_text(TWO_ALIASES)
+    with (tmp_path / "shop_settings.py").open("a") as settings:
+        # One database with two pools, whose idle connections are both on it at the end.
+        settings.write('import copy; DATABASES["other"] = copy.deepcopy(DATABASES["default"])\n')
+        settings.write('DATABASES["other"]["OPTIONS"]["pool"] = {"max_size": 2}\n')
+    for parallel in ("1", "2"):
+        test = ("test", "--noinput", "--parallel", parallel, "test_shelf")
+        done = run("-W", "ignore::DeprecationWarning", *MANAGE, *test)
+        assert re.search(r"^Ran 1 test .*^OK", done.stderr, re.DOTALL | re.MULTILINE)
+
+
 # Python chooses how the runner's workers start: fork on Linux, spawn on macOS and Windows.
 SPAWNED = """
 import multiprocessing, sys

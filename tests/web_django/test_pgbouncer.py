@@ -122,6 +122,7 @@ def test_checks_and_the_command_tell_that_it_is_in_between(
     assert "dbpool_django.W004" not in ids()
 
 
+@pytest.mark.filterwarnings("ignore:.*was deleted while still open")  # psycopg 3 tells its users
 @pytest.mark.project(tables=False, settings=APP)
 @MODES
 def test_server_side_cursors_end_with_the_transaction_in_transaction_mode(
