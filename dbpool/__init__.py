@@ -18,11 +18,13 @@ __all__ = [
     "ConnectFailed",
     "ConnectionPool",
     "PoolClosed",
+    "PoolDown",
     "PoolError",
     "PoolTimeout",
     "TooManyRequests",
     "TransactionAborted",
     "__version__",
+    "deadline",
 ]
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _handover, _socket, drivers
+from . import _ending, _growth, _handover, _socket, drivers
 from ._entry import Entry
 from ._fork_gate import NoFork
 from ._keeper import Guard, keeper
@@ -97,6 +97,8 @@ def connect(
         kwargs = kwargs()
     if own_name and (option := getattr(pool._driver, "name_option", None)):
         kwargs = {**kwargs, option: name}
+    if (address := getattr(pool._driver, "address", None)) is not None:
+        pool._reach.found((pool._driver.name, address(conninfo, kwargs)))
     if attempt is not None and (seconds := getattr(pool._driver, "connect_seconds", None)):
         attempt.allow(seconds(conninfo, kwargs, pool._connect_timeout))
     with NoFork():
@@ -151,7 +153,10 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
         pool._totals.count_connect(now - started)
         if not pool._backoff.checking:  # else it has yet to pass the check that others failed
             pool._backoff.clear()
+        line = pool._reach.connected(pool, now)
         pool._proved_at = now
+    if line:
+        logger.warning("%s", line)
     return entry
 
 
@@ -160,6 +165,8 @@ def _opened(pool: ConnectionPool) -> None:
     pool._event("opened")
     if len(pool._entries) >= pool.min_size:
         _handover.tell_filling(pool, None)
+    pool._reach.tell_others()
+    _growth.settle(pool)
     if pool._background:
         keeper.schedule(pool, time.monotonic() + 1.0)
 
@@ -185,14 +192,20 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Non
         pool._totals.connect_errors += 1
         if not isinstance(error, (Exception, SystemExit)):
             return  # the thread was interrupted: that says nothing about the server
-        pool._backoff.failed(now, failure)
+        if reason == "too_many_connections" and pool._entries:
+            line = pool._reach.is_full(pool, now)
+        else:
+            pool._backoff.failed(now, failure)
+            line = pool._reach.connect_failed(pool, now, failure)
         first = pool._backoff.failing_since == now
         give_up = now - (pool._backoff.failing_since or now) >= pool.reconnect_timeout
         report = give_up and not pool._backoff.reported
         pool._backoff.given_up = pool._backoff.reported = give_up
         retry_at = pool._backoff.retry_at
     # Once per outage; the driver's text names host and user, so it stays out of the log.
-    if first:
+    if line:
+        logger.warning("%s", line)
+    elif first:
         logger.warning("pool %r cannot connect: %s (%s)", pool.name, reason, type(error).__name__)
     if reason in PERMANENT:
         _handover.answer_all(pool, failure)

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _socket
+from . import _socket, _state
 from ._keeper import keeper
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def abandon(driver: Any, conn: Any) -> None:
 
 def _in_child() -> None:
     keeper.reset()
+    _state.forget_servers()
     for ref in list(_pools.values()):
         pool = ref()
         if pool is not None:

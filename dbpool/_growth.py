@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from . import _connecting, _handover
 from ._connecting import Attempt, Failure
 from ._keeper import keeper
+from ._state import DOWN, RECOVERING
 from .drivers.base import PERMANENT
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Backoff", "Failure", "connect_all", "grow", "start_connectors"]
+__all__ = ["Backoff", "Failure", "connect_all", "grow", "settle", "start_connectors"]
 
 PATIENCE = 0.025  # seconds the oldest waiter waits before a second connect joins the first
 REPLACED = 2  # given-up connects that do not count against max_connecting
@@ -50,9 +51,7 @@ class Backoff:
         """Put the next attempt off."""
         if self.pause:
             lower = max(self.lowest, self.highest / 3)
-            self.pause = random.uniform(
-                min(self.pause, lower), min(3 * self.pause, self.highest)
-            )
+            self.pause = random.uniform(min(self.pause, lower), min(3 * self.pause, self.highest))
         else:
             self.pause = self.lowest * random.uniform(1.0, 1.5)
             self.failing_since = now
@@ -127,6 +126,12 @@ def _reserve(pool: ConnectionPool) -> Attempt | None:
     with pool._lock:
         if not _wanted(pool, now):
             return None
+        if pool._reach.name == DOWN:
+            if not pool._reach.server.claim(pool, now):
+                pool._backoff.retry_at = pool._reach.server.due(pool)
+                return None
+        else:
+            pool._reach.server.started(now)
         if pool._backoff.checking:
             pool._backoff.retry_at = now + pool._backoff.pause  # one at a time, until one passes
         attempt = Attempt(now, pool._connect_timeout)
@@ -142,15 +147,19 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
     Demand is looked at anew before each connect: what was served meanwhile asks for none.
     """
     with pool._lock:
-        if pool._state != "open" or now < pool._backoff.retry_at:
+        reach = pool._reach
+        if pool._state != "open" or reach.paused or now < pool._backoff.retry_at:
             return False
         attempts = pool._attempts()
-        if len(pool._entries) + len(attempts) >= pool.max_size:
+        if len(pool._entries) + len(attempts) >= reach.room(pool, now):
             return False
         timely = sum(attempt.overdue_at > now for attempt in attempts)
-        if timely + max(0, len(attempts) - timely - REPLACED) >= pool._max_connecting:
+        under_way = timely + max(0, len(attempts) - timely - REPLACED)
+        if under_way >= reach.at_once(pool._max_connecting):
             return False
         waiting = len(pool._waiters)
+        if reach.name == DOWN and not pool._backoff.given_up:
+            return True  # the one prober: it waits for nobody's demand
         if waiting + _missing(pool, now) <= timely:
             return False
         # A burst over short work is over before a connect is: while connections circulate, one
@@ -158,6 +167,14 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
         return not (
             waiting and timely and pool._entries and _handover.oldest_wait(pool, now) < PATIENCE
         )
+
+
+def settle(pool: ConnectionPool) -> None:
+    """End a recovery that has no more to do."""
+    if pool._reach.name == RECOVERING:
+        with pool._lock:
+            idle = not pool._waiters and not _missing(pool, time.monotonic())
+            pool._reach.settle(idle)
 
 
 def _missing(pool: ConnectionPool, now: float) -> int:

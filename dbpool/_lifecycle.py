@@ -15,7 +15,17 @@ from .errors import PoolTimeout
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["at_exit", "check", "close", "drain", "resize", "start_in_child", "wait"]
+__all__ = [
+    "at_exit",
+    "check",
+    "close",
+    "drain",
+    "pause",
+    "resize",
+    "resume",
+    "start_in_child",
+    "wait",
+]
 
 STRAGGLERS = 0.1  # seconds in which a return that is under way has come to its end
 
@@ -127,6 +137,40 @@ def _end_idle(pool: ConnectionPool) -> None:
         keeper.schedule(pool, now + STRAGGLERS)
     else:
         pool._due = -math.inf  # the next caller that waits sees to it
+
+
+def pause(pool: ConnectionPool, seconds: float) -> bool:
+    """Lend nothing, and close what is open."""
+    until = time.monotonic() + seconds
+    with pool._lock:
+        if pool._state != "open":
+            raise pool._closed_error()
+        pool._reach.paused = True
+        for entry in list(pool._entries):
+            _ending.expire(entry, "paused")
+        for attempt in pool._attempts():
+            attempt.unwanted = "paused"
+    if pool._prober is not None:
+        pool._prober.close()  # its spare connection, which would keep a server from stopping
+    _end_idle(pool)
+    while True:
+        _validation.sweep(pool, time.monotonic())
+        if not pool._entries and not pool._attempts():
+            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.005)
+
+
+def resume(pool: ConnectionPool) -> None:
+    """Lend again; the server may just have started, so not all at once."""
+    with pool._lock:
+        if not pool._reach.paused:
+            return
+        pool._reach.paused = False
+        pool._reach.recover()
+        pool._backoff.clear()
+    _growth.grow(pool)
 
 
 def check(pool: ConnectionPool) -> None:

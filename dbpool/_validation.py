@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from . import _connecting, _growth, _returning, _socket, _suspicion
 from ._ending import retire
 from ._handover import offer
 from ._keeper import Guard
+from ._state import DOWN
 from .drivers.base import IDLE
 from .errors import PoolError
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from .pool import ConnectionPool
 
 __all__ = ["answers", "found_dead", "ping_or_retire", "sweep", "take_idle", "upkeep", "usable"]
+
+logger = logging.getLogger("dbpool.pool")
 
 LEAST = 0.05  # seconds that the server is given for an answer, however little time is left
 LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quiet pool
@@ -133,6 +137,9 @@ def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
     sweep(pool, now)
     _suspicion.relax(pool)
+    _growth.settle(pool)
+    if line := pool._reach.still(pool, now):
+        logger.warning("%s", line)
     if pool._background:
         _growth.start_connectors(pool)
     else:
@@ -206,5 +213,9 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
             due = min(due, now + LOOK_EVERY)
         if _growth._missing(pool, now) or pool._waiters:
             due = min(due, max(pool._backoff.retry_at, now + 0.5))
+        if pool._reach.name == DOWN:
+            due = min(due, pool._reach.tell_at)
+            if not pool._backoff.given_up:
+                due = min(due, max(pool._backoff.retry_at, now + 0.01))
     # What could not be done at its time (an expired one that is lent) waits for the next look.
     return due if due > now else now + 1.0

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import _handover
+from ._state import DOWN, RECOVERING
 
 if TYPE_CHECKING:
     from ._probe import Finding
@@ -18,7 +19,6 @@ PASS, WARN, FAIL = "pass", "warn", "fail"
 # The only words that an answer may contain besides the three.
 REASONS = {
     PASS: (),
-    # `recovering` is for the pool's own state of that name, which does not exist yet.
     WARN: ("saturated", "slow", "read_only", "probe_unavailable", "recovering"),
     FAIL: (
         *("connect_failed", "connect_refused", "connect_timeout", "dns", "tls", "auth"),
@@ -57,12 +57,18 @@ def judge(
     """
     if pool._state != "open":
         return Verdict(FAIL, ("closed" if pool._state == "closed" else "starting",))
+    reach = pool._reach
+    if reach.paused:  # an operator's doing: callers queue, and elsewhere they would as well
+        return Verdict(WARN, ("recovering",))
     # A round trip that failed does not make it ill, but what was seen before proves nothing.
     proved = pool._proved_at if pool._proved_at > pool._doubted_at else -math.inf
     if last is not None and last.reason and last.at > proved and now - last.at < limits.ttl:
         return read(pool, last, now, limits)
     if now - proved < limits.ttl:
         return _well(pool, good, now, limits)
+    # The pool has a prober of its own at work: another connect would tell no more.
+    if reach.name == DOWN and pool._background and not pool._backoff.given_up:
+        return Verdict(FAIL, (reach.cause,))
     return None
 
 
@@ -76,6 +82,10 @@ def read(pool: ConnectionPool, finding: Finding, now: float, limits: Limits) -> 
 def _well(pool: ConnectionPool, good: Finding | None, now: float, limits: Limits) -> Verdict:
     """Return the verdict on a pool whose server answers."""
     reasons = []
+    if pool._reach.name == RECOVERING:
+        reasons.append("recovering")
+    elif pool._reach.name == DOWN:  # no new connection is to be had, but what is open works
+        reasons.append("probe_unavailable")
     if _is_saturated(pool, now):
         reasons.append("saturated")
     if good is not None and good.seconds > limits.slow and now - good.at < SLOW_FOR:

@@ -11,7 +11,8 @@ from . import _growth
 from ._connecting import Failure
 from ._ending import find_lost, reclaim
 from ._handover import CLOSED, dequeue, offer, settle
-from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
+from ._state import DOWN
+from .errors import ConnectFailed, PoolClosed, PoolDown, PoolError, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
     from ._entry import Held
@@ -135,10 +136,12 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
         if pool._owned:
             reclaim(pool)
         now = time.monotonic()
-        left = deadline - now
+        left = min(deadline, pool._reach.patience(pool, waiter.since)) - now
         if left > 0 or pool._background:  # a connect made here takes time that must be left
             _growth.grow(pool)
-        if waiter.wait(min(left, nap(pool, now, waiter.since))) or deadline <= time.monotonic():
+        if waiter.wait(min(left, nap(pool, now, waiter.since))):
+            return
+        if min(deadline, pool._reach.patience(pool, waiter.since)) <= time.monotonic():
             return
         if not collected and left <= 2 * BELT:
             collected = True
@@ -193,9 +196,13 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
         return error  # type: ignore[no-any-return]
     size, in_use, waiting = len(pool._entries), len(pool._in_use), len(pool._waiters)
     failure = pool._backoff.failure
-    if failure is not None:
+    down = pool._reach.name == DOWN and not pool._reach.paused and failure is not None
+    if pool._reach.paused:
+        why = "the pool is paused: call resume()"
+    elif failure is not None:
         cause = failure.error
-        why = f"connecting fails ({failure.reason}): is the database up and reachable?"
+        tried = f", {pool._reach.attempts} times by now" if down else ""
+        why = f"connecting fails ({failure.reason}){tried}: is the database up and reachable?"
         if failure.reason == "check_failed":
             why = (
                 f"no new connection passes its check ({type(cause).__name__}): see the cause, and "
@@ -206,22 +213,29 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
                 f"connecting fails with {type(cause).__name__}, which is none of the server's "
                 "errors: see its cause, and what conninfo, kwargs and configure do"
             )
+    elif pool._reach.full:
+        why = "the server has no room for more connections (too_many_connections)"
     elif pool._connecting and in_use < pool.max_size:
         why = "connecting takes too long: is the database slow or unreachable?"
     elif in_use < pool.max_size:
         why = "connections did not answer or pass their check: is the database well?"
     else:
         why = "return connections sooner, or make max_size or timeout larger"
-    error = pool._error(PoolTimeout)(
+    error = pool._error(PoolDown if down else PoolTimeout)(
         f"pool {pool.name!r}: no connection within {waited:.2f} s; {in_use} of {pool.max_size} "
         f"in use, {size} open, {max(0, waiting - 1)} others waiting: {why}"
     )
     error.waited, error.size, error.in_use = waited, size, in_use
     error.waiting = max(0, waiting - 1)
     error.__cause__ = failure.error if failure is not None else None
+    now = time.monotonic()
     with pool._lock:
         pool._totals.timeouts += 1
-    pool._timed_out_at = time.monotonic()
+        if down:
+            pool._totals.down += 1
+            pool._reach.tell(error, now, pool._backoff.retry_at)
+    if not down:  # else it is no word about the pool's size
+        pool._timed_out_at = now
     return error  # type: ignore[no-any-return]
 
 

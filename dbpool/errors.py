@@ -14,6 +14,7 @@ __all__ = [
     "CommitUnknown",
     "ConnectFailed",
     "PoolClosed",
+    "PoolDown",
     "PoolError",
     "PoolTimeout",
     "TooManyRequests",
@@ -46,6 +47,20 @@ class PoolTimeout(PoolError):
     size: int = 0
     in_use: int = 0
     waiting: int = 0
+
+
+class PoolDown(PoolTimeout):
+    """The server cannot be reached, and did not come back within `down_wait`.
+
+    Attributes, besides those of `PoolTimeout`: `since` (when the outage began, as `time.time()`
+    counts), `attempts` (connects tried in it), `next_attempt` (seconds until the next one), `cause`
+    (a word of `drivers.base.REASONS`). `__cause__` is the driver's own error.
+    """
+
+    since: float = 0.0
+    attempts: int = 0
+    next_attempt: float = 0.0
+    cause: str = "connect_failed"
 
 
 class TooManyRequests(PoolError):

@@ -54,6 +54,7 @@ class Totals:
         self.slow = [0] * (len(BOUNDS) + 1)
         self.failed = 0
         self.timeouts = 0
+        self.down = 0
         self.queued = 0
         self.waited = 0.0
         self.waits = [0] * (len(BOUNDS) + 1)
@@ -122,6 +123,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             "connections_dropped": total.leaks,
             "connections_closed": dict(total.closed),
             "timeouts": total.timeouts,
+            "timeouts_down": total.down,
             "rescues": total.rescues,
             "oldest_wait": _handover.oldest_wait(pool, now),
             "oldest_use": max((now - since for since in lent), default=0.0),

@@ -11,6 +11,7 @@ from . import _service
 
 __all__ = [
     "MALFORMED",
+    "address",
     "check_address",
     "connect_seconds",
     "defaults",
@@ -93,6 +94,14 @@ def connect_seconds(given: Mapping[str, Any], environ: Mapping[str, str], timeou
         pass
     hosts = given.get("hostaddr") or given.get("host") or service.get("host") or ""
     return timeout * (1 + str(hosts).count(","))
+
+
+def address(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what decides which server is connected to."""
+    return tuple(
+        str(given.get(key) or environ.get(f"PG{key.upper()}", ""))
+        for key in ("service", "host", "hostaddr", "port")
+    )
 
 
 _STATES = {

@@ -553,7 +553,7 @@ def test_a_server_that_is_down_is_waited_for(
     breakable_postgres: PostgresServer, new_pool: MakePool
 ) -> None:
     breakable_postgres.stop("immediate")
-    pool = new_pool(breakable_postgres.dsn(), min_size=1, max_size=3)
+    pool = new_pool(breakable_postgres.dsn(), min_size=1, max_size=3, down_wait=PATIENCE)
     callers = [in_thread(use, pool) for _ in range(4)]
     wait_until(lambda: pool._backoff.failure, PATIENCE, "connecting fails")
     assert pool._backoff.failure is not None
@@ -576,7 +576,7 @@ def test_a_failing_server_is_logged_once_per_outage(
         pool.getconn(timeout=0.7)
     assert pool.get_stats()["connections_errors"] >= 2
     assert [r.getMessage() for r in caplog.records if "cannot connect" in r.getMessage()] == [
-        f"pool {pool.name!r} cannot connect: connect_refused (StubError)"
+        f"pool {pool.name!r} is down, it cannot connect: connect_refused (StubError); 0 open"
     ]
 
 

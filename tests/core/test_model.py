@@ -77,6 +77,7 @@ class Machine(RuleBasedStateMachine):
         self.patch.setattr(_waiting, "_collect", lambda now: None)
         self.driver = WiredDriver()
         self.driver.hooks["connect"] = self._expect_room
+        self.was_down = False
         self.reuse = reuse
         self.pool = ConnectionPool(
             driver=self.driver,
@@ -153,6 +154,7 @@ class Machine(RuleBasedStateMachine):
         assert not left, f"{left} should have been closed"
         soon = sum(bool(c.doomed) or c.ends <= now + 1.0 for c in known.values())
         most = max(before, self.pool.min_size + soon) + connects
+        most += self.was_down  # its prober connects, whether anybody wants that or not
         assert len(known) + len(opened) <= max(most, before), "connects that nobody wants"
         self._follow_idle(known, opened)
         return opened
@@ -464,6 +466,7 @@ class Machine(RuleBasedStateMachine):
             return
         self.clock.sleep(0.001)  # two steps never fall on one moment
         pool = self.pool
+        self.was_down = pool.state == "down"
         pool._audit()
         assert {id(conn.wire) for conn in self.lent} == set(pool._in_use)
         stats = pool.get_stats()
