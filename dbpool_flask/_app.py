@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import flask
 from flask.signals import (
@@ -99,9 +99,9 @@ class AppState:
     # -- the end of a request
 
     def _started(self, sender: Flask, **kwargs: Any) -> None:
-        context = current_context()
+        context: Any = current_context()
         if context is not None:
-            rule = cast("RequestContext", context).request.url_rule
+            rule = context.request.url_rule
             view = None if rule is None else sender.view_functions.get(rule.endpoint)
             self.scope(context).begin(mode_of(view, self._mode))
 
@@ -125,7 +125,7 @@ class AppState:
             return
         try:
             commit = response.status_code < 400 and not self._vetoed(scope, response)
-            if not (commit and response.is_streamed and scope.start_stream()):
+            if not (commit and scope.keeps_open and response.is_streamed and scope.start_stream()):
                 scope.finish(commit)
         except BaseException:
             # The answer is dropped. If it is a stream that has its context pushed (Flask up to
@@ -163,7 +163,7 @@ class AppState:
         if scope is None:
             return
         # GeneratorExit reaches a stream at its yield, never inside a call of the driver.
-        torn = not isinstance(error, (Exception, GeneratorExit, type(None)))
+        torn = error is not None and not isinstance(error, (Exception, GeneratorExit))
         if scope.used and not torn:
             _tell_of_loss(scope, error)
         scope.clean(torn)

@@ -35,14 +35,11 @@ def current_context() -> AppContext | RequestContext | None:
     return context
 
 
-class ContextOwner:
+class ContextOwner(weakref.ref["AppContext | RequestContext"]):
     """Answers for the connections of one context, as `ConnectionPool.own` wants it."""
 
-    __slots__ = ("_context",)
-
-    def __init__(self, context: AppContext | RequestContext) -> None:
-        self._context = weakref.ref(context)
+    __slots__ = ()
 
     def is_alive(self) -> bool:
         """Return whether the context still exists: if not, nobody will ever end it."""
-        return self._context() is not None
+        return self() is not None

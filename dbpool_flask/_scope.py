@@ -38,20 +38,9 @@ class Scope:
     does; `routed`: `_routing` has to be asked which database is meant where none is named.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_cleaned",
-        "_fences",
-        "_lender",
-        "_owner",
-        "_stream",
-        "_unit",
-        "committed",
-        "dispatched",
-        "ended",
-        "mode",
-        "routed",
-    )
+    # Here, and no slots: each request has a scope, and most of these stay as they are.
+    dispatched = ended = committed = routed = _cleaned = False
+    _stream: Stream | None = None
 
     def __init__(
         self,
@@ -63,9 +52,7 @@ class Scope:
         self._lender = lender
         self._fences: dict[str, FencedConnection] = {}  # in the order of acquiring
         self._unit = Unit(lender.replica is not None)
-        self._stream: Stream | None = None
         self.mode = mode
-        self.dispatched = self.ended = self.committed = self._cleaned = self.routed = False
 
     @property
     def commits(self) -> bool:
@@ -183,6 +170,11 @@ class Scope:
 
     # -- a stream that keeps it open
 
+    @property
+    def keeps_open(self) -> bool:
+        """Whether a stream has asked to be the end of this unit."""
+        return self._stream is not None
+
     def keep_open(self, deadline: float) -> None:
         """Let the end of a stream, which is to come by the deadline, be the end of this unit."""
         if not self.dispatched or self.ended:
@@ -226,6 +218,9 @@ class Scope:
         connections are back as well, and the request goes on (to its error handlers).
         """
         self._stream = None
+        if not self._fences and not self._unit:
+            self.ended = True
+            return
         leases = self._withdraw()
         wanted = commit
         commit = commit and self.mode.commits and not self._unit.doomed
@@ -264,13 +259,19 @@ class Scope:
         self._cleaned = True
         if self._fences:
             _give_back(self._withdraw(), torn)
-        self._unit.rolled_back(None)
+        if self._unit:
+            self._unit.rolled_back(None)
 
     def _withdraw(self) -> list[ContextLease]:
         """Take the leases out of the scope. Each comes out once, whoever asks."""
-        fences = self._fences
-        found = [fences.pop(name, None) for name in list(fences)]
-        return [fence._lease for fence in found if fence is not None]
+        fences, leases = self._fences, []
+        while fences:
+            try:
+                leases.append(fences.popitem()[1]._lease)
+            except KeyError:  # another thread was first
+                break
+        leases.reverse()
+        return leases
 
     def _commit(self, leases: list[ContextLease], named: str | None = None) -> None:
         """Commit in the order of acquiring; look at all of them before the first commits.
