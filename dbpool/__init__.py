@@ -7,6 +7,7 @@ from .errors import (
     ConnectFailed,
     PoolClosed,
     PoolError,
+    PoolDown,
     PoolTimeout,
     TooManyRequests,
     TransactionAborted,
