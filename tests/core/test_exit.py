@@ -89,7 +89,7 @@ def take():
 def wait():
     with pool.connection(600) as conn:
         run(conn, "SELECT 1")
-    print("served")
+    print("served\\n", end="")
 threading.Thread(target=take).start()
 taken.wait()
 for _ in range(2):
@@ -106,7 +106,7 @@ def work():
         conn = pool.getconn()
         run(conn, "SELECT 1")
         pool.putconn(conn, close=True)
-    print("served")
+    print("served\\n", end="")
 threading.Thread(target=work).start()
 """,
         (0, "served\n"),
