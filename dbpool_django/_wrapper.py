@@ -226,6 +226,7 @@ class PooledWrapper(BaseDatabaseWrapper):
             and not self._dbpool_connecting
             and not self.allow_thread_sharing
             and not loan.is_pinned
+            and not (loan.supplier.resets and loan.supplier.opener.has_drifted(self.connection))
             and loan.supplier.opener.transaction_status(self.connection) == IDLE
         ):
             self.close()

@@ -142,6 +142,33 @@ def test_session_state_pins_the_connection_until_the_requests_end(site: Site) ->
 
 
 @pytest.mark.project(pool=ONE)
+def test_session_state_set_past_djangos_cursors_pins_too(site: Site) -> None:
+    from django.db import connection
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    seen: list[Any] = []
+
+    @site.view("raw")
+    def raw(request: Any) -> Any:
+        connection.ensure_connection()
+        connection.connection.cursor().execute("SET app.tenant = 'acme'")
+        Book.objects.count()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('app.tenant', true)")
+            seen.append(cursor.fetchone()[0])
+        seen.append(_held())
+        return HttpResponse("ok")
+
+    assert site.get("raw").status == 200
+    assert (seen, _held()) == (["acme", 1], 0)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nullif(current_setting('app.tenant', true), '')")
+        assert cursor.fetchone() == (None,)
+
+
+@pytest.mark.project(pool=ONE)
 def test_a_view_that_waits_for_somebody_else_holds_nothing(site: Site) -> None:
     from django.http import HttpResponse
 
