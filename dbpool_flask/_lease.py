@@ -11,7 +11,7 @@ from dbpool._keeper import Guard
 from dbpool._lease import check, commit, roll_back
 from dbpool._session import Reports, clean_session
 from dbpool.drivers._session import changes_session
-from dbpool.drivers.base import IDLE, INERROR, INTRANS
+from dbpool.drivers.base import IDLE, INTRANS
 
 from . import _dialect
 from ._errors import released
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
 
     from ._hooks import Unit
 
-
 __all__ = ["ContextLease", "Owner"]
 
 logger = logging.getLogger("dbpool.flask")
 
 _NEVER = object()
-_IN_BLOCK = "a `with db.transaction()` block was still open"
 
 
 class Owner(Protocol):
@@ -143,14 +141,18 @@ class ContextLease:
         """Raise TransactionAborted if this could not be committed; no round trip."""
         self.raw()
         if self.unit.doomed:
-            raise self._aborted("db.doom() was called")
+            raise self.aborted("db.doom() was called")
         if self.lost:
             return
         self._check_transaction()
         if self.torn:
-            raise self._aborted("an operation on this connection was cut short (by a timeout?)")
+            raise self.aborted("an operation on this connection was cut short (by a timeout?)")
+        self.check_left()
+
+    def check_left(self) -> None:
+        """Raise TransactionAborted if a block is still open."""
         if self.blocks:
-            raise self._aborted(_IN_BLOCK)
+            raise self.aborted("a `with db.transaction()` block was still open")
 
     def commit(self) -> None:
         """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""
@@ -186,19 +188,6 @@ class ContextLease:
             return _dialect.has_written(self.conn)
         return status != IDLE or self.autocommits()
 
-    def check_ended(self, autocommit: bool) -> None:
-        """Raise TransactionAborted if something is open that nobody is going to commit.
-
-        For requests whose end does not commit: there each statement does (`autocommit`), or the
-        app. No round trip.
-        """
-        if self.blocks:
-            raise self._aborted(_IN_BLOCK)
-        if autocommit and not self.lost and self.status() in (INTRANS, INERROR):
-            raise self._aborted(
-                "a BEGIN in autocommit mode was not followed by a COMMIT or ROLLBACK"
-            )
-
     def loses_work(self) -> bool:
         """Return whether giving it back now undoes something that was written. Never raises.
 
@@ -230,7 +219,8 @@ class ContextLease:
                 "transaction under it: leave the block first (to undo it, raise an exception)"
             )
 
-    def _aborted(self, why: str) -> TransactionAborted:
+    def aborted(self, why: str) -> TransactionAborted:
+        """Return the error for a transaction that cannot be committed."""
         return self.pool._error(TransactionAborted)(
             f"{why}, so nothing of this transaction can be committed: it is rolled back"
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dbpool.options import nearest
 
 from ._context import ContextOwner
+from ._ending import check_ended, commit_all, give_back_all
 from ._fence import FencedConnection
 from ._hooks import Unit
 from ._late import LateLease
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ._app import AppState
 
 __all__ = ["Scope"]
-
-logger = logging.getLogger("dbpool.flask")
 
 
 class Scope:
@@ -229,8 +227,7 @@ class Scope:
             if commit:
                 self._commit(leases)
             elif wanted and not self._unit.doomed:
-                for lease in leases:
-                    lease.check_ended(self.mode.autocommit)
+                check_ended(leases, self.mode.autocommit)
             torn = False
             self.ended = True
             self.committed = commit and bool(leases)
@@ -239,7 +236,7 @@ class Scope:
             commit = False
             raise
         finally:
-            _give_back(leases, torn)
+            give_back_all(leases, torn)
             if commit and not torn:
                 self._unit.committed(None)
             elif not torn:
@@ -258,7 +255,7 @@ class Scope:
         self.ended = self.ended or self.dispatched
         self._cleaned = True
         if self._fences:
-            _give_back(self._withdraw(), torn)
+            give_back_all(self._withdraw(), torn)
         if self._unit:
             self._unit.rolled_back(None)
 
@@ -274,39 +271,7 @@ class Scope:
         return leases
 
     def _commit(self, leases: list[ContextLease], named: str | None = None) -> None:
-        """Commit in the order of acquiring; look at all of them before the first commits.
-
-        Not on a replica, unless it is named: whatever has failed there, nothing is lost.
-        """
+        """Commit; on a replica only if it is named: whatever has failed there, nothing is lost."""
         if self.replica is not None:
             leases = [x for x in leases if x.name != self.replica or x.name == named]
-        for lease in leases:
-            lease.check()
-        done: list[str] = []
-        for lease in leases:
-            try:
-                lease.commit_checked()
-            except Exception as error:
-                if done:
-                    self._unit.committed(done)
-                    note = (
-                        f"the commit on {lease.name!r} failed after "
-                        f"{', '.join(map(repr, done))} had been committed: what was written "
-                        "there stays"
-                    )
-                    logger.error("%s", note)
-                    if hasattr(error, "add_note"):
-                        error.add_note(note)
-                raise
-            done.append(lease.name)
-
-
-def _give_back(leases: list[ContextLease], torn: bool) -> None:
-    # Popped one by one: if something strikes in between, dropping the rest frees their slots.
-    while leases:
-        lease = leases.pop()
-        try:
-            lease.give_back(torn)
-        except Exception:
-            # The answer is decided: a committed request must not turn into an error by this.
-            logger.exception("a connection could not be returned to pool %r", lease.pool.name)
+        commit_all(leases, self._unit)
