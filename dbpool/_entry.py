@@ -38,10 +38,13 @@ class Entry(weakref.ref[Any]):
         "pool",
         "renew_at",  # a return before this moment leaves `good_until` as it is
         "proved_at",  # its last complete round trip
+        "queued",  # how often lent to one that had to wait
         "since",  # lent, or idle, since then
         "slow",  # uses of 1 ms and longer, by histogram bucket
         "used",  # seconds lent, in all
         "uses",  # how often lent: a float, which counts as exactly and is added to sooner
+        "waited",  # seconds that its borrowers had to wait, in all
+        "waits",  # waits of 1 ms and longer, by histogram bucket
         "why",  # what ends it at `expires_at`
     )
 
@@ -71,6 +74,9 @@ class Entry(weakref.ref[Any]):
         self.uses = 0.0
         self.used = 0.0
         self.slow: list[int] | None = None
+        self.queued = 0.0
+        self.waited = 0.0
+        self.waits: list[int] | None = None
 
     # A weakref compares and hashes by its referent; an entry is itself, also when that is gone.
     __hash__ = object.__hash__
@@ -96,3 +102,12 @@ class Entry(weakref.ref[Any]):
         if self.slow is None:
             self.slow = [0] * (len(BOUNDS) + 1)
         self.slow[bucket(seconds)] += 1
+
+    def count_wait(self, seconds: float) -> None:
+        """Count the wait of a borrower that had to queue; shorter than 1 ms as in `observe`."""
+        self.queued += 1.0
+        self.waited += seconds
+        if seconds >= 0.001:
+            if self.waits is None:
+                self.waits = [0] * (len(BOUNDS) + 1)
+            self.waits[bucket(seconds)] += 1

@@ -8,6 +8,7 @@ waiter, so one of them sees the other.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from . import _ending
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from ._waiting import Waiter
     from .pool import ConnectionPool
 
-__all__ = ["CLOSED", "answer_all", "dequeue", "offer", "oldest_wait", "settle"]
+__all__ = ["CLOSED", "FREE_THREADED", "answer_all", "dequeue", "offer", "oldest_wait", "settle"]
+
+# Without a GIL a look at a deque's length may miss what another thread has just appended; there
+# one has to look by operations that take the deque's own mutex.
+FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 CLOSED = object()  # what close() answers; it also stands in the queue of a closed pool for good
 
@@ -37,7 +42,10 @@ def offer(pool: ConnectionPool, held: Held) -> None:
             # Answered first and taken off the queue after: an exception between the two leaves
             # an answered waiter at the head, which the next one passes over.
             delivered = waiter.deliver(held)
-            dequeue(pool, waiter)
+            try:
+                waiters.remove(waiter)
+            except ValueError:
+                pass
             if delivered:
                 return
         idle.append(held)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from . import _growth
 from ._connecting import Failure
 from ._ending import find_lost, reclaim
-from ._handover import CLOSED, dequeue, offer, settle
+from ._handover import CLOSED, FREE_THREADED, dequeue, offer, settle
 from ._state import DOWN
-from .errors import ConnectFailed, PoolClosed, PoolDown, PoolError, PoolTimeout, TooManyRequests
+from .errors import ConnectFailed, PoolClosed, PoolDown, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
     from ._entry import Held
@@ -54,7 +54,7 @@ class Waiter:
     def wait(self, seconds: float) -> bool:
         """Sleep until answered, at most `seconds`; True if answered."""
         if seconds > 0 and not self._answer:
-            self._lock.acquire(timeout=seconds)
+            self._lock.acquire(True, seconds)  # a keyword would cost as much as the lock
         return bool(self._answer)
 
     def withdraw(self) -> Any:
@@ -68,65 +68,62 @@ def wait_for_connection(
     deadline: float,
     *,
     again: bool = False,
-    count: bool = True,
 ) -> Held:
     """Queue until a connection is there; raise what acquiring raises.
 
     Arguments: `started` and `deadline` on the monotonic clock; `again` for a caller that was
-    served a connection which turned out to be dead, and goes back to the head of the queue;
-    `count`, whether this is the first time that it has to wait.
+    served a connection which turned out to be dead, and goes back to the head of the queue.
     """
     if not pool._background:  # else the keeper does it, as soon as one is dropped
         find_lost(pool)
     waiter = Waiter(started)
+    queued = False
     try:
-        _enqueue(pool, waiter, again, count)
-        settle(pool)
+        if pool._state != "open":
+            raise pool._closed_error()
+        if again or pool.max_waiting or pool._backoff.failure is not None:
+            _enqueue_with_care(pool, waiter, again)
+        else:  # the ordinary case of a busy pool, without its lock
+            pool._waiters.append(waiter)
+        queued = True
+        if pool._state != "open":  # closed meanwhile, and those only were told who stood there
+            raise pool._closed_error()
+        if pool._idle or FREE_THREADED:
+            settle(pool)
         _sleep(pool, waiter, deadline)
         answer = waiter.withdraw()
         if isinstance(answer, tuple):
             return answer  # a connection and its entry
-        with pool._lock:
-            pool._totals.failed += 1
         raise refusal(pool, answer, time.monotonic() - started)
-    except BaseException as error:
+    except BaseException:
         answer = waiter.withdraw()
         dequeue(pool, waiter)
         if isinstance(answer, tuple):  # it came in the same instant: the next one gets it
             offer(pool, answer)
-        if not isinstance(error, PoolError):  # interrupted; the pool's own are counted
-            with pool._lock:
-                pool._totals.failed += 1
+        with pool._lock:  # who is served is counted with the connection
+            pool._totals.failed += 1
+            pool._totals.queued += queued
         raise
 
 
-def _enqueue(pool: ConnectionPool, waiter: Waiter, again: bool, count: bool) -> None:
+def _enqueue_with_care(pool: ConnectionPool, waiter: Waiter, again: bool) -> None:
+    """Queue, unless there is a reason to be refused at once."""
     waiters = pool._waiters
     with pool._lock:
-        if pool._state != "open":
-            pool._totals.failed += 1
-            raise pool._closed_error()
         failure = pool._backoff.permanent
         if failure is not None and not pool._entries and waiter.since < pool._backoff.retry_at:
-            pool._totals.failed += 1
             raise refusal(pool, failure, 0.0)
         if 0 < pool.max_waiting <= len(waiters) and not again:
-            pool._totals.failed += 1
             raise pool._error(TooManyRequests)(
                 f"pool {pool.name!r}: {len(waiters)} callers are waiting for a connection already "
                 f"(max_waiting={pool.max_waiting}, {len(pool._in_use)} of {pool.max_size} in "
                 "use): try again later, or make max_size or max_waiting larger"
             )
-        if count:
-            pool._totals.queued += 1
         pool._backoff.given_up = False  # somebody asks: connecting goes on
         if again:
             waiters.appendleft(waiter)
         else:
             waiters.append(waiter)
-        if pool._state != "open":  # a signal handler closed it meanwhile, and told others only
-            pool._totals.failed += 1
-            raise pool._closed_error()
 
 
 def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
@@ -173,10 +170,11 @@ def _collect(now: float) -> None:
         gc.collect()
 
 
-def timed_out(pool: ConnectionPool, waited: float) -> BaseException:
+def timed_out(pool: ConnectionPool, waited: float, *, queued: bool) -> BaseException:
     """Return the error for a caller whose time went by on connections that did not answer."""
     with pool._lock:
         pool._totals.failed += 1
+        pool._totals.queued += queued
     return refusal(pool, GONE, waited)
 
 

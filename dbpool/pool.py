@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import sys
 import threading
 import weakref
 from collections import deque
@@ -30,6 +29,7 @@ from . import (
 from ._connecting import Attempt
 from ._entry import Entry, Held
 from ._growth import Backoff
+from ._handover import FREE_THREADED
 from ._keeper import keeper
 from ._lease import Lease
 from ._state import Reach
@@ -47,10 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPool"]
 
 logger = logging.getLogger("dbpool.pool")
-
-# Without a GIL a look at a deque's length may miss what another thread has just appended; there
-# every return looks again by operations that take the deque's own mutex.
-_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 _numbers = itertools.count(1)
 
@@ -230,16 +226,15 @@ class ConnectionPool:
         while now >= held[1].good_until and not _validation.usable(self, held, now, deadline):
             now = monotonic()
             if now > max(deadline, started + _validation.LEAST):  # asking took all the time
-                raise timed_out(self, now - started)
+                raise timed_out(self, now - started, queued=queued)
             try:
                 held = self._take()
             except IndexError:
-                held = wait_for_connection(self, started, deadline, again=True, count=not queued)
+                held = wait_for_connection(self, started, deadline, again=True)
                 queued = True
             now = monotonic()
         if queued:
-            with self._lock:
-                self._totals.count_wait(now - started)
+            held[1].count_wait(now - started)
         if not self._background and now >= self._due:
             self._due = self._upkeep(now)
         return held[0], held[1], now
@@ -280,7 +275,7 @@ class ConnectionPool:
             _handover.offer(self, (conn, entry))
             return
         self._idle.append((conn, entry))
-        if waiters or _FREE_THREADED:
+        if waiters or FREE_THREADED:
             _handover.settle(self)
 
     def connection(self, timeout: float | None = None) -> Lease:

@@ -1,7 +1,8 @@
 """Counters and histograms, and the snapshot that every exporter reads.
 
-What a lent connection does is counted in its entry by its exclusive owner, without a lock. What
-happens on slow paths is counted here, under the pool's lock. An entry that ends is folded in here.
+What a lent connection does, and how long its borrowers waited for it, is counted in its entry by
+its exclusive owner, without a lock. What happens on slow paths is counted here, under the pool's
+lock. An entry that ends is folded in here.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Totals:
         self.failed = 0
         self.timeouts = 0
         self.down = 0
-        self.queued = 0
+        self.queued = 0  # in vain, or to be served by what has ended
         self.waited = 0.0
         self.waits = [0] * (len(BOUNDS) + 1)
         self.rescues = 0
@@ -68,11 +69,6 @@ class Totals:
         self.leaks = 0
         self.closed: Counter[str] = Counter()
 
-    def count_wait(self, seconds: float) -> None:
-        """Count one caller that had to queue and was served."""
-        self.waited += seconds
-        self.waits[bucket(seconds)] += 1
-
     def count_connect(self, seconds: float) -> None:
         """Count one connect that succeeded."""
         self.connected += seconds
@@ -82,8 +78,15 @@ class Totals:
         """Take over what an entry has counted; call it once, when the entry ends."""
         self.uses += int(entry.uses)
         self.used += entry.used
-        if entry.slow:
-            self.slow = [a + b for a, b in zip(self.slow, entry.slow, strict=True)]
+        self.slow = _plus(self.slow, entry.slow)
+        self.queued += int(entry.queued)
+        self.waited += entry.waited
+        self.waits = _plus(self.waits, entry.waits)
+
+
+def _plus(counts: list[int], more: list[int] | None) -> list[int]:
+    """Return the sum, bucket by bucket; None is nothing."""
+    return [a + b for a, b in zip(counts, more, strict=True)] if more else counts
 
 
 def snapshot(pool: ConnectionPool) -> dict[str, Any]:
@@ -96,14 +99,16 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
     with pool._lock:
         total, entries = pool._totals, list(pool._entries)
         uses, used = total.uses, total.used
-        slow = list(total.slow)
+        queued, waited = total.queued, total.waited
+        slow, waits = total.slow, total.waits
         for entry in entries:
             uses += int(entry.uses)
             used += entry.used
-            slow = [a + b for a, b in zip(slow, entry.slow or (0,) * len(slow), strict=True)]
+            queued += int(entry.queued)
+            waited += entry.waited
+            slow, waits = _plus(slow, entry.slow), _plus(waits, entry.waits)
         lent = [entry.since for entry in list(pool._in_use.values())]
         waiting = len(pool._waiters) - (pool._state == "closed")
-        immediate = max(0, uses - sum(total.waits))
         return {
             "pool_min": pool.min_size,
             "pool_max": pool.max_size,
@@ -111,8 +116,8 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             "pool_available": len(pool._idle),
             "requests_waiting": waiting,
             "requests_num": uses + total.failed,
-            "requests_queued": total.queued,
-            "requests_wait_ms": round(total.waited * 1000),
+            "requests_queued": queued,
+            "requests_wait_ms": round(waited * 1000),
             "requests_errors": total.failed,
             "usage_ms": round(used * 1000),
             "returns_bad": total.returns_bad,
@@ -127,7 +132,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             "rescues": total.rescues,
             "oldest_wait": _handover.oldest_wait(pool, now),
             "oldest_use": max((now - since for since in lent), default=0.0),
-            "wait_time": histogram([total.waits[0] + immediate, *total.waits[1:]], total.waited),
+            "wait_time": histogram([max(0, uses - sum(waits[1:])), *waits[1:]], waited),
             "use_time": histogram([max(0, uses - len(lent) - sum(slow[1:])), *slow[1:]], used),
             "create_time": histogram(list(total.creates), total.connected),
         }

@@ -271,6 +271,44 @@ def test_a_wait_is_counted_in_time_and_bucket(stub_pool: MakePool) -> None:
     assert counts(stats, "wait_time") == 2
 
 
+def test_waits_stay_counted_when_their_connection_has_ended(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=1)
+    use(pool)
+    with lent(pool, 1):
+        waiting = in_thread(use, pool)
+        wait_for_waiters(pool, 1)
+        time.sleep(0.03)
+    waiting.result(PATIENCE)
+    before = pool.get_stats()
+    assert (before["requests_queued"], counts(before, "wait_time")) == (2, 3)
+    pool.close()
+    after = pool.get_stats()
+    assert after["connections_closed"] == {"closed": 1}
+    for key in ("requests_queued", "requests_wait_ms", "wait_time"):
+        assert after[key] == before[key]
+
+
+def test_a_caller_that_waited_in_vain_is_counted_as_queued_once(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """Also one that was given something of no use first, and waited again."""
+
+    def check(conn: StubConnection) -> None:
+        if checked:
+            raise StubError("of no use")
+        checked.append(conn.number)
+
+    checked: list[int] = []
+    pool = stub_pool(max_size=1, check=check)
+    use(pool)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.05)
+    stats = pool.get_stats()
+    assert (stats["requests_num"], stats["requests_errors"]) == (2, 1)
+    assert stats["requests_queued"] == 2
+    assert counts(stats, "wait_time") == 1
+
+
 def test_connects_are_counted_by_how_they_ended(stub_pool: MakePool, stub: StubDriver) -> None:
     def first_fails(_: object) -> None:
         if len(tries) < 2:
