@@ -13,18 +13,14 @@ installed is left out and said to be.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
-import json
 import logging
-import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks import _exceptions, _idle, _restart, _spike, _threads
+from benchmarks._machine import closing, environment, opening
 from benchmarks._peers import Peer
 from benchmarks._report import Table
 from testproject.postgres import PostgresServer, PostgresUnavailable
@@ -60,25 +56,6 @@ def measurements(
     }
 
 
-def environment() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    found = {}
-    for package in _PACKAGES:
-        for name in (package, f"{package}-binary"):
-            try:
-                found[package] = importlib.metadata.version(name)
-                break
-            except importlib.metadata.PackageNotFoundError:
-                found[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count() or 1,
-        "load": round(os.getloadavg()[0], 1),
-        "packages": found,
-    }
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -99,17 +76,10 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     # What pools log about the faults that are made here is no news; levels stay as they are.
     logging.getLogger().addHandler(logging.NullHandler())
-    about = environment()
+    about = environment(_PACKAGES)
     with PostgresServer(conf={"max_connections": 200}) as server:
         about["postgresql"] = server.sql("SHOW server_version")
-        packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-        print(f"Python {about['python']}, {about['system']}, {about['processors']} processors")
-        print(f"PostgreSQL {about['postgresql']}, {packages}")
-        if about["load"] > about["processors"] / 2:
-            print(
-                f"This machine is busy with something else (load {about['load']}): what depends "
-                "on when threads run, above all fairness and the longest wait, will look worse"
-            )
+        print(opening(about))
         wanted = measurements(server, options.rounds, options.quick)
         names = options.only.split(",") if options.only else list(wanted)
         if unknown := set(names) - set(wanted):
@@ -118,12 +88,7 @@ def main(arguments: list[str]) -> None:
         for name in names:
             tables.append(wanted[name]())
             print("\n".join(tables[-1].lines()), flush=True)
-    goals = [goal for table in tables for goal in table.goals]
-    met = sum(goal.met is True for goal in goals)
-    print(f"\n{met} of {len(goals)} goals met")
-    if options.json:
-        figures = {"environment": about, "tables": [table.as_json() for table in tables]}
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    print(closing(about, tables, options.json))
 
 
 if __name__ == "__main__":
