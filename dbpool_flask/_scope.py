@@ -190,7 +190,8 @@ class Scope:
         if stream is None:
             return False
         for lease in self._leases(None):
-            lease.check()
+            if lease.name != self.replica:
+                lease.check()
             lease.pool.own(lease.raw(), stream)
         stream.runs = True
         return True

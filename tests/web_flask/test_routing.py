@@ -423,17 +423,17 @@ def test_a_query_that_fails_on_the_replica_costs_the_requests_writes_nothing(
 ) -> None:
     """A standby cancels queries that stand in the way of its catching up."""
 
-    @replicated.app.post("/")
-    def view() -> Any:
-        called: list[str] = []
-        replicated.db.on_commit(lambda: replicated.app.logger.info("committed"))
+    @replicated.app.post("/<int:streams>")
+    def view(streams: int) -> Any:
         with replicated.db.using("other"), pytest.raises(pg.Error):
             replicated.fail()
         replicated.write("kept")
-        return called
+        return Response(replicated.db.keep_open(["row"])) if streams else "row"
 
-    assert replicated.client().post("/").status_code == 200
-    assert replicated.database.notes() == ["default", "kept"]
+    for streams in (0, 1):
+        answer = replicated.client().post(f"/{streams}")
+        assert (answer.status_code, answer.text) == (200, "row")
+    assert replicated.database.notes() == ["default", "kept", "kept"]
 
 
 def test_a_link_to_the_replica_that_is_lost_costs_the_requests_writes_nothing(
