@@ -16,7 +16,7 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-flask test-outages test-freethreaded check bench bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-flask test-outages test-freethreaded check bench bench-flask bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ check: $(VENV)/.ready ## lint, formatting, types
 
 bench: postgres-bench ## measure against the other pools, in an environment of its own
 	@$(BENCH_VENV)/bin/python benchmarks/bench_core.py $(ARGS)
+
+bench-flask: postgres-bench ## measure a Flask view against the other ways to connect
+	@$(BENCH_VENV)/bin/python benchmarks/bench_flask.py $(ARGS)
 
 bench-faults: postgres-bench ## show how Django's database backends fail, and that ours does not
 	@$(BENCH_VENV)/bin/python benchmarks/django_faults.py $(ARGS)
