@@ -32,7 +32,7 @@ IN_A_ROW = 2  # failed connects after which a pool is down
 PER_SECOND = 3  # connects to a server that is down, over all pools of the process
 SPACING = 1.002 / PER_SECOND  # seconds between two of them where refusals come at once
 SLOWEST = 2.0  # seconds between two of them at most
-TURN = 0.05  # seconds that a pool which has tried last leaves to others that are down
+TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
 TELL_EVERY = 30.0  # seconds between two lines in the log
 FULL_FOR = (15.0, 25.0)  # seconds until a server without room for more is asked again
 
@@ -48,8 +48,8 @@ class Server:
         self._started: deque[float] = deque(maxlen=PER_SECOND)
         self._next_at = 0.0
         self._pause = 0.0
-        self._last = 0  # id of the pool that has tried last
-        self._down: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+        # The pools that are down, in the order in which it is their turn; by id.
+        self._down: dict[int, weakref.ref[ConnectionPool]] = {}
 
     def started(self, now: float) -> None:
         """A connect begins, whatever the state."""
@@ -62,16 +62,17 @@ class Server:
             due = self._next_at
             if len(self._started) == PER_SECOND:
                 due = max(due, self._started[0] + 1.0)
-            if self._last == id(pool) and len(self._down) > 1:
-                due += TURN
-            return due
+            return due if next(iter(self._down), id(pool)) == id(pool) else due + TURN
 
     def claim(self, pool: ConnectionPool, now: float) -> bool:
         """Take the next attempt, if it is due."""
         with self._lock:
             if now < self.due(pool):
                 return False
-            self._last = id(pool)
+            # It goes to the end, and so does one that has missed its turn: closed, or given up.
+            for key in {next(iter(self._down), id(pool)), id(pool)}:
+                if (ref := self._down.pop(key, None)) is not None and ref() is not None:
+                    self._down[key] = ref
             self._next_at = now + SPACING
             self._started.append(now)
             return True
@@ -79,7 +80,9 @@ class Server:
     def failed(self, pool: ConnectionPool, now: float, at_once: bool) -> None:
         """Put the next attempt off: little after a refusal, else ever longer."""
         with self._lock:
-            self._down.add(pool)
+            known = self._down.get(id(pool))
+            if known is None or known() is not pool:
+                self._down[id(pool)] = weakref.ref(pool)
             if at_once:
                 self._pause = 0.0
                 self._next_at = max(self._next_at, now + SPACING * random.uniform(0.9, 1.0))
@@ -92,8 +95,8 @@ class Server:
         with self._lock:
             self._pause = self._next_at = 0.0
             self._started.clear()
-            self._down.discard(pool)
-            return list(self._down)
+            self._down.pop(id(pool), None)
+            return [other for ref in self._down.values() if (other := ref()) is not None]
 
 
 _servers: weakref.WeakValueDictionary[Any, Server] = weakref.WeakValueDictionary()

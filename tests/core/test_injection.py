@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import dbpool
-from dbpool import ConnectionPool, PoolTimeout
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
 from tests.support.injection import explore
 from tests.support.stub_driver import StubDriver, StubError
 
@@ -260,6 +260,66 @@ def _administration(name: str) -> Callable[[Run], Check]:
     return scenario
 
 
+def _down(run: Run) -> Check:
+    pool, driver = make(down_wait=0.0)
+
+    def refuse(_: object) -> None:
+        raise StubError("connect_refused")
+
+    driver.hooks["connect"] = refuse
+
+    def use() -> None:
+        with pytest.raises(PoolDown):
+            pool.getconn()
+
+    run(use)
+    driver.hooks.clear()
+    pool._reach.since = time.monotonic() + 1.0  # the check has a second to see it recover
+    return full_capacity(pool, driver)
+
+
+def _recovering(run: Run) -> Check:
+    pool, driver = make()
+    pool.pause()
+    pool.resume()
+    run(lambda: pool.putconn(pool.getconn()))
+    return full_capacity(pool, driver)
+
+
+def _pause(run: Run) -> Check:
+    pool, driver = make(max_size=3)
+    taken = [pool.getconn() for _ in range(3)]
+    for conn in taken[1:]:
+        pool.putconn(conn)
+    lent = [taken[0]]
+    del taken, conn
+
+    def use() -> None:
+        pool.pause()
+        pool.resume()
+
+    run(use)
+    pool.resume()
+    pool.putconn(lent.pop())
+    return full_capacity(pool, driver)
+
+
+def _reported(run: Run) -> Check:
+    pool, driver = make(validate_after=1000)
+    taken = [pool.getconn(), pool.getconn()]
+    box = [taken.pop()]
+    pool.putconn(taken.pop())
+    box[0].alive = False
+
+    def use() -> None:
+        pool.report(box[0], StubError("gone"))
+        pool.putconn(box.pop())
+        pool.putconn(pool.getconn())
+
+    run(use)
+    return full_capacity(pool, driver)
+
+
 def _connector_thread(run: Run) -> Check:
     """The body of a connector thread, run here so that it can be traced."""
     from dbpool import _growth
@@ -304,6 +364,10 @@ SCENARIOS: list[Callable[[Run], Check]] = [
     _administration("drain"),
     _administration("check"),
     _administration("resize"),
+    _down,
+    _recovering,
+    _pause,
+    _reported,
     _connector_thread,
 ]
 

@@ -1,0 +1,586 @@
+"""While the server is away: callers are told soon, one prober tries, recovery is gentle."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+import pytest
+
+from dbpool import ConnectionPool, PoolClosed, PoolDown, PoolTimeout, _state
+from dbpool._state import Server
+from testproject.postgres import PostgresServer
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    in_thread,
+    lent,
+    wait_for_waiters,
+)
+from tests.support.servers import Postgres, count_sessions
+from tests.support.sessions import one
+from tests.support.stub_driver import StubDriver, StubError
+from tests.support.waiting import wait_until
+
+NOWHERE = "host=127.0.0.1 port=1 dbname=postgres user=postgres"
+
+
+def ask(pool: ConnectionPool) -> int:
+    with pool.connection() as conn:
+        assert one(conn, "SELECT 42") == 42
+        return int(conn.info.backend_pid)
+
+
+def told(pool: ConnectionPool, timeout: float | None = None) -> PoolDown:
+    """Return what a caller is told who comes now."""
+    with pytest.raises(PoolDown) as caught:
+        pool.getconn(timeout)
+    return caught.value
+
+
+class Way:
+    """A conninfo that leads to a server, or nowhere: a fault that leaves open sessions alone."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._good = postgres.dsn()
+        self.open = True
+
+    def __call__(self) -> str:
+        return self._good if self.open else NOWHERE
+
+
+# What callers see
+
+
+@pytest.mark.outage
+@pytest.mark.parametrize("background", [True, False])
+def test_callers_are_told_after_down_wait_and_not_after_their_timeout(
+    background: bool, breakable_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    pool = new_pool(
+        breakable_postgres.dsn(), timeout=1000, down_wait=0.3, background=background, name="shop"
+    )
+    ask(pool)
+    breakable_postgres.stop()
+    pool.check()
+    began = time.time()
+    callers = [in_thread(told, pool) for _ in range(6)]
+    for error in [caller.result(PATIENCE) for caller in callers]:
+        assert isinstance(error, psycopg2.OperationalError)
+        assert isinstance(error, PoolTimeout)
+        assert isinstance(error.__cause__, psycopg2.OperationalError)
+        assert error.waited >= 0.3
+        assert error.attempts >= 1
+        assert 0 <= error.next_attempt <= 3.0
+        assert error.cause == "connect_refused"
+        assert began - 1 <= error.since <= time.time()
+        assert "'shop'" in str(error)
+        assert "connect_refused" in str(error)
+        again = pickle.loads(pickle.dumps(error))
+        assert isinstance(again, PoolDown)
+        assert isinstance(again, psycopg2.OperationalError)
+        assert (again.since, again.attempts, again.cause) == (
+            *(error.since, error.attempts),
+            "connect_refused",
+        )
+    assert pool.state == "down"
+    assert pool.get_stats()["timeouts_down"] == 6
+    breakable_postgres.start()
+    wait_until(lambda: succeeds(ask, pool), PATIENCE)
+    wait_until(lambda: background is False or pool.state == "ok", PATIENCE)
+    expect_full_capacity(pool)
+
+
+def succeeds(function: Callable[..., object], *args: Any) -> bool:
+    try:
+        function(*args)
+    except PoolDown:
+        return False
+    return True
+
+
+@pytest.mark.outage
+def test_a_blip_that_is_shorter_than_down_wait_costs_no_error(
+    breakable_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    pool = new_pool(breakable_postgres.dsn(), max_size=3, down_wait=PATIENCE, timeout=PATIENCE)
+    with lent(pool, 3):
+        pass
+    breakable_postgres.stop("immediate")
+    pool.check()
+    callers = [in_thread(ask, pool) for _ in range(6)]
+    wait_until(lambda: pool.state == "down", PATIENCE)
+    breakable_postgres.start()
+    for caller in callers:
+        caller.result(PATIENCE)
+    assert pool.get_stats()["requests_errors"] == 0
+    wait_until(lambda: pool.state == "ok", PATIENCE, "the ramp ends")
+    expect_full_capacity(pool)
+
+
+def test_who_waits_already_when_the_outage_begins_gets_all_of_down_wait(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool = stub_pool(down_wait=5.0)
+    reach = pool._reach
+    reach.name, reach.since = "down", 100.0
+    assert reach.patience(pool, 90.0) == 105.0
+    assert reach.patience(pool, 110.0) == 115.0
+    reach.name = "ok"
+
+
+def test_a_shorter_timeout_counts(new_pool: MakePool) -> None:
+    pool = new_pool(NOWHERE, down_wait=1000.0)
+    error = told(pool, 0.2)
+    assert error.waited < 1000.0
+    assert told(pool, 0).attempts >= 1
+
+
+def test_what_is_open_goes_on_serving_and_the_prober_needs_no_traffic(
+    postgres: Postgres, new_pool: MakePool
+) -> None:
+    way = Way(postgres)
+    pool = new_pool(way, max_size=2, down_wait=0.2)
+    pid = ask(pool)
+    way.open = False
+    with lent(pool, 1) as (conn,):
+        assert told(pool).cause == "connect_refused"
+        assert pool.state == "down"
+        assert one(conn, "SELECT 1") == 1
+        conn.rollback()
+        waiter = in_thread(pool.getconn)
+        wait_for_waiters(pool, 1)
+    pool.putconn(waiter.result(PATIENCE))
+    for _ in range(5):
+        assert ask(pool) == pid
+    assert pool.state == "down"
+    way.open = True
+    wait_until(lambda: pool.state == "ok", PATIENCE, "nobody asks, and it recovers")
+    expect_full_capacity(pool)
+
+
+def test_one_failed_connect_is_no_outage_while_something_is_open(
+    postgres: Postgres, new_pool: MakePool
+) -> None:
+    way = Way(postgres)
+    pool = new_pool(way, max_size=2, max_connecting=1)
+    states: list[str] = []
+
+    def once() -> str:
+        if pool.get_stats()["connections_num"] > 1:
+            states.append(pool.state)
+            way.open = True
+        return way()
+
+    pool._conninfo = once
+    with lent(pool, 1):
+        way.open = False
+        pool.putconn(pool.getconn(PATIENCE))
+    assert states[0] == "ok"
+    assert pool.get_stats()["connections_errors"] == 1
+
+
+def test_an_error_of_a_callback_is_no_outage(stub_pool: MakePool, stub: StubDriver) -> None:
+    def fail(conn: object) -> None:
+        raise KeyError("no such setting")
+
+    pool = stub_pool(configure=fail, down_wait=0.0)
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=0.5)
+    assert not isinstance(caught.value, PoolDown)
+    assert pool.state == "ok"
+
+
+@pytest.mark.outage
+def test_a_frozen_server_is_down_after_two_connects_and_costs_no_slot(
+    breakable_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    pool = new_pool(breakable_postgres.dsn(), connect_timeout=2, max_size=3, down_wait=0.1)
+    breakable_postgres.freeze()
+    error = in_thread(told, pool, PATIENCE).result(PATIENCE)
+    assert error.cause == "connect_timeout"
+    assert error.attempts >= 2
+    breakable_postgres.thaw()
+    wait_until(lambda: succeeds(ask, pool), PATIENCE)
+    expect_full_capacity(pool)
+
+
+# How often it is tried
+
+
+@pytest.mark.outage
+def test_three_attempts_a_second_at_most_over_all_pools_of_a_server(
+    breakable_postgres: PostgresServer, new_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted: list[tuple[float, str]] = []
+    claim = Server.claim
+
+    def spied(server: Server, pool: ConnectionPool, now: float) -> bool:
+        given = claim(server, pool, now)
+        if given:
+            granted.append((now, pool.name))
+        return given
+
+    monkeypatch.setattr(Server, "claim", spied)
+    dsn = breakable_postgres.dsn()
+    pools = [new_pool(dsn, down_wait=0.05, name=f"pool {n}") for n in range(3)]
+    pools.append(new_pool(lambda: dsn, down_wait=0.05, name="pool 3", min_size=2))
+    for pool in pools:
+        ask(pool)
+    breakable_postgres.stop()
+    for pool in pools:
+        pool.check()
+    end = threading.Event()
+
+    def hammer(pool: ConnectionPool) -> None:
+        while not end.is_set():
+            told(pool)
+
+    callers = [in_thread(hammer, pool) for pool in pools * 3]
+    wait_until(lambda: len(granted) >= 12, PATIENCE, "the probers try")
+    end.set()
+    for caller in callers:
+        caller.result(PATIENCE)
+    times = [now for now, _ in granted]
+    gaps = [after - before for before, after in zip(times, times[3:], strict=False)]
+    assert min(gaps) >= 1.0, "more than three in a second"
+    assert len({name for _, name in granted}) == 4, "a pool never gets its turn"
+    breakable_postgres.start()
+    for pool in pools:
+        wait_until(lambda pool=pool: pool.state == "ok", PATIENCE, "each recovers by itself")
+        expect_full_capacity(pool)
+
+
+def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
+    stub_pool: MakePool,
+) -> None:
+    pool, server = stub_pool(open=False), Server()
+    pauses = []
+    for n in range(8):
+        server.failed(pool, 1000.0 * n, at_once=False)
+        pauses.append(server.due(pool) - 1000.0 * n)
+    assert 0.2 <= pauses[0] <= 0.4
+    assert max(pauses) <= 2.0
+    assert min(pauses[3:]) >= 1.5
+    assert len({round(pause, 4) for pause in pauses[3:]}) > 1, "no jitter"
+    server.failed(pool, 10_000.0, at_once=True)
+    assert server.due(pool) - 10_000.0 <= 0.35, "a server that refuses is there again any moment"
+
+
+def test_pools_of_different_servers_do_not_wait_for_each_other(
+    postgres: Postgres, new_pool: MakePool
+) -> None:
+    dead, alive = new_pool(NOWHERE, down_wait=0.0), new_pool(postgres.dsn())
+    told(dead)
+    ask(alive)
+    assert dead._reach.server is not alive._reach.server
+    assert alive._reach.server is not new_pool("")._reach.server
+    assert alive.state == "ok"
+
+
+# Recovery
+
+
+class Ramp:
+    """Refuses, then holds up each connect until it is let go."""
+
+    def __init__(self, stub: StubDriver) -> None:
+        self.refuse = True
+        self.inside = 0
+        self._lock = threading.Lock()
+        self._go = threading.Semaphore(0)
+        stub.hooks["connect"] = self._pass
+
+    def _pass(self, _: object) -> None:
+        if self.refuse:
+            raise StubError("connect_refused")
+        with self._lock:
+            self.inside += 1
+        self._go.acquire(timeout=PATIENCE)
+        with self._lock:
+            self.inside -= 1
+        if self.refuse:
+            raise StubError("connect_refused")
+
+    def let_go(self, count: int = 1) -> None:
+        self._go.release(count)
+
+
+def recovering(stub_pool: MakePool, stub: StubDriver) -> tuple[ConnectionPool, Ramp, list[Any]]:
+    """Return a pool with 30 callers, whose server has just come back."""
+    ramp = Ramp(stub)
+    pool = stub_pool(max_size=30, max_connecting=8, down_wait=PATIENCE)
+    callers = [in_thread(pool.getconn, PATIENCE) for _ in range(30)]
+    wait_until(lambda: pool.state == "down", PATIENCE)
+    wait_until(lambda: not pool._attempts(), PATIENCE)
+    ramp.refuse = False
+    return pool, ramp, callers
+
+
+def stays(condition: Callable[[], bool], seconds: float = 0.15) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not condition():
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def test_recovery_connects_one_then_two_then_four_at_a_time(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool, ramp, callers = recovering(stub_pool, stub)
+    try:
+        opened = 0
+        for size, step in ((1, 1), (1, 1), (2, 1), (4, 2)):
+            wait_until(lambda size=size: ramp.inside == size, PATIENCE, f"{size} at a time")
+            assert stays(lambda size=size: ramp.inside == size), "more than the ramp allows"
+            assert pool.state == ("down" if not opened else "recovering")
+            ramp.let_go(step)
+            opened += step
+            wait_until(lambda n=opened: len(pool._entries) == n, PATIENCE)
+        wait_until(lambda: ramp.inside == 8, PATIENCE, "the ramp has reached its end")
+        assert pool.state == "ok"
+    finally:
+        ramp.let_go(100)
+    for caller in callers:
+        pool.putconn(caller.result(PATIENCE))
+    expect_full_capacity(pool)
+
+
+def test_a_failure_in_recovery_makes_it_one_at_a_time_again(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool, ramp, callers = recovering(stub_pool, stub)
+    try:
+        for n in (1, 2):
+            wait_until(lambda: ramp.inside == 1, PATIENCE)
+            ramp.let_go()
+            wait_until(lambda n=n: len(pool._entries) == n, PATIENCE)
+        wait_until(lambda: ramp.inside == 2, PATIENCE)
+        ramp.refuse = True
+        ramp.let_go()
+        wait_until(lambda: pool.get_stats()["connections_errors"] >= 2, PATIENCE)
+        assert pool._reach.at_once(8) == 1
+    finally:
+        ramp.refuse = False
+        ramp.let_go(100)
+    for caller in callers:
+        pool.putconn(caller.result(PATIENCE))
+    wait_until(lambda: pool.state == "ok", PATIENCE)
+
+
+def test_it_is_logged_on_the_way_down_every_half_minute_and_on_the_way_up(
+    postgres: Postgres, new_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    way = Way(postgres)
+    way.open = False
+    pool = new_pool(way, name="shop", down_wait=0.0)
+    for _ in range(4):
+        told(pool)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "pool 'shop' is down, it cannot connect: connect_refused (OperationalError); 0 open"
+    ]
+    pool._reach.since = pool._reach._told_at = now = time.monotonic()
+    for seconds in (29, 31, 32, 60, 62):  # 30 and 60 s after the way down
+        line = pool._reach.still(pool, now + seconds)
+        lines += [line] if line else []
+    assert [line.partition(":")[0] for line in lines[1:]] == [
+        "pool 'shop' has been down for 31 s",
+        "pool 'shop' has been down for 62 s",
+    ]
+    assert "4 callers refused" in lines[1]
+    way.open = True
+    wait_until(lambda: pool.state == "ok", PATIENCE)
+    up = [r.getMessage() for r in caplog.records if "up again after" in r.getMessage()]
+    assert len(up) == 1
+    assert "attempts, 4 callers refused" in up[0]
+    assert pool._reach.still(pool, now + 1000) == ""
+
+
+def test_the_keeper_tells_of_an_outage_that_lasts(
+    new_pool: MakePool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_state, "TELL_EVERY", 0.2)
+    pool = new_pool(NOWHERE, down_wait=0.0, name="shop")
+    told(pool)
+    wait_until(lambda: caplog.text.count("has been down for") >= 2, PATIENCE)
+
+
+# A server without room
+
+
+@pytest.fixture
+def limited(postgres: Postgres) -> Any:
+    """Return a function that limits a role's sessions; the role's DSN is its attribute."""
+    from tests.support.sessions import run_sql
+
+    run_sql(postgres, "DROP ROLE IF EXISTS limited")
+    run_sql(postgres, "CREATE ROLE limited LOGIN")
+
+    def limit(count: int) -> None:
+        run_sql(postgres, f"ALTER ROLE limited CONNECTION LIMIT {count}")
+
+    yield limit, postgres.dsn(user="limited", dbname="postgres")
+    run_sql(postgres, "DROP ROLE IF EXISTS limited")
+
+
+def test_a_full_server_costs_no_error_while_one_connection_lives_and_is_asked_again(
+    limited: Any, new_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit, dsn = limited
+    limit(2)
+    pool = new_pool(dsn, max_size=5, timeout=PATIENCE, down_wait=0.0)
+    callers = [in_thread(lambda: [ask(pool) for _ in range(30)]) for _ in range(8)]
+    for caller in callers:
+        caller.result(PATIENCE)
+    with lent(pool, 2):
+        with pytest.raises(PoolTimeout, match="no room for more connections") as caught:
+            pool.getconn(timeout=0.1)
+    assert not isinstance(caught.value, PoolDown)
+    stats = pool.get_stats()
+    assert stats["pool_size"] == 2
+    assert 1 <= stats["connections_errors"] <= 2, "it goes on asking a server that is full"
+    assert stats["requests_errors"] == 1
+    assert pool.state == "ok"
+    said = [r.getMessage() for r in caplog.records if "no room" in r.getMessage()]
+    assert len(said) == 1
+    assert "it works with 2 of 5" in said[0]
+    assert 0 < pool._reach._full_until - time.monotonic() <= 60, "it grows again within a minute"
+    limit(10)
+    pool._reach._full_until = 0.0  # the minute is over
+    expect_full_capacity(pool)
+
+
+def test_a_full_server_is_an_outage_where_nothing_is_open(limited: Any, new_pool: MakePool) -> None:
+    limit, dsn = limited
+    limit(0)
+    pool = new_pool(dsn, down_wait=0.1)
+    assert told(pool).cause == "too_many_connections"
+    limit(10)
+    wait_until(lambda: pool.state == "ok", PATIENCE)
+    expect_full_capacity(pool)
+
+
+# Pause and resume
+
+
+@pytest.mark.outage
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_restart_under_pause_costs_no_error(
+    mode: str, breakable_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    pool = new_pool(breakable_postgres.dsn(), max_size=4, min_size=2, timeout=PATIENCE)
+    end = threading.Event()
+    count = [0] * 8
+
+    def work(number: int) -> None:
+        while not end.is_set():
+            ask(pool)
+            count[number] += 1
+
+    callers = [in_thread(work, number) for number in range(8)]
+    wait_until(lambda: min(count) > 5, PATIENCE)
+    assert pool.pause(wait=PATIENCE)
+    assert pool.state == "paused"
+    assert pool.pause()
+    assert (pool.get_stats()["pool_size"], pool.get_stats()["pool_available"]) == (0, 0)
+    breakable_postgres.restart(mode)
+    wait_for_waiters(pool, 8)
+    before = list(count)
+    pool.resume()
+    pool.resume()
+    wait_until(lambda: all(a > b + 5 for a, b in zip(count, before, strict=True)), PATIENCE)
+    end.set()
+    for caller in callers:
+        caller.result(PATIENCE)
+    stats = pool.get_stats()
+    assert (stats["requests_errors"], stats["connections_lost"]) == (0, 0)
+    wait_until(lambda: pool.state == "ok", PATIENCE)
+    expect_full_capacity(pool)
+
+
+def test_pause_waits_for_what_is_lent_and_callers_for_their_timeout(
+    pg_pool: MakePool, postgres: Postgres
+) -> None:
+    pool = pg_pool(max_size=2, name="pausing")
+    conn = pool.getconn()
+    assert pool.pause() is False
+    with pytest.raises(PoolTimeout, match="the pool is paused: call resume") as caught:
+        pool.getconn(timeout=0.05)
+    assert not isinstance(caught.value, PoolDown)
+    pausing = in_thread(pool.pause, PATIENCE)
+    assert one(conn, "SELECT 1") == 1, "a borrower can go on"
+    pool.putconn(conn)
+    assert pausing.result(PATIENCE) is True
+    wait_until(lambda: count_sessions(postgres, "dbpool:pausing") == 0, PATIENCE)
+    assert pool.get_stats()["connections_closed"] == {"paused": 1}
+    waiter = in_thread(pool.getconn, PATIENCE)
+    wait_for_waiters(pool, 1)
+    pool.resume()
+    pool.putconn(waiter.result(PATIENCE))
+    expect_full_capacity(pool)
+
+
+def test_a_connect_under_way_at_the_pause_is_not_kept(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    go, inside = threading.Event(), threading.Event()
+
+    def slow(_: object) -> None:
+        inside.set()
+        go.wait(PATIENCE)
+
+    stub.hooks["connect"] = slow
+    pool = stub_pool(max_size=1)
+    caller = in_thread(pool.getconn, PATIENCE)
+    assert inside.wait(PATIENCE)
+    pausing = in_thread(pool.pause, PATIENCE)
+    wait_until(lambda: pool.state == "paused", PATIENCE)
+    go.set()
+    assert pausing.result(PATIENCE)
+    assert stub.open_connections == 0
+    pool.resume()
+    pool.putconn(caller.result(PATIENCE))
+    assert pool.get_stats()["connections_closed"] == {"paused": 1}
+
+
+def test_a_paused_pool_can_be_closed_and_a_closed_one_not_paused(stub_pool: MakePool) -> None:
+    pool = stub_pool()
+    pool.pause()
+    waiter = in_thread(pool.getconn, PATIENCE)
+    wait_for_waiters(pool, 1)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        waiter.result(PATIENCE)
+    assert pool.state == "closed"
+    with pytest.raises(PoolClosed):
+        pool.pause()
+    pool.resume()
+    assert stub_pool(open=False).state == "new"
+
+
+@pytest.mark.outage
+def test_resume_before_the_server_is_there_is_an_outage_like_any_other(
+    breakable_postgres: PostgresServer, new_pool: MakePool
+) -> None:
+    pool = new_pool(breakable_postgres.dsn(), down_wait=0.1)
+    ask(pool)
+    assert pool.pause()
+    breakable_postgres.stop()
+    pool.resume()
+    told(pool)
+    assert pool.state == "down"
+    assert pool.pause(), "a pool that is down can be paused"
+    with pytest.raises(PoolTimeout, match="paused"):
+        pool.getconn(timeout=0.05)
+    breakable_postgres.start()
+    pool.resume()
+    ask(pool)
+    wait_until(lambda: pool.state == "ok", PATIENCE)
