@@ -95,7 +95,7 @@ class Site:
             check=False,
         )
         assert ended.returncode == 0, f"{arguments}:\n{ended.stdout}{ended.stderr}"
-        self.errors = ended.stderr
+        self.printed, self.errors = ended.stdout, ended.stderr
         return ended.stdout
 
     def script(self, code: str) -> Any:
@@ -301,6 +301,40 @@ def test_a_tenant_sees_its_own_rows_only(site: Site) -> None:
     site.server.sql("CREATE ROLE visitor LOGIN; GRANT ALL ON note TO visitor", "shop")
     site.follow(Block("python", PAGE.block("class TenantMiddleware")))
     assert site.script(TENANTS) == [200, 200, 200, 500, "1,3", "2", "", ""]
+
+
+FAULTS = """
+import logging, sys
+from concurrent.futures import ThreadPoolExecutor
+from django.db import OperationalError, connection
+logging.getLogger("dbpool").addHandler(logging.StreamHandler(sys.stdout))
+connection.settings_dict["OPTIONS"]["pool"] = {"max_size": 1, "timeout": 0.2, "connect_timeout": 60}
+connection.pool.putconn(connection.pool.getconn(60))  # so that nobody waits for a connect
+with connection.cursor() as cursor:
+    cursor.execute("BEGIN")
+
+def wait():
+    from django.db import connection
+    try:
+        connection.ensure_connection()
+    except OperationalError as error:
+        return str(error)
+
+with ThreadPoolExecutor(1) as executor:
+    print(executor.submit(wait).result())
+connection.close()
+print("[]")
+"""
+
+
+def test_the_messages_that_it_explains_are_those_of_the_pool(site: Site) -> None:
+    site.script(FAULTS)
+    explained = re.findall(r"^### `(.*)`$", PAGE.text, flags=re.MULTILINE)
+    ours = [text for text in explained if "connection" in text and "PgBouncer" not in text]
+    assert len(ours) == 2
+    for text in ours:
+        numberless = re.sub(r"\d+", r"[\\d.]+", re.escape(text))
+        assert re.search(numberless, site.printed), text
 
 
 # -- settings of elsewhere
