@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ._deadline import deadline
 from .errors import (
     CommitUnknown,
     ConnectFailed,
     PoolClosed,
-    PoolError,
     PoolDown,
+    PoolError,
     PoolTimeout,
     TooManyRequests,
     TransactionAborted,

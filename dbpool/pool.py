@@ -27,6 +27,7 @@ from . import (
     stats,
 )
 from ._connecting import Attempt
+from ._deadline import seconds_left
 from ._entry import Entry, Held
 from ._growth import Backoff
 from ._handover import FREE_THREADED
@@ -212,11 +213,12 @@ class ConnectionPool:
         return self._fit(held, now, deadline, queued=False)
 
     def _seconds(self, timeout: float | None) -> float:
+        left = seconds_left()
         if timeout is None:
-            return self.timeout
+            return min(self.timeout, left)
         if not options.is_number(timeout) or timeout == math.inf:
             raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
-        return timeout
+        return min(timeout, left)
 
     def _fit(
         self, held: Held, started: float, deadline: float, *, queued: bool

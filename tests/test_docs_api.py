@@ -25,11 +25,16 @@ check](health.md) and [Django](django.md).
 
 # Page sections: heading, the module that the names are imported from, the names.
 SECTIONS: list[tuple[str, Any, list[str]]] = [
-    ("The pool", dbpool, ["ConnectionPool"]),
+    ("The pool", dbpool, ["ConnectionPool", "deadline"]),
     (
         "Errors",
         dbpool,
-        [name for name in dbpool.__all__ if name not in ("ConnectionPool", "__version__")],
+        [
+            name
+            for name in dbpool.__all__
+            if isinstance(getattr(dbpool, name), type)
+            and issubclass(getattr(dbpool, name), Exception)
+        ],
     ),
     (
         "The health check",

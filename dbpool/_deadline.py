@@ -1,0 +1,55 @@
+"""How long the work at hand may take: a deadline that travels with the request, not the call."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextvars import ContextVar, Token
+from types import TracebackType
+
+from .options import is_number
+
+__all__ = ["deadline", "seconds_left"]
+
+_until: ContextVar[float] = ContextVar("dbpool_deadline", default=math.inf)
+
+
+class deadline:
+    """`with deadline(seconds):` nobody inside waits for a connection beyond that.
+
+    It caps what `getconn` and `connection` wait, whatever their timeout; who is late gets
+    PoolTimeout at once, unless a connection lies idle. Inside another one the earlier counts. It is
+    a context variable: it holds in this thread or task and in what copies its context, not in
+    threads that are started inside.
+    Arguments: `seconds` from now on. Raises ValueError if that is no number, or infinite.
+    """
+
+    __slots__ = ("_seconds", "_token")
+
+    def __init__(self, seconds: float) -> None:
+        if not is_number(seconds) or abs(seconds) == math.inf:
+            raise ValueError(f"deadline({seconds!r}) is not possible: it takes seconds")
+        self._seconds = seconds
+        self._token: Token[float] | None = None
+
+    def __enter__(self) -> deadline:
+        if self._token is not None:
+            raise RuntimeError("this deadline is in use: call deadline() again")
+        self._token = _until.set(min(_until.get(), time.monotonic() + self._seconds))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            _until.reset(token)
+
+
+def seconds_left() -> float:
+    """Return how many seconds are left until the deadline; infinite if there is none."""
+    until = _until.get()
+    return until if until == math.inf else until - time.monotonic()
