@@ -23,6 +23,7 @@ import psycopg2.pool
 from dbpool import ConnectionPool
 
 __all__ = [
+    "BareFairQueue",
     "BareQueue",
     "Connects",
     "Dbpool",
@@ -210,6 +211,56 @@ class BareQueue(Peer):
     def close(self) -> None:
         while not self.queue.empty():
             self.queue.get().close()
+
+
+class BareFairQueue(Peer):
+    """The least that a fair pool can be: idle connections, and callers who sleep in their order."""
+
+    name = "fair queue alone"
+
+    def __init__(self, wanted: Wanted) -> None:
+        idle = deque(psycopg2.connect(wanted.dsn, **wanted.options) for _ in range(wanted.size))
+        waiting: deque[tuple[threading.Lock, list[Any]]] = deque()
+        self.idle = idle
+
+        def take() -> Any:
+            try:
+                return idle.pop()
+            except IndexError:
+                pass
+            lock, box = threading.Lock(), list[Any]()
+            lock.acquire()
+            waiting.append((lock, box))
+            if idle:  # it came in between
+                try:
+                    give(idle.pop())
+                except IndexError:
+                    pass
+            lock.acquire(True, wanted.timeout)
+            return box[0]
+
+        def give(conn: Any) -> None:
+            while True:
+                try:
+                    lock, box = waiting.popleft()
+                except IndexError:
+                    idle.append(conn)
+                    if not waiting:
+                        return
+                    try:  # somebody has queued in between
+                        conn = idle.pop()
+                    except IndexError:
+                        return
+                else:
+                    box.append(conn)
+                    lock.release()
+                    return
+
+        self.take, self.give = take, give
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().close()
 
 
 class LocksAndDeque(Peer):

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks._others import DbpoolPsycopg, DBUtilsPool, PsycopgPool, SQLAlchemyPool
-from benchmarks._peers import BareQueue, Dbpool, Peer, Psycopg2Pool, Wanted, query
+from benchmarks._peers import (
+    BareFairQueue,
+    BareQueue,
+    Dbpool,
+    Peer,
+    Psycopg2Pool,
+    Wanted,
+    query,
+)
 from benchmarks._report import Column, Table, rotated
 
 __all__ = ["measure_held", "measure_queries"]
@@ -18,6 +26,7 @@ CONNECTIONS = 4
 
 _KINDS = (
     Dbpool,
+    BareFairQueue,
     BareQueue,
     Psycopg2Pool,
     PsycopgPool,

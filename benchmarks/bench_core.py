@@ -1,8 +1,9 @@
 """Measure the pool beside the others, all in one run, and hold it against its goals.
 
-    make bench                                   everything, some minutes
-    make bench ARGS='--only idle --rounds 20'    one measurement, with more rounds
-    make bench ARGS='--json figures.json'        the figures too, for benchmarks/plot.py
+    make bench                                    everything, some minutes
+    make bench ARGS='--only idle --rounds 20'     one measurement, with more rounds
+    make bench ARGS='--plot docs/benchmarks.svg'  the picture, too, that the README shows
+    make bench ARGS='--json figures.json'         the figures too, for benchmarks/plot.py
 
 The pools take turns within every round, so that what else the machine does hits all of them.
 Figures are medians over the rounds; in brackets stands the middle half of them, or their ends
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import _exceptions, _idle, _restart, _spike, _threads
+from benchmarks import _exceptions, _idle, _restart, _spike, _threads, plot
 from benchmarks._machine import closing, environment, opening
 from benchmarks._peers import Peer
 from benchmarks._report import Table
@@ -64,7 +65,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="seconds only: does it run at all?")
     parser.add_argument("--only", help="measurements, separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw idle and queries there")
     options = parser.parse_args(arguments)
+    if options.plot and options.only and not {"idle", "queries"} <= {*options.only.split(",")}:
+        parser.error("--plot draws idle and queries: name both in --only, or leave it out")
     if options.quick:
         options.rounds = 1
     if options.rounds < 1:
@@ -88,6 +92,9 @@ def main(arguments: list[str]) -> None:
         for name in names:
             tables.append(wanted[name]())
             print("\n".join(tables[-1].lines()), flush=True)
+    if options.plot:
+        figures = {"environment": about, "tables": [table.as_json() for table in tables]}
+        options.plot.write_text(plot.draw(figures))
     print(closing(about, tables, options.json))
 
 

@@ -39,7 +39,8 @@ def run(script: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     file = tmp_path_factory.mktemp("figures") / "figures.json"
-    return run("bench_core.py", "--quick", "--json", str(file)), file
+    plot = file.with_name("plot.svg")
+    return run("bench_core.py", "--quick", "--json", str(file), "--plot", str(plot)), file
 
 
 @pytest.fixture
@@ -95,3 +96,4 @@ def test_the_figures_can_be_drawn(figures: tuple[str, Path], tmp_path: Path) -> 
     texts = [text.text or "" for text in xml.etree.ElementTree.parse(drawn).iter()]
     assert texts.count("dbpool") == 2
     assert texts.count("psycopg2.pool") == 2
+    assert drawn.read_text() == figures[1].with_name("plot.svg").read_text()
