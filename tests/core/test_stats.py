@@ -309,6 +309,22 @@ def test_a_caller_that_waited_in_vain_is_counted_as_queued_once(
     assert counts(stats, "wait_time") == 1
 
 
+def test_a_caller_whose_time_goes_by_while_the_server_is_asked_is_counted_as_queued(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    def answers_late(_: StubConnection) -> None:
+        wait_until(lambda: time.monotonic() > asked + 0.5, PATIENCE)
+        raise StubError("too late")
+
+    pool = stub_pool(max_size=1, validate="ping")
+    stub.hooks["ping"] = answers_late
+    asked = time.monotonic()
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.5)
+    stats = pool.get_stats()
+    assert (stats["requests_num"], stats["requests_errors"], stats["requests_queued"]) == (1, 1, 1)
+
+
 def test_connects_are_counted_by_how_they_ended(stub_pool: MakePool, stub: StubDriver) -> None:
     def first_fails(_: object) -> None:
         if len(tries) < 2:
