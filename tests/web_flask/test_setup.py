@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from dbpool import ConnectFailed, ConnectionPool, PoolTimeout, TooManyRequests
+from dbpool import ConnectFailed, ConnectionPool, PoolDown, PoolTimeout, TooManyRequests
 from dbpool_flask import DBPool
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
@@ -297,8 +297,10 @@ def test_a_database_that_is_down_at_start_is_one_clear_error_of_the_request(
         return "ok"
 
     assert site.client().get("/").status_code == 503
-    assert isinstance(errors[0], PoolTimeout)
-    assert "connecting fails (connect_refused): is the database up" in str(errors[0])
+    assert isinstance(errors[0], PoolDown)
+    assert errors[0].cause == "connect_refused"
+    assert "connecting fails (connect_refused)" in str(errors[0])
+    assert "is the database up and reachable?" in str(errors[0])
     assert "sesame" not in f"{errors[0]} {errors[0].__cause__}"
 
 
