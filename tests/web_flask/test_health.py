@@ -42,7 +42,8 @@ def test_the_site_would_answer_a_load_balancer_itself(postgres: Postgres) -> Non
         secure = f"https://{golden.HOST}"
         assert client.get("/", base_url=secure).status_code == 401
         assert client.get("/", base_url=secure, auth=("a", "b")).text == "home"
-        assert client.get("/", base_url="https://10.0.0.7", auth=("a", "b")).status_code == 400
+        if "TRUSTED_HOSTS" in Flask.default_config:  # from Flask 3.1 on
+            assert client.get("/", base_url="https://10.0.0.7", auth=("a", "b")).status_code == 400
 
 
 def test_the_path_is_the_apps_own_where_the_check_is_off_or_elsewhere(postgres: Postgres) -> None:

@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 
 import dbpool_flask
 from dbpool import PoolTimeout, TransactionAborted
-from dbpool_flask import DBPool
+from dbpool_flask import ConnectionReleased, DBPool
 from tests.support.injection import explore
 from tests.web_flask.conftest import DRIVER, MakeSite, Site, pg
 
@@ -301,6 +301,8 @@ def test_a_database_that_dies_meanwhile_leaves_the_others_as_they_were(
             cursor.execute("INSERT INTO note (text) VALUES ('undone')")
         with pytest.raises(pg.OperationalError):
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(ConnectionReleased):
+        cursor.execute("SELECT 1")
     assert site.lent() == 0
     assert site.database.notes() == []
 

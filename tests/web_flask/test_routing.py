@@ -132,20 +132,18 @@ def test_a_view_uses_another_database_until_its_request_is_over(
     def rows() -> Iterator[str]:
         yield first(two)
 
-    def work() -> Any:
-        two.write("written")
-        return Response(stream_with_context(rows()))
-
     if is_async:
 
         async def view() -> Any:
             await asyncio.sleep(0)
-            return work()
+            two.write("written")
+            return first(two)
 
     else:
 
         def view() -> Any:  # type: ignore[misc]
-            return work()
+            two.write("written")
+            return Response(stream_with_context(rows()))
 
     two.app.post("/")(two.db.using("other")(view))
     assert two.client().post("/").text == "other"
