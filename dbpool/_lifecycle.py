@@ -171,6 +171,7 @@ def resume(pool: ConnectionPool) -> None:
         pool._reach.recover()
         pool._backoff.clear()
     _growth.grow(pool)
+    _growth.settle(pool)
 
 
 def check(pool: ConnectionPool) -> None:

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
 from dbpool.health import HealthCheck
 from testproject.postgres import PostgresServer
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed, why
 from tests.support.black_hole import BlackHole
-from tests.support.servers import Postgres
+from tests.support.servers import Postgres, count_sessions
 from tests.support.waiting import wait_until
 
 PASS = ("pass", ())
@@ -120,6 +120,63 @@ def silence(descriptor: int, hole: BlackHole) -> None:
     where = urlsplit(hole.url)
     with socket.create_connection((where.hostname or "", where.port or 0)) as silent:
         os.dup2(silent.fileno(), descriptor)
+
+
+# The pool's own states
+
+
+def test_a_pool_that_is_down_fails_by_its_cause_and_costs_no_further_connect(
+    postgres: Postgres,
+) -> None:
+    driver = CountingDriver()
+    url = "postgresql://app@127.0.0.1:1/shop"
+    with ConnectionPool(lambda: url, driver=driver, down_wait=0.0) as pool:
+        with pytest.raises(PoolDown):
+            pool.getconn()
+        check = check_of(pool)
+        assert [ask(check) for _ in range(5)] == [("fail", ("connect_refused",))] * 5
+        assert driver.spares == 0, "the pool has a prober already"
+        url = postgres.url()
+        wait_until(lambda: ask(check) == PASS)
+        assert driver.spares == 0
+
+
+def test_a_pool_that_is_down_warns_while_what_is_open_works(postgres: Postgres) -> None:
+    url = postgres.url()
+    with ConnectionPool(lambda: url, down_wait=0.0) as pool:
+        check = check_of(pool)
+        with pool.connection() as connection:
+            url = "postgresql://app@127.0.0.1:1/shop"
+            with pytest.raises(PoolDown):
+                pool.getconn()
+            connection.cursor().execute("SELECT 1")
+            connection.commit()
+            pool.proved()
+            assert ask(check) == ("warn", ("probe_unavailable",))
+            forget_proof(pool)
+            assert ask(check) == ("fail", ("connect_refused",))
+
+
+def test_a_paused_pool_warns_and_keeps_no_session_open(postgres: Postgres) -> None:
+    """An operator restarts the server: callers queue, and would do so elsewhere as well."""
+    with ConnectionPool(postgres.url(), name="paused") as pool:
+        check = check_of(pool)
+        assert ask(check) == PASS  # by a spare connection
+        assert pool.pause(wait=30.0)
+        wait_until(lambda: count_sessions(postgres, "dbpool%:paused") == 0)
+        assert [ask(check) for _ in range(3)] == [("warn", ("recovering",))] * 3
+        pool.resume()
+        wait_until(lambda: ask(check) == PASS)
+
+
+def test_a_recovery_is_a_warning_until_it_is_over(postgres: Postgres) -> None:
+    with ConnectionPool(postgres.url()) as pool:
+        check = check_of(pool, ttl=60.0)
+        idle(pool, 1)
+        pool._reach.recover()
+        assert ask(check) == ("warn", ("recovering",))
+        pool._upkeep(time.monotonic())  # nobody waits, and nothing is missing
+        assert ask(check) == PASS
 
 
 # Deadlines and load

@@ -106,10 +106,18 @@ def test_a_failed_round_trip_makes_the_next_probe_due(
         assert ask(check) == PASS
         wait_until(lambda: driver.probes == 1 and landed(pool))
         end_session(postgres, pool._idle[-1][0].info.backend_pid)
-        with pool.connection():  # the other one
+        with pool.connection():  # the other one, which was asked before it was lent
             assert pool.get_stats()["connections_lost"] == 1
             assert ask(check) == PASS
-            assert driver.probes == 2
+            assert driver.probes == 1
+        connection = pool.getconn()
+        end_session(postgres, connection.info.backend_pid)
+        with pytest.raises(psycopg2.Error) as caught:
+            connection.cursor().execute("SELECT 1")
+        pool.report(connection, caught.value)
+        assert ask(check) == PASS
+        assert driver.probes == 2
+        pool.putconn(connection)
 
 
 def end_session(postgres: Postgres, pid: int) -> None:
