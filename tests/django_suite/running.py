@@ -17,14 +17,13 @@ from testproject.postgres import PostgresServer
 
 __all__ = ["Outcome", "Wanted", "outcome", "run"]
 
-# The suite's settings refuse another driver than the one that is meant. Which one Django takes is
-# known in the suite's process only: psycopg 3 wherever it can be imported there.
+# What Django sets for its own suite differs between versions: DEFAULT_AUTO_FIELD does. Another driver
+# than the one that is meant is refused here, because it is known in the suite's process only which
+# one Django takes: psycopg 3, wherever that can be imported.
 _SETTINGS = """\
+from test_sqlite import *
+
 DATABASES = {databases!r}
-SECRET_KEY = "django_tests_secret_key"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
-USE_TZ = False
 
 if {driver!r} != "sqlite3":
     from django.db.backends.postgresql.psycopg_any import is_psycopg3

@@ -23,6 +23,7 @@ BEGIN = "import importlib, sys\nimportlib.import_module(sys.argv[2])\n"
 def suite(folder: Path, code: str) -> Path:
     (folder / "suite" / "tests").mkdir(parents=True)
     (folder / "suite" / "tests" / "runtests.py").write_text(BEGIN + code)
+    (folder / "suite" / "tests" / "test_sqlite.py").write_text("USE_TZ = False")
     return folder / "suite"
 
 
@@ -58,6 +59,19 @@ def test_a_suite_that_passes_has_passed(tmp_path: Path) -> None:
     found, text = result(tmp_path, f"print({PASSED!r})")
     assert (found, found.good) == (Outcome(2, skipped=1), True)
     assert "Ran 2 tests" in text
+
+
+def test_the_settings_are_djangos_own_but_for_the_databases(tmp_path: Path) -> None:
+    found, text = result(
+        tmp_path,
+        f"""
+import suite_settings
+print(suite_settings.USE_TZ, *suite_settings.DATABASES)
+print({PASSED!r})
+""",
+    )
+    assert found.good
+    assert text.startswith("False default other")
 
 
 def test_a_crash_after_the_summary_is_not_a_success(tmp_path: Path) -> None:
