@@ -118,8 +118,9 @@ def test_killed_greenlets_cost_no_slot(run: Run) -> None:
         for _ in range(6):  # of a pool of 3
             holding = []
             greenlet = gevent.spawn(query)
-            while not holding:
+            while not holding and not greenlet.ready():
                 gevent.sleep(0.001)
+            assert holding, greenlet.exception
             greenlet.kill()
             del greenlet
         gc.collect()
