@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -196,12 +197,13 @@ def many_forks(count: int, dsn: str, new_pool: MakePool) -> None:
         with pools[0].connection(PATIENCE / 2) as conn:
             return int(one(conn, "SELECT pg_backend_pid()"))
 
-    seen = set()
+    seen = [0]
     with always_connecting(*pools):
         for number in range(count):
             time.sleep(number % 7 * 0.001)
-            seen.add(in_child(child))
-    assert len(seen) == count
+            seen.append(in_child(child))
+    # Over thousands the operating system gives their numbers again; not in a row.
+    assert all(before != after for before, after in pairwise(seen))
 
 
 @pytest.mark.usefixtures("patient")
