@@ -17,9 +17,9 @@ from testproject.postgres import PostgresServer
 
 __all__ = ["Outcome", "Wanted", "outcome", "run"]
 
-# What Django sets for its own suite differs between versions: DEFAULT_AUTO_FIELD does. Another driver
-# than the one that is meant is refused here, because it is known in the suite's process only which
-# one Django takes: psycopg 3, wherever that can be imported.
+# What Django sets for its own suite differs between versions: DEFAULT_AUTO_FIELD does. Another
+# driver than the one that is meant is refused here, because only in the suite's process is it known
+# which one Django takes: psycopg 3, wherever that can be imported.
 _SETTINGS = """\
 from test_sqlite import *
 
