@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _growth, _handover, _socket, drivers
+from . import _ending, _growth, _handover, _role, _socket, drivers
 from ._entry import Entry
 from ._fork_gate import NoFork
 from ._keeper import Guard, keeper
@@ -63,6 +63,7 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
     entry: Entry | None = None
     try:
         conn = connect(pool, f"dbpool:{pool.name}", attempt)
+        _check_role(pool, conn)
         _configure(pool, conn)
         entry = _admit(pool, attempt, conn, started)
     except BaseException as error:
@@ -99,10 +100,23 @@ def connect(
         kwargs = {**kwargs, option: name}
     if (address := getattr(pool._driver, "address", None)) is not None:
         pool._reach.found((pool._driver.name, address(conninfo, kwargs)))
+    if (routed := getattr(pool._driver, "routed", None)) is not None:
+        kwargs = routed(conninfo, kwargs, pool._last_host, pool.role == "primary")
     if attempt is not None and (seconds := getattr(pool._driver, "connect_seconds", None)):
         attempt.allow(seconds(conninfo, kwargs, pool._connect_timeout))
     with NoFork():
-        return pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
+        conn = pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
+    if (host := getattr(pool._driver, "host", None)) is not None:
+        pool._last_host = host(conn)
+    return conn
+
+
+def _check_role(pool: ConnectionPool, conn: Any) -> None:
+    if not _role.fits(pool, conn):
+        raise pool._driver.OperationalError(
+            "the server is read-only (a standby, or default_transaction_read_only is on), and the "
+            "pool is declared as role='primary'"
+        )
 
 
 def _configure(pool: ConnectionPool, conn: Any) -> None:

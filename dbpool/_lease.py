@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from . import _role
 from ._keeper import Guard
 from .drivers.base import IDLE, INERROR, INTRANS, UNKNOWN
 from .errors import CommitUnknown, TransactionAborted
@@ -58,9 +59,12 @@ class Lease:
 
 def ends_session(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
     """Return whether an error of the driver's means that the connection should be replaced."""
-    # A primary that has become a standby answers so for as long as the session lives.
     state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-    return state == _READ_ONLY or pool._driver.is_disconnect(conn, error)
+    # A primary that has become a standby answers so for as long as the session lives; one that
+    # takes writes only tells that the borrower's own transaction is read-only.
+    if state == _READ_ONLY and _role.is_read_only(pool, conn) is not False:
+        return True
+    return pool._driver.is_disconnect(conn, error)
 
 
 def commit(pool: ConnectionPool, conn: Any) -> None:

@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from . import _connecting, _growth, _returning, _socket, _suspicion
+from . import _connecting, _growth, _returning, _role, _socket, _suspicion
 from ._ending import retire
 from ._handover import offer
 from ._keeper import Guard
@@ -66,7 +66,7 @@ def answers(pool: ConnectionPool, held: Held, seconds: float) -> bool:
     except Exception:
         return False
     pool._proved_at = entry.proved_at = time.monotonic()
-    return pool._driver.transaction_status(conn) == IDLE
+    return pool._driver.transaction_status(conn) == IDLE and _role.fits(pool, conn)
 
 
 def ping_or_retire(pool: ConnectionPool, held: Held) -> None:

@@ -103,5 +103,5 @@ def _is_saturated(pool: ConnectionPool, now: float) -> bool:
 
 
 def is_primary(pool: ConnectionPool) -> bool:
-    """Return whether the pool is declared to be for writing. There is no such option yet."""
-    return getattr(pool, "role", None) == "primary"
+    """Return whether the pool is declared to be for writing."""
+    return pool.role == "primary"

@@ -38,6 +38,7 @@ class PoolOptions(TypedDict, total=False):
     check: _Callback | None
     reset: str | _Callback | None
     max_use: float | None
+    role: str | None
     reuse: str
     name: str | None
     background: bool
@@ -177,6 +178,13 @@ OPTIONS: dict[str, Option] = {
         "limit; needs background",
         f"{_SECONDS}, or None",
         _positive_or_none,
+    ),
+    "role": Option(
+        None,
+        'what the server is to the pool: a "primary" takes writes, and a connection whose server '
+        "has become read-only is replaced; with several hosts one that takes writes is looked for",
+        '"primary", "replica" or None',
+        lambda v: v in (None, "primary", "replica"),
     ),
     "reuse": Option(
         "lifo",

@@ -114,6 +114,7 @@ class ConnectionPool:
         self.max_size: int = values["max_size"]
         self.timeout: float = values["timeout"]
         self.max_waiting: int = values["max_waiting"]
+        self.role: str | None = values["role"]
         self.max_lifetime: float | None = values["max_lifetime"]
         self.max_idle: float | None = values["max_idle"]
         self.reconnect_timeout: float = values["reconnect_timeout"]
@@ -135,6 +136,7 @@ class ConnectionPool:
         self._ref = weakref.ref(self)
         self._settled = self._driver.settled
         self._state = "new"
+        self._last_host: Any = None  # the one that served last, where there are several
         self._prober: Prober | None = None  # made by the first health check
         self._clear()
         max_use = values["max_use"]

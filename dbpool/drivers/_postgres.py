@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import _service
+from . import _hosts, _service
 
 __all__ = [
     "MALFORMED",
@@ -17,6 +17,7 @@ __all__ = [
     "defaults",
     "is_disconnect",
     "reason",
+    "routed",
 ]
 
 MALFORMED = (
@@ -102,6 +103,20 @@ def address(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, 
         str(given.get(key) or environ.get(f"PG{key.upper()}", ""))
         for key in ("service", "host", "hostaddr", "port")
     )
+
+
+def routed(
+    given: Mapping[str, Any], kwargs: Mapping[str, Any], last: Any, primary: bool
+) -> Mapping[str, Any]:
+    """Return `kwargs` with the hosts in the order in which they are to be tried.
+
+    Arguments: `given`, conninfo and kwargs together; `last`, the host that served last, or None;
+    `primary`, whether only one that takes writes will do.
+    """
+    ours: dict[str, Any] = dict(_hosts.in_order(given, last))
+    if primary and _hosts.count(given) > 1 and "target_session_attrs" not in given:
+        ours["target_session_attrs"] = "read-write"
+    return {**kwargs, **ours} if ours else kwargs
 
 
 _STATES = {

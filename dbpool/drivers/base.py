@@ -38,11 +38,13 @@ class Driver(Protocol):
     May be there as well: `name_option`, the argument of `connect` that names a session on the
     server; `check_kwargs(kwargs)`, which raises TypeError or ValueError when a pool is made with
     what `connect` would refuse; `connect_seconds(conninfo, kwargs, timeout)`, how long `connect`
-    may take where that is more than `timeout`; `canceller(conn)`, which returns a function that
-    has the server end the statement that runs there, for another thread to call, or None;
-    `address(conninfo, kwargs)`, which is the same for all that connect to one server;
-    `pool_closed()`, called when the pool has closed, where the driver keeps something for as long
-    as it lives.
+    may take where that is more than `timeout`; `address(conninfo, kwargs)`, what decides which
+    server is connected to; `canceller(conn)`, which returns a function that has the server end
+    the statement that runs there, for another thread to call, or None;
+    `routed(conninfo, kwargs, last, primary)`, `kwargs` for the next connect, where `last` is what
+    `host(conn)` returned for the last one; `read_only(conn)`, whether the server has reported that
+    it takes no writes, None if it reports nothing; `pool_closed()`, called when the pool has
+    closed, where the driver keeps something for as long as it lives.
     """
 
     name: str

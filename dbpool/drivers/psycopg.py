@@ -13,7 +13,7 @@ from psycopg import rows
 from psycopg.pq.misc import find_libpq_full_path
 
 from .. import _socket
-from . import _cancel, _postgres
+from . import _cancel, _hosts, _postgres
 from .base import ACTIVE, IDLE
 
 __all__ = ["PsycopgDriver"]
@@ -64,6 +64,20 @@ class PsycopgDriver:
     def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """Return what decides which server is connected to."""
         return _postgres.address({**self._parse(conninfo), **kwargs}, os.environ)
+
+    def routed(
+        self, conninfo: str, kwargs: Mapping[str, Any], last: Any, primary: bool
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with the hosts in the order in which they are to be tried."""
+        return _postgres.routed({**self._parse(conninfo), **kwargs}, kwargs, last, primary)
+
+    def host(self, conn: Any) -> tuple[str, str] | None:
+        """Return the host and port that it is connected to."""
+        return conn.info.host, str(conn.info.port)
+
+    def read_only(self, conn: Any) -> bool | None:
+        """Return whether the server takes no writes, as it has last reported; None: unknown."""
+        return _hosts.is_read_only(conn.info)
 
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str

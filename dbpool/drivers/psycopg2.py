@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from .. import _socket
-from . import _cancel, _postgres
+from . import _cancel, _hosts, _postgres
 from ._tracking import TrackedConnection, marks_of, unchanged
 from .base import ACTIVE, IDLE
 
@@ -66,6 +66,20 @@ class Psycopg2Driver:
     def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """Return what decides which server is connected to."""
         return _postgres.address({**self._parse(conninfo), **kwargs}, os.environ)
+
+    def routed(
+        self, conninfo: str, kwargs: Mapping[str, Any], last: Any, primary: bool
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with the hosts in the order in which they are to be tried."""
+        return _postgres.routed({**self._parse(conninfo), **kwargs}, kwargs, last, primary)
+
+    def host(self, conn: Any) -> tuple[str, str] | None:
+        """Return the host and port that it is connected to."""
+        return conn.info.host, str(conn.info.port)
+
+    def read_only(self, conn: Any) -> bool | None:
+        """Return whether the server takes no writes, as it has last reported; None: unknown."""
+        return _hosts.is_read_only(conn.info)
 
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
@@ -128,6 +142,7 @@ class Psycopg2Driver:
             notices,
             notices if type(notices) is list else (),
             marks_of(conn),
+            conn.encoding,
         )
 
     @staticmethod
@@ -145,7 +160,7 @@ class Psycopg2Driver:
 
     def restore(self, conn: Any, attributes: Any) -> None:
         """Put the session attributes back; a round trip only for settings of autocommit mode."""
-        autocommit, isolation_level, readonly, deferrable, cursor_factory, notices, *_ = attributes
+        autocommit, isolation_level, readonly, deferrable, cursor_factory, notices = attributes[:6]
         wanted = (isolation_level, readonly, deferrable)
         if autocommit and not conn.autocommit and wanted != _UNSET:
             self._set_again(conn, wanted)
@@ -154,6 +169,8 @@ class Psycopg2Driver:
         if conn.autocommit != autocommit:
             conn.autocommit = autocommit
         conn.cursor_factory = cursor_factory
+        if conn.encoding != attributes[8]:
+            conn.set_client_encoding(attributes[8])
         conn.notices = notices
         if type(notices) is list:
             notices.clear()  # what the server told one borrower is not for the next

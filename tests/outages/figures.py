@@ -14,6 +14,7 @@ __all__ = ["Figures", "Times", "figures"]
 
 DEADLINE = ACQUIRE + STATEMENT  # seconds a caller gives a call, from its beginning to its end
 WINDOW = 0.25  # seconds over which throughput is taken
+READ_ONLY = ("ReadOnlySqlTransaction", "InternalError")  # the latter is SQLAlchemy's name for it
 SLICE = 3.0  # seconds over which connects are counted: at most 3 a second may be 9 in here
 
 
@@ -48,6 +49,7 @@ class Figures:
     wrong: int  # answers that were another call's
     gap: float  # longest heartbeat gap during the fault
     gap_before: float  # the same before it: what the machine does by itself
+    read_only: float  # of the worst pool: errors of calls begun after its first one, and that
     kinds: Counter[str]  # errors by class
 
 
@@ -97,6 +99,7 @@ def figures(seen: list[Seen], times: Times) -> Figures:
         wrong=sum(call.outcome == "wrong token" for call in calls),
         gap=_gap(seen, times.fault, times.heal),
         gap_before=_gap(seen, times.warm, times.fault),
+        read_only=max(_read_only(process, times) for process in seen),
         kinds=Counter(call.outcome for call in failed),
     )
 
@@ -134,6 +137,16 @@ def _recovered(good: list[int], times: Times) -> float | None:
         if last - first <= WINDOW * 1e9:
             return (last - times.heal) / 1e9
     return None
+
+
+def _read_only(process: Seen, times: Times) -> int:
+    """Return how often a pool's callers met a server that takes no writes.
+
+    Those that were in flight together count once: nobody could have told them.
+    """
+    met = [call for call in _calls(process, times.end) if call.outcome in READ_ONLY]
+    first = min((call.ended for call in met), default=0)
+    return sum(call.started > first for call in met) + bool(met)
 
 
 def _gap(seen: list[Seen], since: int, until: int) -> float:

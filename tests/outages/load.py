@@ -23,7 +23,6 @@ from typing import Any
 
 from benchmarks._others import PsycopgPool, SQLAlchemyPool
 from benchmarks._peers import Connects, Dbpool, Peer, Psycopg2Pool, Wanted
-from dbpool.options import OPTIONS
 from tests.outages.seen import Seen
 
 __all__ = ["ACQUIRE", "CAPACITY", "GIVE_UP", "POOLS", "STATEMENT"]
@@ -37,14 +36,9 @@ GIVE_UP = 20.0  # seconds after "stop" for callers that hang
 CAPACITY = 10.0  # seconds in which the whole capacity must be had at the end
 
 
-def _dbpool(wanted: Wanted) -> Peer:
-    # The pool's own deadline for what its callers do.
-    options = {"max_use": STATEMENT} if "max_use" in OPTIONS else {}
-    return Dbpool(wanted, **options)
-
-
 POOLS: dict[str, Callable[[Wanted], Peer]] = {
-    "dbpool": _dbpool,
+    # With the pool's own deadline for what its callers do, and on a server that takes writes.
+    "dbpool": lambda wanted: Dbpool(wanted, max_use=STATEMENT, role="primary"),
     "psycopg_pool": PsycopgPool,
     "psycopg_pool, check": lambda wanted: PsycopgPool(wanted, check=True),
     "SQLAlchemy, pre_ping": lambda wanted: SQLAlchemyPool(wanted, pre_ping=True),

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tests.outages import network, stages
-from tests.outages.crowd import PROCESSES, Crowd
+from tests.outages.crowd import Crowd
 from tests.outages.figures import Figures, Times, figures
 from tests.outages.stages import Stage
 
@@ -17,7 +17,6 @@ __all__ = ["SCENARIOS", "Mark", "Result", "Scenario"]
 SETTLE = 2.0  # seconds until the crowd has its connections and works evenly
 WARM = 3.0  # seconds in which its throughput is measured
 AFTER = 6.0  # seconds to look at what comes after the heal
-READ_ONLY = ("ReadOnlySqlTransaction",)
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,7 @@ ATTEMPTS = _figure("connects/s/process", "attempts", 3.0)
 OVERRUN = _figure("beyond deadline, s", "overrun", 0.25)
 GAP = _figure("heartbeat gap, s", "gap", 0.05)
 WRITES = _figure("writes good, s", "first_success", 1.0)
-READ_ONLY_ERRORS = Mark(
-    "read-only errors/pool",
-    lambda result: sum(result.figures.kinds[name] for name in READ_ONLY) / PROCESSES,
-    1.0,
-)
+READ_ONLY_ERRORS = _figure("read-only errors/pool", "read_only", 1)
 CHURN = _figure("connections renewed", "churn", 0.1)
 GROWN = Mark("grown again, s", lambda result: result.measured.get("grown"), 60.0)
 
