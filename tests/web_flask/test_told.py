@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg2
 import pytest
 from flask import Response, copy_current_request_context
 from flask.signals import request_finished
 
 from dbpool import TransactionAborted
-from tests.web_flask.conftest import MakeSite, Site
+from tests.web_flask.conftest import MakeSite, Site, pg
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -161,7 +160,7 @@ def test_a_failed_statement_in_autocommit_mode_is_no_transaction(make_site: Make
     def view() -> Any:
         try:
             site.fail()
-        except psycopg2.Error:
+        except pg.Error:
             site.write("kept")
         return "ok"
 
@@ -190,7 +189,7 @@ def test_the_pool_is_told_of_a_lost_session_while_its_request_still_goes_on(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name LIKE 'dbpool%%'"
         )
-        with pytest.raises(psycopg2.OperationalError):
+        with pytest.raises(pg.OperationalError):
             site.db.connection.cursor().execute("SELECT 1")
         # The other one had been trusted for a minute.
         assert site.client().get("/inner").status_code == 200
@@ -294,7 +293,7 @@ def test_nothing_is_logged_of_contexts_that_lose_nothing_or_have_failed(
     with site.app.app_context():
         site.write("undone by hand")
         site.db.rollback()
-    with pytest.raises(psycopg2.Error), site.app.app_context():
+    with pytest.raises(pg.Error), site.app.app_context():
         fails_after_writing()
     with site.app.app_context():
         site.write("doomed")
@@ -308,7 +307,7 @@ def test_a_swallowed_error_in_an_app_context_is_logged_as_lost_work(
 ) -> None:
     with site.app.app_context():
         site.write("undone")
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(pg.Error):
             site.fail()
     assert len(said(caplog)) == 1
 
