@@ -100,6 +100,8 @@ def connect(
         kwargs = {**kwargs, option: name}
     if (address := getattr(pool._driver, "address", None)) is not None:
         pool._reach.found((pool._driver.name, address(conninfo, kwargs)))
+    if pool._settings:
+        kwargs = pool._driver.with_settings(conninfo, kwargs, pool._settings)  # type: ignore[attr-defined]
     if (routed := getattr(pool._driver, "routed", None)) is not None:
         kwargs = routed(conninfo, kwargs, pool._last_host, pool.role == "primary")
     if attempt is not None and (seconds := getattr(pool._driver, "connect_seconds", None)):

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["OPTIONS", "Option", "PoolOptions", "checked", "is_number", "nearest", "sizes"]
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "PoolOptions",
+    "checked",
+    "is_number",
+    "nearest",
+    "server_settings",
+    "sizes",
+]
 
 _Callback = Callable[[Any], object]
 
@@ -38,6 +47,8 @@ class PoolOptions(TypedDict, total=False):
     check: _Callback | None
     reset: str | _Callback | None
     max_use: float | None
+    statement_timeout: float | None
+    idle_in_transaction_session_timeout: float | None
     role: str | None
     reuse: str
     name: str | None
@@ -179,6 +190,20 @@ OPTIONS: dict[str, Option] = {
         f"{_SECONDS}, or None",
         _positive_or_none,
     ),
+    "statement_timeout": Option(
+        None,
+        "seconds after which the server ends a statement; set on each session as it begins, so not "
+        "behind a pooler that shares sessions; None leaves the server's own",
+        f"{_SECONDS}, or None",
+        _positive_or_none,
+    ),
+    "idle_in_transaction_session_timeout": Option(
+        None,
+        "seconds after which the server ends a session that idles in a transaction; set in the "
+        "same way",
+        f"{_SECONDS}, or None",
+        _positive_or_none,
+    ),
     "role": Option(
         None,
         'what the server is to the pool: a "primary" takes writes, and a connection whose server '
@@ -238,6 +263,12 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
             "thread to watch what another one holds"
         )
     return values
+
+
+def server_settings(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the server settings that the options ask for, in seconds."""
+    names = ("statement_timeout", "idle_in_transaction_session_timeout")
+    return {name: values[name] for name in names if values[name] is not None}
 
 
 def sizes(min_size: int, max_size: int | None, otherwise: int = 10) -> tuple[int, int]:

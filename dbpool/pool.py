@@ -139,6 +139,11 @@ class ConnectionPool:
         self._last_host: Any = None  # the one that served last, where there are several
         self._prober: Prober | None = None  # made by the first health check
         self._clear()
+        self._settings = options.server_settings(values)
+        if self._settings and not hasattr(self._driver, "with_settings"):
+            raise ValueError(
+                f"{', '.join(self._settings)}: the driver {self._driver.name!r} has no such setting"
+            )
         max_use = values["max_use"]
         self._use_limit = None if max_use is None else UseLimit(self, max_use)
         _fork.watch(self)

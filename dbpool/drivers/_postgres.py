@@ -18,6 +18,7 @@ __all__ = [
     "is_disconnect",
     "reason",
     "routed",
+    "with_settings",
 ]
 
 MALFORMED = (
@@ -103,6 +104,23 @@ def address(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, 
         str(given.get(key) or environ.get(f"PG{key.upper()}", ""))
         for key in ("service", "host", "hostaddr", "port")
     )
+
+
+def with_settings(
+    given: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+    environ: Mapping[str, str],
+    settings: Mapping[str, float],
+) -> Mapping[str, Any]:
+    """Return `kwargs` with server settings (in seconds) that a session starts with.
+
+    They follow what the user has in `options`, PGOPTIONS or a service file, and so win over it. Set
+    at the start they are what RESET and DISCARD ALL go back to.
+    """
+    service = _service.settings(given, environ) or {}
+    own = given.get("options") or service.get("options") or environ.get("PGOPTIONS") or ""
+    ours = (f"-c {name}={math.ceil(value * 1000)}" for name, value in settings.items())
+    return {**kwargs, "options": " ".join([*([str(own)] if own else []), *ours])}
 
 
 def routed(

@@ -41,6 +41,7 @@ class Driver(Protocol):
     may take where that is more than `timeout`; `address(conninfo, kwargs)`, what decides which
     server is connected to; `canceller(conn)`, which returns a function that has the server end
     the statement that runs there, for another thread to call, or None;
+    `with_settings(conninfo, kwargs, settings)`, `kwargs` with server settings by name, in seconds;
     `routed(conninfo, kwargs, last, primary)`, `kwargs` for the next connect, where `last` is what
     `host(conn)` returned for the last one; `read_only(conn)`, whether the server has reported that
     it takes no writes, None if it reports nothing; `pool_closed()`, called when the pool has

@@ -73,6 +73,13 @@ class Psycopg2Driver:
         """Return `kwargs` with the hosts in the order in which they are to be tried."""
         return _postgres.routed({**self._parse(conninfo), **kwargs}, kwargs, last, primary)
 
+    def with_settings(
+        self, conninfo: str, kwargs: Mapping[str, Any], settings: Mapping[str, float]
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with server settings (in seconds) that a session starts with."""
+        given = {**self._parse(conninfo), **kwargs}
+        return _postgres.with_settings(given, kwargs, os.environ, settings)
+
     def host(self, conn: Any) -> tuple[str, str] | None:
         """Return the host and port that it is connected to."""
         return conn.info.host, str(conn.info.port)
