@@ -53,6 +53,11 @@ class TrackedConnection(_plain):
         self._dbpool_marks.add("set_isolation_level")
         _plain.set_isolation_level(self, *args, **kwargs)
 
+    def set_client_encoding(self, *args: Any, **kwargs: Any) -> None:
+        """As psycopg2's own."""
+        self._dbpool_marks.add("set_client_encoding")
+        _plain.set_client_encoding(self, *args, **kwargs)
+
     def reset(self) -> None:
         """As psycopg2's own."""
         self._dbpool_marks.add("reset")
@@ -79,6 +84,7 @@ def unchanged(conn: Any, attributes: tuple[Any, ...], marks: Any) -> bool:
         and conn.deferrable is attributes[3]
         and conn.cursor_factory is attributes[4]
         and conn.notices is attributes[5]
+        and conn.encoding == attributes[8]
     ):
         return True
     if marks is not UNTRACKED:

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 import pytest
+from psycopg2 import extensions
 
 from dbpool import ConnectionPool, PoolTimeout
 from tests.drivers.conftest import run
@@ -45,6 +46,34 @@ def test_a_place_for_notices_of_ones_own_is_left_alone(pg_pool: MakePool) -> Non
             run(conn, NOTICE)
     assert len(notices) == 3
     assert pool.get_stats()["connections_num"] == 1
+
+
+class OwnConnection(extensions.connection):
+    """A class of the user's own."""
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+@pytest.mark.parametrize("own_class", [False, True])
+@pytest.mark.parametrize("given", ["UTF8", "LATIN1"])
+def test_a_client_encoding_of_the_borrowers_is_put_back(
+    given: str, own_class: bool, autocommit: bool, pg_pool: MakePool
+) -> None:
+    def configure(conn: Any) -> None:
+        conn.autocommit = autocommit
+
+    kwargs: dict[str, Any] = {"client_encoding": given}
+    if own_class:
+        kwargs["connection_factory"] = OwnConnection
+    pool = pg_pool(kwargs=kwargs, configure=configure)
+    with pool.connection() as conn:
+        conn.set_client_encoding("WIN1252")
+        assert run(conn, "SHOW client_encoding")[0][0] == "WIN1252"
+    with pool.connection() as other:
+        assert other is conn, "it was replaced instead"
+        assert other.encoding == given
+        assert run(other, "SHOW client_encoding")[0][0] == given
+        assert run(other, "SELECT 'ü'")[0][0] == "ü"
+    assert pool.get_stats()["returns_bad"] == 0
 
 
 @pytest.mark.parametrize("option", ["async", "async_"])

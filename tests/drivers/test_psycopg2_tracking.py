@@ -22,7 +22,7 @@ from tests.support.servers import Postgres
 # see whether it can change what `Psycopg2Driver.attributes` reads.
 CAN_CHANGE = {
     "autocommit", "cursor_factory", "deferrable", "isolation_level", "notices", "readonly",
-    "reset", "set_isolation_level", "set_session",
+    "reset", "set_client_encoding", "set_isolation_level", "set_session",
 }  # fmt: skip
 CANNOT = {
     "DataError", "DatabaseError", "Error", "IntegrityError", "InterfaceError", "InternalError",
@@ -31,7 +31,7 @@ CANNOT = {
     "encoding", "fileno", "get_backend_pid", "get_dsn_parameters", "get_native_connection",
     "get_parameter_status", "get_transaction_status", "info", "isexecuting", "lobject",
     "notifies", "pgconn_ptr", "poll", "protocol_version", "rollback", "server_version",
-    "set_client_encoding", "status", "string_types", "tpc_begin", "tpc_commit", "tpc_prepare",
+    "status", "string_types", "tpc_begin", "tpc_commit", "tpc_prepare",
     "tpc_recover", "tpc_rollback", "xid",
 }  # fmt: skip
 
@@ -56,7 +56,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def plain(conn: Any) -> tuple[Any, ...]:
-    names = ("autocommit", "isolation_level", "readonly", "deferrable", "cursor_factory")
+    names = (
+        "autocommit",
+        "isolation_level",
+        "readonly",
+        "deferrable",
+        "cursor_factory",
+        "encoding",
+    )
     return (*(getattr(conn, name) for name in names), id(conn.notices))
 
 
@@ -73,6 +80,7 @@ def test_nothing_of_psycopg2s_is_overlooked() -> None:
 CHANGES: dict[str, Callable[[Any], object]] = {
     "autocommit": lambda conn: setattr(conn, "autocommit", True),
     "isolation_level": lambda conn: setattr(conn, "isolation_level", 3),
+    "set_client_encoding": lambda conn: conn.set_client_encoding("LATIN1"),
     "readonly": lambda conn: setattr(conn, "readonly", True),
     "deferrable": lambda conn: setattr(conn, "deferrable", True),
     "cursor_factory": lambda conn: setattr(conn, "cursor_factory", extras.DictCursor),
