@@ -164,7 +164,7 @@ class AppState:
             return
         # GeneratorExit reaches a stream at its yield, never inside a call of the driver.
         torn = error is not None and not isinstance(error, (Exception, GeneratorExit))
-        if scope.used and not torn:
+        if scope.used and not (torn or scope.ended):
             _tell_of_loss(scope, error)
         scope.clean(torn)
 
