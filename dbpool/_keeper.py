@@ -16,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _socket
+from .drivers.base import UNKNOWN
 
 if TYPE_CHECKING:
     from ._entry import Entry
@@ -25,6 +26,7 @@ __all__ = ["Guard", "Keeper", "Watched", "keeper"]
 
 logger = logging.getLogger("dbpool.keeper")
 
+_AGAIN = 0.05  # seconds after which what is cancelled, not cut, is cancelled again
 _STARVED = 1.0  # seconds late that are worth a word
 _STARTING = 1.0  # seconds after which a thread that has not started never will: see start
 
@@ -202,8 +204,12 @@ class Keeper:
                 due = min(due, guard.deadline)
             else:
                 with self._lock:  # the owner passes here, in disarm, before it closes the socket
-                    if self._guards.pop(key, None) is not None:
+                    if key in self._guards:
                         guard.fire()
+                        if guard.deadline > now:
+                            due = min(due, guard.deadline)
+                        else:
+                            self._guards.pop(key, None)
         return due
 
     def _upkeep(self, now: float) -> float:
@@ -232,8 +238,10 @@ class Guard:
 
     At the deadline the connection's socket is shut down from the keeper's thread, and the call
     that is blocked in it raises. Never by `close()` from there, which waits for the connection's
-    lock, nor by `cancel()`, which holds the GIL while the network is dead. A pool that may use no
-    thread (background=False) has nobody to do that: there the kernel's timeouts must do.
+    lock, nor by `cancel()`, which holds the GIL while the network is dead. Where there is no
+    socket (SQLite) the driver's canceller ends the statement that runs, and the next ones too. A
+    pool that may use no thread (background=False) has nobody to do that: there the kernel's
+    timeouts must do.
     """
 
     __slots__ = ("__weakref__", "_conn", "_driver", "_watched", "deadline", "fired")
@@ -260,3 +268,9 @@ class Guard:
         fd = self._driver.fileno(self._conn)
         if fd is not None:
             _socket.sever(fd)
+        elif self._driver.transaction_status(self._conn) != UNKNOWN:  # open, without a socket
+            canceller = getattr(self._driver, "canceller", None)
+            cancel = canceller(self._conn) if canceller is not None else None
+            if cancel is not None:
+                cancel()
+                self.deadline = time.monotonic() + _AGAIN

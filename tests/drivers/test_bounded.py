@@ -5,11 +5,13 @@ Neither keepalives nor tcp_user_timeout are there to help: only the pool's own d
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -317,4 +319,48 @@ def test_a_connect_ends_at_its_deadline_and_its_slot_is_free(
     heart.expect_no_stall(0.0)
     assert spy.problems == []
     silence.end()
+    expect_full_capacity(pool)
+
+
+# Without a socket
+
+FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest.mark.parametrize("hook", ["reset", "check", "configure"])
+@pytest.mark.parametrize("statements", [1, 3])
+def test_sqlite_statements_of_callbacks_end_at_the_deadline(
+    hook: str, statements: int, new_pool: MakePool, tmp_path: Path
+) -> None:
+    """Also those that begin when it has passed."""
+    ended: list[BaseException] = []
+    stuck = threading.Event()
+
+    def work(conn: Any) -> None:
+        if stuck.is_set():
+            for _ in range(statements):
+                try:
+                    run(conn, FOREVER)
+                except sqlite3.OperationalError as error:
+                    ended.append(error)
+            raise ended[-1]
+
+    pool = new_pool(
+        f"sqlite:///{tmp_path / 'file.db'}",
+        max_size=1,
+        ping_timeout=DEADLINE,
+        connect_timeout=DEADLINE,
+        timeout=PATIENCE,
+        **{hook: work},
+    )
+    conn = pool.getconn()
+    stuck.set()
+    pool.putconn(conn, close=hook == "configure")
+    if hook != "reset":
+        with pytest.raises(PoolTimeout):
+            in_thread(pool.getconn, DEADLINE).result(PATIENCE)
+    wait_until(lambda: len(ended) >= statements, PATIENCE)
+    assert {str(error) for error in ended} == {"interrupted"}
+    stuck.clear()
+    del conn
     expect_full_capacity(pool)
