@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_every_key_and_every_public_name_is_explained() -> None:
             assert f"db.{name}" in PAGE.text or f".{name}(" in PAGE.text, name
     for name in ("DBPool", "ConnectionReleased"):
         assert name in dbpool_flask.__all__
+
+
+def test_the_addresses_in_its_text_work(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (query,) = re.findall(r'"postgresql:///shop(\?[^"]*)"', PAGE.text)
+    assert "`FLASK_DBPOOL_OPTIONS__max_size=8`" in PAGE.text
+    monkeypatch.setenv("FLASK_DBPOOL_OPTIONS__max_size", "8")
+    url = postgres.url()
+    monkeypatch.setenv("FLASK_DBPOOL_URL", url + query.replace("?", "&" if "?" in url else "?"))
+    app = Flask("page")
+    app.config.from_prefixed_env()
+    names = {"app": app, "db": DBPool(app)}
+    with app.app_context(), names["db"].connection.cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        assert cursor.fetchone() == ("20s",)
+        assert names["db"].pools["default"].max_size == 8
+    close(names)
 
 
 # -- the tutorial
