@@ -25,7 +25,7 @@ def _verdict(stage: Stage, statuses: list[int]) -> Verdict:
     return Verdict(sessions <= stage.size, f"{sessions} session{'s' * (sessions != 1)}")
 
 
-@case("ASGI: four clients go away while they are answered; two requests")
+@case("ASGI: four clients go away while answered; two requests")
 def asgi_clients_go(stage: Stage) -> Verdict:
     stage.serve("query", lambda: stage.query("SELECT 1"))
 
@@ -70,7 +70,7 @@ def asgi_stream_raises(stage: Stage) -> Verdict:
         return asyncio.run(run())
 
 
-@case("ASGI: twelve requests in turn, one after the other")
+@case("ASGI: twelve requests, one after the other")
 def asgi_in_turn(stage: Stage) -> Verdict:
     stage.serve("query", lambda: stage.query("SELECT 1"))
 
@@ -81,7 +81,7 @@ def asgi_in_turn(stage: Stage) -> Verdict:
 
 
 @case(
-    "ASGI: six views query in executor threads, then one (ours: release=transaction)",
+    "ASGI: six views in executor threads, then one (release=transaction*)",
     pool={"release": "transaction"},
 )
 def asgi_executor(stage: Stage) -> Verdict:

@@ -77,7 +77,7 @@ def _forked(stage: Stage, before: int, child: Callable[[], Any]) -> Verdict:
     return Verdict(after == before, "own sessions" if after == before else "parent's was ended")
 
 
-@case("fork after a query whose connection was given back; two children query")
+@case("fork after a query, connection given back; two children query")
 def fork_after_query(stage: Stage) -> Verdict:
     from django.db import close_old_connections
 

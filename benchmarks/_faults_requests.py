@@ -190,7 +190,7 @@ def proxies(stage: Stage) -> Verdict:
 
 
 @case(
-    "eight clients read finished answers slowly; a ninth asks (ours: ReleaseBeforeResponse)",
+    "eight slow readers of answers; a ninth asks (ReleaseBeforeResponse*)",
     size=4,
     settings={"MIDDLEWARE": ["dbpool_django.middleware.ReleaseBeforeResponse"]},
 )

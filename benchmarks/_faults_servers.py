@@ -97,7 +97,7 @@ def renamed(stage: Stage) -> Verdict:
         stage.project.sql(f"DROP DATABASE {other} WITH (FORCE)")
 
 
-@case("CONN_MAX_AGE=600 in the settings (Heroku's, dj-database-url's)")
+@case("CONN_MAX_AGE=600 (Heroku's, dj-database-url's), twelve requests")
 def max_age(stage: Stage) -> Verdict:
     from django.db import connection
 
@@ -105,7 +105,8 @@ def max_age(stage: Stage) -> Verdict:
     answers: list[Any] = []
     for _ in range(12):
         together([lambda: answers.append(stage.request(lambda: stage.query("SELECT 1")).status)])
-    if set(answers) != {200}:
-        return Verdict(False, "refused")
+    failed = sum(status != 200 for status in answers)
+    if failed:
+        return Verdict(False, f"{failed} of 12: 500")
     sessions = stage.sessions()
     return Verdict(sessions <= stage.size, f"{sessions} session{'s' * (sessions != 1)}")

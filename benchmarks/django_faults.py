@@ -108,17 +108,19 @@ def main() -> int:
     with PostgresServer() as server:
         for part in (0, 1):
             titles = "".join(f"{column.title.splitlines()[part]:<26}" for column in columns)
-            print(f"{'':<60}{titles}")
+            print(f"{'':<70}{titles}")
         for row in options.rows:
             case = CASES[row]
-            print(f"{case.title[:58]:<60}", end="", flush=True)
+            print(f"{case.title:<70}", end="", flush=True)
             for column in columns:
                 verdict = measure(case, column, server.dsn())
                 mark = {True: " ", False: "!", None: "-"}[verdict.good]
                 print(f"{mark} {verdict.said[:23]:<24}", end="", flush=True)
                 bad += column.is_ours and verdict.good is False
             print()
-    print(f"! is a fault, - a question that does not arise. Faults of ours: {bad}")
+    print("! is a fault, - a question that does not arise")
+    print("* with this option or middleware of ours; the others have nothing like it")
+    print(f"Faults of ours: {bad}")
     return 1 if bad else 0
 
 
