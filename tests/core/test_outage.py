@@ -226,7 +226,18 @@ def test_three_attempts_a_second_at_most_over_all_pools_of_a_server(
             granted.append((now, pool.name))
         return given
 
+    begun: list[float] = []
+    started = Server.started
+
+    def counted(server: Server, now: float) -> None:
+        begun.append(now)
+        started(server, now)
+
+    def tried() -> int:
+        return sum(pool.get_stats()["connections_num"] for pool in pools)
+
     monkeypatch.setattr(Server, "claim", spied)
+    monkeypatch.setattr(Server, "started", counted)
     dsn = breakable_postgres.dsn()
     pools = [new_pool(dsn, down_wait=0.05, name=f"pool {n}") for n in range(3)]
     pools.append(new_pool(lambda: dsn, down_wait=0.05, name="pool 3", min_size=2))
@@ -246,6 +257,7 @@ def test_three_attempts_a_second_at_most_over_all_pools_of_a_server(
     end.set()
     for caller in callers:
         caller.result(PATIENCE)
+    wait_until(lambda: tried() == len(granted) + len(begun), PATIENCE, "each attempt was granted")
     times = [now for now, _ in granted]
     gaps = [after - before for before, after in zip(times, times[3:], strict=False)]
     assert min(gaps) >= 1.0, "more than three in a second"
@@ -270,6 +282,28 @@ def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
     assert len({round(pause, 4) for pause in pauses[3:]}) > 1, "no jitter"
     server.failed(pool, 10_000.0, at_once=True)
     assert server.due(pool) - 10_000.0 <= 0.35, "a server that refuses is there again any moment"
+
+
+def test_the_first_pool_that_connects_again_wakes_the_others_of_its_server(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    def refuse(_: object) -> None:
+        raise StubError("connect_refused")
+
+    stub.hooks["connect"] = refuse
+    first, second = stub_pool(down_wait=0.0), stub_pool(down_wait=0.0)
+    first._reach.server = second._reach.server = server = Server()
+    for pool in (first, second):
+        told(pool)
+        wait_until(lambda pool=pool: not pool._attempts(), PATIENCE)
+    long = time.monotonic() + 1000
+    with first._lock, second._lock:  # as after attempts that hung
+        server._next_at = first._backoff.retry_at = second._backoff.retry_at = long
+        stub.hooks.clear()
+    assert (first.state, second.state) == ("down", "down")
+    server._next_at = first._backoff.retry_at = 0.0
+    first._upkeep(time.monotonic())
+    wait_until(lambda: (first.state, second.state) == ("ok", "ok"), PATIENCE, "both are back")
 
 
 def test_pools_of_different_servers_do_not_wait_for_each_other(
