@@ -246,8 +246,11 @@ def test_a_fork_does_not_wait_for_a_connect_that_hangs(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
     pool = stub_pool(max_size=2)
+    known = (_fork_gate._forks, _fork_gate._connects, _fork_gate._connected)
     with hanging_connect(pool, stub):
-        in_child(lambda: None)
+        assert _fork_gate._connects
+        assert in_child(lambda: [len(one) for one in known]) == [0, 0, 0]
+        assert not _fork_gate._forks
     assert not _fork_gate._connects
     expect_full_capacity(pool)
 
