@@ -72,6 +72,57 @@ def test_session_state_of_a_request_does_not_reach_the_next(site: Site) -> None:
     connection.pool._audit()
 
 
+_LEAVES = {
+    "UPDATE pg_settings SET setting = '4321' WHERE name = 'statement_timeout'": (
+        "SELECT current_setting('statement_timeout')"
+    ),
+    "/* who */ SELECT 1; -- why\nSET statement_timeout = 4321": (
+        "SELECT current_setting('statement_timeout')"
+    ),
+    "WITH x AS (SELECT set_config('lock_timeout', '4321', false)) SELECT * FROM x": (
+        "SELECT current_setting('lock_timeout')"
+    ),
+    "PREPARE plan AS SELECT 1": "SELECT count(*) FROM pg_prepared_statements",
+    "DECLARE held CURSOR WITH HOLD FOR SELECT 1": (
+        "SELECT count(*) FROM pg_cursors WHERE name = 'held'"
+    ),
+    "CREATE FUNCTION pg_temp.left() RETURNS int LANGUAGE sql AS 'SELECT 1'": (
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = pg_my_temp_schema()"
+    ),
+    "SELECT 1 AS one INTO TEMP leftover": "SELECT to_regclass('pg_temp.leftover')::text",
+    "SELECT pg_try_advisory_lock_shared(7)": (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+    ),
+    "LISTEN somebody": "SELECT count(*) FROM pg_listening_channels()",
+    "SET ROLE pg_monitor": "SELECT current_user::text",
+    "SET SESSION AUTHORIZATION pg_monitor": "SELECT session_user::text",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY": (
+        "SELECT current_setting('default_transaction_read_only')"
+    ),
+}
+
+
+@pytest.mark.project(pool={"max_size": 1}, tables=False)
+def test_nothing_that_a_session_can_keep_reaches_the_next_borrower() -> None:
+    from django.db import connection
+
+    def ask(question: str) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute(question)
+            return cursor.fetchone()[0]
+
+    for statement, question in _LEAVES.items():
+        before = ask(question)
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        assert ask(question) != before, statement  # while it is lent it is so
+        connection.close()
+        assert ask(question) == before, statement
+        connection.close()
+    assert connection.pool.get_stats()["connections_num"] == 1
+    connection.pool._audit()
+
+
 @pytest.mark.project(
     pool={"max_size": 1, "configure": "tests.web_django.callbacks.set_tenant"}, tables=False
 )
