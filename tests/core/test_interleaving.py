@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import PoolTimeout, _connecting, _handover, _waiting
+from dbpool import ConnectionPool, PoolTimeout, _connecting, _handover, _waiting
 from tests.support import schedule
 from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models
 
@@ -118,15 +118,52 @@ def test_close_against_a_return_and_a_waiter() -> None:
     assert schedule.explore(_scene(workers), bound=2) > 10
 
 
-@pytest.mark.parametrize("action", ["drain", "resize"])
+def pause_and_resume(pool: ConnectionPool) -> None:
+    pool.pause()
+    pool.resume()
+
+
+@pytest.mark.parametrize("action", ["drain", "resize", "pause"])
 def test_administration_against_a_return(action: str) -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         box = [s.pool.getconn()]
-        act = {"drain": s.pool.drain, "resize": lambda: s.pool.resize(0, 1)}[action]
+        act: Callable[[], object] = {
+            "drain": s.pool.drain,
+            "resize": lambda: s.pool.resize(0, 1),
+            "pause": lambda: pause_and_resume(s.pool),
+        }[action]
         return [lambda: s.pool.putconn(box.pop()), act]
 
     scene = _scene(workers, size=2, opened=2)
     assert schedule.explore(scene, bound=3) > 10
+
+
+def test_a_pause_against_a_return_and_a_waiter() -> None:
+    """A connection that was open at the pause is lent to nobody after it."""
+
+    def make() -> Scene:
+        s = Scenery()
+        lent = [s.pool.getconn()]
+        old, paused = lent[0].number, []
+
+        def pause() -> None:
+            s.pool.pause()
+            paused.append(True)
+            schedule.point("paused")
+            s.pool.resume()
+
+        def borrow() -> None:
+            late = bool(paused)
+            try:
+                conn = s.pool.getconn(TIMED)
+            except PoolTimeout:  # nobody connects here
+                return
+            assert not (late and conn.number == old), "it was open at the pause"
+            s.pool.putconn(conn)
+
+        return [lambda: s.pool.putconn(lent.pop()), pause, borrow], s.check
+
+    assert schedule.explore(make, bound=1) > 10
 
 
 def test_a_drained_connection_is_not_handed_out_again() -> None:
