@@ -14,18 +14,15 @@ round's own ratio.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from benchmarks._flask_apps import APPS, CONNECTIONS, PACKAGES
+from benchmarks._machine import closing, environment, opening
 from benchmarks._report import Column, Table, rotated
 from testproject.postgres import PostgresServer, PostgresUnavailable
 
@@ -37,6 +34,15 @@ _COLUMNS = (
     Column("p99", "p99, µs", "{:.0f}"),
     Column("longest", "longest, ms", "{:.1f}"),
     Column("rate", "requests/s", "{:.0f}"),
+)
+_PACKAGES = (
+    "Flask",
+    "psycopg2",
+    "psycopg",
+    "psycopg-pool",
+    "SQLAlchemy",
+    "Flask-SQLAlchemy",
+    "Flask-SQLAlchemy-Lite",
 )
 _TABLES = """
     CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL);
@@ -115,25 +121,6 @@ def _is_absent(name: str) -> bool:
     return package is not None and importlib.util.find_spec(package) is None
 
 
-def environment() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    names = ("Flask", "psycopg2-binary", "psycopg", "psycopg-pool", "SQLAlchemy")
-    peers = ("Flask-SQLAlchemy", "Flask-SQLAlchemy-Lite")
-    packages = {}
-    for name in (*names, *peers):
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count() or 1,
-        "load": round(os.getloadavg()[0], 1),
-        "packages": packages,
-    }
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -157,19 +144,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    about = environment()
+    about = environment(_PACKAGES)
     tables: list[Table] = []
     with PostgresServer(conf={"max_connections": 200}) as server:
         about["postgresql"] = server.sql("SHOW server_version")
         server.sql(_TABLES)
-        packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-        print(f"Python {about['python']}, {about['system']}, {about['processors']} processors")
-        print(f"PostgreSQL {about['postgresql']}, {packages}")
-        if about["load"] > about["processors"] / 2:
-            print(
-                f"This machine is busy with something else (load {about['load']}): compare the "
-                "figures with each other only"
-            )
+        print(opening(about))
         absent = [name for name in options.names if _is_absent(name)]
         with ExitStack() as stack:
             apps = [
@@ -183,11 +163,7 @@ def main(arguments: list[str]) -> None:
                     table.missing(name)
                 tables.append(table)
                 print("\n".join(table.lines()), flush=True)
-    goals = [goal for table in tables for goal in table.goals]
-    print(f"\n{sum(goal.met is True for goal in goals)} of {len(goals)} goals met")
-    if options.json:
-        figures = {"environment": about, "tables": [table.as_json() for table in tables]}
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    print(closing(about, tables, options.json))
 
 
 if __name__ == "__main__":
