@@ -24,7 +24,11 @@ __all__ = [
 # Not one of `connection.execute_wrappers`: that list is the project's own, and Django's
 # `execute_wrapper()` takes the last entry off it, whosever it is.
 class _Noticing:
-    """For `reset="auto"`: mark the loan when a statement changes the session."""
+    """For `reset="auto"`: mark the loan when a statement changes the session.
+
+    Used where the driver's own cursor does not (`_raw_cursors`): for server-side cursors, whose end
+    has to be seen to as well, and for cursor factories that are no class.
+    """
 
     cursor: Any
     db: Any
