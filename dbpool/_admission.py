@@ -9,9 +9,22 @@ a younger one is served in its place.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CoDel"]
+from ._handover import CLOSED
+from ._keeper import keeper
+
+if TYPE_CHECKING:
+    from ._waiting import Waiter
+    from .pool import ConnectionPool
+
+__all__ = ["OVERLOADED", "Admission", "CoDel"]
+
+OVERLOADED = object()  # what one that is refused gets for an answer
 
 
 class CoDel:
@@ -79,3 +92,45 @@ class CoDel:
         self._slow = slow
         self._ends = now + self.interval
         self._shortest = shortest
+
+
+class Admission:
+    """The CoDel of one pool's queue; the keeper calls it where nothing comes back."""
+
+    def __init__(self, pool: ConnectionPool, target: float, interval: float) -> None:
+        self.name = pool.name
+        self._pool = weakref.ref(pool)
+        self._codel = CoDel(target, interval, time.monotonic())
+        self._due = 0.0  # looked at first when the keeper first runs
+        self.empty = self._codel.empty
+
+    @property
+    def target(self) -> float:
+        """Seconds of waiting that are fine."""
+        return self._codel.target
+
+    @property
+    def interval(self) -> float:
+        """Seconds over which the shortest wait is taken."""
+        return self._codel.interval
+
+    def refuses(self, waiter: Waiter, others: int) -> bool:
+        """Refuse the head of the queue, if it has to be refused, in place of serving it."""
+        now = time.monotonic()
+        if not self._codel.refuses(now - waiter.since, now, others):
+            return False
+        waiter.deliver(OVERLOADED)
+        return True
+
+    def _upkeep(self, now: float) -> float:
+        """Refuse those who have waited for too long, if nobody is served; return when to return."""
+        pool = self._pool()
+        if pool is None or pool.closed:
+            keeper.forget(self)
+            return math.inf
+        waiters: list[Any] = [one for one in list(pool._waiters) if one is not CLOSED]
+        if self._codel.tick(waiters[0].since if waiters else None, now):
+            for waiter in waiters:
+                if self._codel.too_long(now - waiter.since):
+                    waiter.deliver(OVERLOADED)  # it leaves the queue by itself
+        return now + self._codel.interval

@@ -41,7 +41,11 @@ def offer(pool: ConnectionPool, held: Held) -> None:
                 return
             # Answered first and taken off the queue after: an exception between the two leaves
             # an answered waiter at the head, which the next one passes over.
-            delivered = waiter.deliver(held)
+            admission = pool._admission
+            if admission is not None and admission.refuses(waiter, len(waiters) - 1):
+                delivered = False
+            else:
+                delivered = waiter.deliver(held)
             try:
                 waiters.remove(waiter)
             except ValueError:
@@ -49,6 +53,8 @@ def offer(pool: ConnectionPool, held: Held) -> None:
             if delivered:
                 return
         idle.append(held)
+        if pool._admission is not None:
+            pool._admission.empty()
         try:
             waiters[0]
             held = idle.pop()

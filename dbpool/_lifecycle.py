@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from . import _ending, _fork, _growth, _handover, _validation
 from ._handover import CLOSED
 from ._keeper import keeper
-from ._waiting import GONE, Waiter, nap, refusal
+from ._refusal import GONE, refusal
+from ._waiting import Waiter, nap
 from .errors import PoolTimeout
 
 if TYPE_CHECKING:

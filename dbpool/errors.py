@@ -16,6 +16,7 @@ __all__ = [
     "PoolClosed",
     "PoolDown",
     "PoolError",
+    "PoolOverloaded",
     "PoolTimeout",
     "TooManyRequests",
     "TransactionAborted",
@@ -65,6 +66,21 @@ class PoolDown(PoolTimeout):
 
 class TooManyRequests(PoolError):
     """The queue of callers is as long as `max_waiting` allows."""
+
+
+class PoolOverloaded(PoolError):
+    """More is asked of the pool than it can serve: this caller is refused, not kept waiting.
+
+    Only with `admission="codel"`. Attributes: `waited` (seconds), `size` (connections open),
+    `in_use` (of them lent out), `waiting` (other callers in the queue), `retry_after` (seconds
+    until it may be worth trying again).
+    """
+
+    waited: float = 0.0
+    size: int = 0
+    in_use: int = 0
+    waiting: int = 0
+    retry_after: float = 1.0
 
 
 class PoolClosed(PoolError):

@@ -32,6 +32,9 @@ class PoolOptions(TypedDict, total=False):
     max_size: int | None
     timeout: float
     max_waiting: int
+    admission: str
+    admission_target: float
+    admission_interval: float
     max_lifetime: float | None
     max_idle: float | None
     validate: str
@@ -111,6 +114,22 @@ OPTIONS: dict[str, Option] = {
         "callers in the queue at most, beyond it TooManyRequests; 0 is no limit",
         "a whole number, 0 or more",
         _count(0),
+    ),
+    "admission": Option(
+        "fifo",
+        "whom the queue serves under overload: all in their order, however long that takes, or "
+        "fewer of them soon (PoolOverloaded for the rest)",
+        '"fifo" or "codel"',
+        _one_of("fifo", "codel"),
+    ),
+    "admission_target": Option(
+        0.05, "seconds of waiting that are fine, for codel", _SECONDS, _positive
+    ),
+    "admission_interval": Option(
+        2.0,
+        "seconds in which at least one caller must have waited less than that, for codel",
+        _SECONDS,
+        _positive,
     ),
     "max_lifetime": Option(
         3600.0,

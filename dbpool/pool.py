@@ -26,6 +26,7 @@ from . import (
     options,
     stats,
 )
+from ._admission import Admission
 from ._connecting import Attempt
 from ._deadline import seconds_left
 from ._entry import Entry, Held
@@ -33,9 +34,10 @@ from ._growth import Backoff
 from ._handover import FREE_THREADED
 from ._keeper import keeper
 from ._lease import Lease
+from ._refusal import timed_out
 from ._state import Reach
 from ._use_limit import UseLimit
-from ._waiting import Waiter, timed_out, wait_for_connection
+from ._waiting import Waiter, wait_for_connection
 from .errors import PoolClosed, PoolError, for_driver
 
 if TYPE_CHECKING:
@@ -143,6 +145,11 @@ class ConnectionPool:
         if self._settings and not hasattr(self._driver, "with_settings"):
             raise ValueError(
                 f"{', '.join(self._settings)}: the driver {self._driver.name!r} has no such setting"
+            )
+        self._admission: Admission | None = None
+        if values["admission"] == "codel":
+            self._admission = Admission(
+                self, values["admission_target"], values["admission_interval"]
             )
         max_use = values["max_use"]
         self._use_limit = None if max_use is None else UseLimit(self, max_use)
@@ -335,8 +342,9 @@ class ConnectionPool:
             self._state = "open"
         if self._background:
             keeper.register(self)
-            if self._use_limit is not None:
-                keeper.register(self._use_limit)
+            for watched in (self._use_limit, self._admission):
+                if watched is not None:
+                    keeper.register(watched)
             if self.min_size:
                 keeper.schedule(self, 0.0)
         if wait:

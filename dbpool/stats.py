@@ -55,6 +55,7 @@ class Totals:
         self.slow = [0] * (len(BOUNDS) + 1)
         self.failed = 0
         self.timeouts = 0
+        self.shed = 0
         self.down = 0
         self.queued = 0  # in vain, or to be served by what has ended
         self.waited = 0.0
@@ -129,6 +130,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             "connections_closed": dict(total.closed),
             "timeouts": total.timeouts,
             "timeouts_down": total.down,
+            "requests_shed": total.shed,
             "rescues": total.rescues,
             "oldest_wait": _handover.oldest_wait(pool, now),
             "oldest_use": max((now - since for since in lent), default=0.0),

@@ -1,0 +1,111 @@
+"""What a caller is told that gets no connection: the error, its numbers, and what to do."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ._admission import OVERLOADED
+from ._connecting import Failure
+from ._handover import CLOSED
+from ._state import DOWN
+from .errors import ConnectFailed, PoolClosed, PoolDown, PoolOverloaded, PoolTimeout
+
+if TYPE_CHECKING:
+    from .pool import ConnectionPool
+
+__all__ = ["GONE", "refusal", "timed_out"]
+
+GONE = object()  # the answer a waiter gives itself when it stops waiting
+
+
+def timed_out(pool: ConnectionPool, waited: float, *, queued: bool) -> BaseException:
+    """Return the error for a caller whose time went by on connections that did not answer."""
+    with pool._lock:
+        pool._totals.failed += 1
+        pool._totals.queued += queued
+    return refusal(pool, GONE, waited)
+
+
+def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
+    """Return the error for a caller that gets no connection."""
+    if answer is CLOSED:
+        return pool._error(PoolClosed)(
+            f"pool {pool.name!r} was closed while this caller waited for a connection"
+        )
+    if isinstance(answer, Failure):
+        error: Any = pool._error(ConnectFailed)(
+            f"pool {pool.name!r} cannot connect, and trying again will not help: "
+            f"{_WORDS.get(answer.reason, answer.reason)}"
+        )
+        error.reason = answer.reason
+        error.__cause__ = answer.error
+        return error  # type: ignore[no-any-return]
+    if answer is OVERLOADED:
+        return _overloaded(pool, waited)
+    size, in_use, waiting = len(pool._entries), len(pool._in_use), len(pool._waiters)
+    failure = pool._backoff.failure
+    down = pool._reach.name == DOWN and not pool._reach.paused and failure is not None
+    if pool._reach.paused:
+        why = "the pool is paused: call resume()"
+    elif failure is not None:
+        cause = failure.error
+        tried = f", {pool._reach.attempts} times by now" if down else ""
+        why = f"connecting fails ({failure.reason}){tried}: is the database up and reachable?"
+        if failure.reason == "check_failed":
+            why = (
+                f"no new connection passes its check ({type(cause).__name__}): see the cause, and "
+                "what check does"
+            )
+        elif not isinstance(cause, (pool._driver.OperationalError, OSError)):
+            why = (
+                f"connecting fails with {type(cause).__name__}, which is none of the server's "
+                "errors: see its cause, and what conninfo, kwargs and configure do"
+            )
+    elif pool._reach.full:
+        why = "the server has no room for more connections (too_many_connections)"
+    elif pool._connecting and in_use < pool.max_size:
+        why = "connecting takes too long: is the database slow or unreachable?"
+    elif in_use < pool.max_size:
+        why = "connections did not answer or pass their check: is the database well?"
+    else:
+        why = "return connections sooner, or make max_size or timeout larger"
+    error = pool._error(PoolDown if down else PoolTimeout)(
+        f"pool {pool.name!r}: no connection within {waited:.2f} s; {in_use} of {pool.max_size} "
+        f"in use, {size} open, {max(0, waiting - 1)} others waiting: {why}"
+    )
+    error.waited, error.size, error.in_use = waited, size, in_use
+    error.waiting = max(0, waiting - 1)
+    error.__cause__ = failure.error if failure is not None else None
+    now = time.monotonic()
+    with pool._lock:
+        pool._totals.timeouts += 1
+        if down:
+            pool._totals.down += 1
+            pool._reach.tell(error, now, pool._backoff.retry_at)
+    if not down:  # else it is no word about the pool's size
+        pool._timed_out_at = now
+    return error  # type: ignore[no-any-return]
+
+
+def _overloaded(pool: ConnectionPool, waited: float) -> BaseException:
+    admission = pool._admission
+    assert admission is not None
+    size, in_use, waiting = len(pool._entries), len(pool._in_use), len(pool._waiters)
+    error: Any = pool._error(PoolOverloaded)(
+        f"pool {pool.name!r} is overloaded: for {admission.interval:g} s nobody has been served "
+        f"within {admission.target:g} s, so this caller is refused after {waited:.2f} s; {in_use} "
+        f"of {pool.max_size} in use, {waiting} others waiting: try again later, or let fewer "
+        "callers ask, or make their work shorter"
+    )
+    error.waited, error.size, error.in_use, error.waiting = waited, size, in_use, waiting
+    error.retry_after = admission.interval
+    with pool._lock:
+        pool._totals.shed += 1
+    return error  # type: ignore[no-any-return]
+
+
+_WORDS = {
+    "auth": "the server refuses the user or password",
+    "unknown_database": "the database does not exist",
+}
