@@ -222,7 +222,7 @@ def tracking(factory: type[Any]) -> type[Any]:
 
 def end_cursors(conn: Any) -> bool:
     """Close the cursors that a borrower still has. False if another thread is at work in one."""
-    known = conn._dbpool_cursors
+    known = getattr(conn, "_dbpool_cursors", [])  # none if its __init__ was interrupted
     while known:
         cursor = known[-1]()
         if cursor is not None:

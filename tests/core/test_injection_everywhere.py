@@ -1,0 +1,332 @@
+"""The same with real drivers, sockets, guards and the keeper; and no module is left out.
+
+Which modules are reached is measured, against the files of the package: who adds one finds it
+here, and gives it a scenario or says why it needs none.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from dbpool import ConnectionPool, PoolTimeout
+from dbpool._keeper import Guard, Keeper
+from dbpool.options import OPTIONS
+from tests.core import test_injection
+from tests.core.test_injection import PACKAGE, Check, Run, full_capacity, quiet_collector
+from tests.support.injection import Injected, _Tracer, explore
+from tests.support.servers import Postgres
+from tests.support.sessions import one
+from tests.support.stub_driver import StubDriver
+from tests.support.wired_driver import WiredDriver
+
+Scenario = Callable[[Run], Check]
+
+ELSEWHERE = {
+    "__init__.py": "names only",
+    "_audit.py": "for tests only",
+    "_detail.py": "health checks are in nobody's way: tests/health",
+    "_fork.py": "runs in a fork: tests/core/test_fork.py",
+    "_probe.py": "as _detail.py",
+    "_prober.py": "as _detail.py",
+    "_session.py": "for the adapters, on what they have borrowed: their tests",
+    "_verdict.py": "as _detail.py",
+    "_wsgi.py": "as _detail.py",
+    "health.py": "as _detail.py",
+    "drivers/_session.py": "reads text for the adapters: tests/drivers",
+    "drivers/base.py": "constants and the protocol",
+    "drivers/psycopg.py": "has an environment of its own: tests/drivers",
+}
+
+
+def at_full_capacity(pool: ConnectionPool) -> Check:
+    """Return a check: max_size connections can be had at once, no more, and the pool is whole."""
+
+    def check(where: str) -> None:
+        gc.collect()
+        pool._find_lost()
+        pool._backoff.retry_at = 0.0
+        taken = [pool.getconn(timeout=10) for _ in range(pool.max_size)]
+        assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+        for conn in taken:
+            pool.putconn(conn)
+        del conn
+        taken.clear()
+        pool.close()
+        gc.collect()
+        pool._find_lost()
+        pool._audit()
+
+    return check
+
+
+def _pool(conninfo: str = "", **options: Any) -> ConnectionPool:
+    return ConnectionPool(conninfo, **{"max_size": 1, "background": False, "timeout": 5, **options})
+
+
+# On real drivers: connect, use, roll back, put back, reset, ping, close
+
+
+def _use(pool: ConnectionPool, sql: str = "SELECT 1") -> None:
+    with pool.connection() as conn:
+        one(conn, sql) if pool.driver.name != "sqlite3" else conn.execute(sql).fetchall()
+
+
+def _first_use(conninfo: str) -> Scenario:
+    def scenario(run: Run) -> Check:
+        pool = _pool(conninfo)
+        run(lambda: _use(pool))
+        return at_full_capacity(pool)
+
+    return scenario
+
+
+def _return_of_a_mess(conninfo: str, **options: Any) -> Scenario:
+    def scenario(run: Run) -> Check:
+        pool = _pool(conninfo, **options)
+        box = [pool.getconn()]
+        if pool.driver.name == "sqlite3":
+            box[0].isolation_level = None
+        else:
+            box[0].autocommit = True
+        box[0].cursor().execute("BEGIN")
+        run(lambda: pool.putconn(box.pop()))
+        return at_full_capacity(pool)
+
+    return scenario
+
+
+def _asked_each_time(conninfo: str) -> Scenario:
+    def scenario(run: Run) -> Check:
+        pool = _pool(conninfo, validate="ping", check=lambda conn: None)
+        _use(pool)
+        run(lambda: _use(pool))
+        return at_full_capacity(pool)
+
+    return scenario
+
+
+def _checked(conninfo: str) -> Scenario:
+    def scenario(run: Run) -> Check:
+        pool = _pool(conninfo)
+        _use(pool)
+        run(pool.check)
+        return at_full_capacity(pool)
+
+    return scenario
+
+
+def _held_too_long(conninfo: str) -> Scenario:
+    """What the keeper does to a loan that has lasted longer than max_use."""
+
+    def scenario(run: Run) -> Check:
+        pool = _pool(conninfo, background=True, max_use=60.0)
+        box = [pool.getconn(timeout=10)]
+        limit = pool._use_limit
+        assert limit is not None
+        for seconds in (100.0, 200.0):
+            run(lambda seconds=seconds: limit._upkeep(time.monotonic() + seconds))  # type: ignore
+        pool.putconn(box.pop())
+        return at_full_capacity(pool)
+
+    return scenario
+
+
+# What threads do elsewhere, here so that it can be traced
+
+
+def _dead_by_its_socket(run: Run) -> Check:
+    driver = WiredDriver()
+    pool = _pool(driver=driver, max_size=2, validate_after=0)
+    taken = [pool.getconn(), pool.getconn()]
+    for conn in taken:
+        pool.putconn(conn)
+        conn.server_ends()
+    del conn
+    taken.clear()
+    run(lambda: pool.putconn(pool.getconn()))
+    return full_capacity(pool, driver)
+
+
+def _guarded(run: Run) -> Check:
+    """With the keeper's thread there: guards are armed and disarmed."""
+    driver = StubDriver()
+    pool = _pool(driver=driver, background=True, validate="ping", reset=lambda conn: None)
+    pool.putconn(pool.getconn())
+    run(lambda: pool.putconn(pool.getconn()))
+
+    def check(where: str) -> None:
+        full_capacity(pool, driver)(where)
+
+    return check
+
+
+def _overdue(run: Run) -> Check:
+    """The keeper cuts what is past its deadline."""
+    driver = WiredDriver()
+    pool = _pool(driver=driver)
+    box = [pool.getconn()]
+    guard = Guard(pool, box[0], -1.0)
+    keeper = Keeper()
+    keeper._guards[id(guard)] = weakref.ref(guard)
+    run(lambda: keeper._sever_overdue(time.monotonic()))
+    keeper._sever_overdue(time.monotonic())
+    pool.putconn(box.pop(), close=True)
+    return full_capacity(pool, driver)
+
+
+def _the_keeper_itself(run: Run) -> Check:
+    """Its thread dies at any point: what it had in hand is back, and the next one goes on."""
+    driver = StubDriver()
+    pool = _pool(driver=driver, max_size=3, max_idle=0.0001)
+    taken = [pool.getconn() for _ in range(3)]
+    while taken:
+        pool.putconn(taken.pop())
+    keeper = Keeper()
+
+    class Last:
+        name, _due = "last", -1.0
+
+        def _upkeep(self, now: float) -> float:
+            keeper.pools.clear()
+            keeper.inbox.put(None)
+            return now + 100
+
+    last = Last()
+    keeper.register(pool)
+    keeper.register(last)
+    pool._due = -1.0
+    run(keeper._run)
+    return full_capacity(pool, driver)
+
+
+def _opened_and_waited_for(run: Run) -> Check:
+    driver = StubDriver()
+    pool = _pool(driver=driver, min_size=1, max_size=2, open=False)
+    run(lambda: pool.open(wait=True, timeout=5))
+    pool.open()
+    return full_capacity(pool, driver)
+
+
+def _limited_use(run: Run) -> Check:
+    driver = WiredDriver()
+    pool = _pool(driver=driver, background=True, max_use=60.0)
+    pool.putconn(pool.getconn())
+    run(lambda: pool.putconn(pool.getconn()))
+    return full_capacity(pool, driver)
+
+
+def _conninfo_from_a_callable(run: Run) -> Check:
+    pool = ConnectionPool(lambda: "sqlite://", driver="sqlite3", max_size=1, background=False)
+    run(lambda: _use(pool))
+    return at_full_capacity(pool)
+
+
+def _refused_by_admission(run: Run) -> Check:
+    driver = StubDriver()
+    pool = _pool(driver=driver, background=True, admission="codel")
+    box = [pool.getconn()]
+
+    def ask() -> None:
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.002)
+
+    run(ask)
+    pool.putconn(box.pop())
+    return full_capacity(pool, driver)
+
+
+HERE: list[Scenario] = [
+    _dead_by_its_socket,
+    _guarded,
+    _overdue,
+    _the_keeper_itself,
+    _opened_and_waited_for,
+    _limited_use,
+    _conninfo_from_a_callable,
+]
+if "admission" in OPTIONS:
+    HERE.append(_refused_by_admission)
+else:
+    ELSEWHERE["_admission.py"] = "there is no option for it yet"
+
+ON_DRIVERS: dict[str, Callable[[str], Scenario]] = {
+    "first use": _first_use,
+    "return of a mess": _return_of_a_mess,
+    "return of a mess, reset by discard": lambda c: _return_of_a_mess(c, reset="discard"),
+    "asked each time": _asked_each_time,
+    "checked": _checked,
+    "held too long": _held_too_long,
+}
+
+
+@pytest.fixture(params=["psycopg2", "sqlite3"])
+def conninfo(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite3":
+        return f"sqlite:///{tmp_path / 'file.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.url()
+
+
+# A duplicate of a socket that is dropped half-way is closed all the same, and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("scenario", HERE, ids=lambda s: s.__name__.strip("_"))
+def test_an_exception_at_any_point_costs_no_slot(scenario: Scenario) -> None:
+    with quiet_collector():
+        assert explore(PACKAGE, scenario) > 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ON_DRIVERS)
+def test_an_exception_at_any_point_of_a_driver_costs_no_slot(name: str, conninfo: str) -> None:
+    with quiet_collector():
+        assert explore(PACKAGE, ON_DRIVERS[name](conninfo)) > 3
+
+
+class _Reach(_Tracer):
+    """Notes in which files there are points, and raises nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(PACKAGE, 0)
+        self.files: set[str] = set()
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        before = self.seen
+        answer = super().__call__(frame, event, arg)
+        if self.seen > before:
+            self.files.add(os.path.relpath(frame.f_code.co_filename, PACKAGE))
+        return answer
+
+
+def test_every_module_is_reached_by_a_scenario(postgres: Postgres, tmp_path: Path) -> None:
+    reach = _Reach()
+
+    def run(function: Callable[[], object]) -> None:
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(reach)
+        try:
+            function()
+        except Injected:
+            pass
+        finally:
+            sys.settrace(None)
+
+    conninfos = [postgres.url(), f"sqlite:///{tmp_path / 'file.db'}", "sqlite://"]
+    on_drivers = [make(conninfo) for make in ON_DRIVERS.values() for conninfo in conninfos]
+    for scenario in [*test_injection.SCENARIOS, *HERE, *on_drivers]:
+        scenario(run)("without an exception")
+    there = {str(path.relative_to(PACKAGE)) for path in Path(PACKAGE).rglob("*.py")}
+    assert ELSEWHERE.keys() <= there, "gone: no reason is needed any more"
+    unreached = there - reach.files - ELSEWHERE.keys()
+    assert not unreached, "no exception is raised in these: add a scenario, or say why not"
