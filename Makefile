@@ -29,10 +29,11 @@ test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for
 	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
 
 # Of the adapters' tests those in which the driver has a part; the others would be the same again.
+# Forks and lost borrowers of Django are among the cases of its test_faults.py.
 test-psycopg: postgres-psycopg ## run the drivers' and adapters' tests where there is psycopg 3, too
 	@$(PSYCOPG_VENV)/bin/python -m pytest tests/drivers $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
-		tests/web_django --ignore-glob='*/test_ch*.py' --ignore-glob='*/test_ce*.py' \
+		tests/web_django --ignore-glob='*/test_c[eh]*.py' --ignore-glob='*/test_[fl]o*.py' \
 		--ignore-glob='*/test_h*.py' --ignore-glob='*/test_settings.py' \
 		--ignore-glob='*/test_sqlite.py' $(ARGS)
 	@DBPOOL_TEST_DRIVER=psycopg $(PSYCOPG_VENV)/bin/python -m pytest -m "not long" \
