@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -19,7 +20,10 @@ from tests.support import pool_tasks
 from tests.support.pool_tasks import Answer, ask, backend, pool
 
 TASKS = 24
-ROUNDS = 3
+LIMIT = 80  # seconds after which a worker that hangs is killed by its own alarm
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: signal.alarm(LIMIT))
 
 
 def put(token: int, answers: Any) -> None:
