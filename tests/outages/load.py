@@ -160,8 +160,8 @@ def main() -> None:
         command = line.strip()
         if command == "stop":
             break
-        # An operator's word to the pool ("pause", "resume"), which only some pools know.
-        getattr(getattr(peer, "pool", None), command, lambda: None)()
+        if isinstance(peer, Dbpool):  # the others know no such word
+            {"pause": lambda: peer.pool.pause(30.0), "resume": peer.pool.resume}[command]()
         print("done", flush=True)
     stop.set()
     until = time.monotonic() + GIVE_UP

@@ -32,33 +32,36 @@ class Mark:
     """A figure of a result, and the most that it may be; None is worse than any number."""
 
     title: str
-    value: Callable[[Result], float | None]
+    figure: str  # its name in Figures, or in what only the stage could measure
     most: float
+
+    def value(self, result: Result) -> float | None:
+        """Return what the run showed; None if it never came to be."""
+        if self.figure in result.measured:
+            return result.measured[self.figure]
+        found: float | None = getattr(result.figures, self.figure, None)
+        return found
 
     def met(self, value: float | None) -> bool:
         return value is not None and value <= self.most
 
 
-def _figure(title: str, name: str, most: float) -> Mark:
-    return Mark(title, lambda result: getattr(result.figures, name), most)
-
-
-WRONG = _figure("wrong tokens", "wrong", 0)
-LOST = _figure("slots lost", "lost", 0)
-LATE = _figure("errors after heal", "late", 0)
-OTHERS = _figure("errors, not in flight", "others", 0)
-REFUSED = _figure("refused", "refused", 0)
-IN_FLIGHT = _figure("errors in flight", "in_flight", 0)
-DOWN = _figure("PoolDown after, s", "down_wait", 1.05)
-FIRST = _figure("first success, s", "first_success", 0.3)
-BACK = _figure("95 % again, s", "recovered", 1.0)
-ATTEMPTS = _figure("connects/s/process", "attempts", 3.0)
-OVERRUN = _figure("beyond deadline, s", "overrun", 0.25)
-GAP = _figure("heartbeat gap, s", "gap", 0.05)
-WRITES = _figure("writes good, s", "first_success", 1.0)
-READ_ONLY_ERRORS = _figure("read-only errors/pool", "read_only", 1)
-CHURN = _figure("connections renewed", "churn", 0.1)
-GROWN = Mark("grown again, s", lambda result: result.measured.get("grown"), 60.0)
+WRONG = Mark("wrong tokens", "wrong", 0)
+LOST = Mark("slots lost", "lost", 0)
+LATE = Mark("errors after heal", "late", 0)
+OTHERS = Mark("errors, not in flight", "others", 0)
+REFUSED = Mark("refused", "refused", 0)
+IN_FLIGHT = Mark("errors in flight", "in_flight", 0)
+DOWN = Mark("PoolDown after, s", "down_wait", 1.05)
+FIRST = Mark("first success, s", "first_success", 0.3)
+BACK = Mark("95 % again, s", "recovered", 1.0)
+ATTEMPTS = Mark("connects/s/process", "attempts", 3.0)
+OVERRUN = Mark("beyond deadline, s", "overrun", 0.25)
+GAP = Mark("heartbeat gap, s", "gap", 0.05)
+WRITES = Mark("writes good, s", "first_success", 1.0)
+READ_ONLY_ERRORS = Mark("read-only errors/pool", "read_only", 1)
+CHURN = Mark("connections renewed", "churn", 0.1)
+GROWN = Mark("grown again, s", "grown", 60.0)
 
 _STOPPED = (OTHERS, DOWN, FIRST, BACK, LATE, LOST, ATTEMPTS, WRONG)
 _SILENT = (OVERRUN, GAP, BACK, LATE, LOST, WRONG)

@@ -1,0 +1,94 @@
+"""The rig's quick scenarios, with our pool only: what must hold however busy the machine is.
+
+Times are marks of `make test-outages`; here only what is counted is asserted.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from tests.outages.figures import Times, figures
+from tests.outages.scenarios import SCENARIOS
+from tests.outages.seen import Seen
+
+COUNTED = {
+    "others",
+    "late",
+    "lost",
+    "wrong",
+    "refused",
+    "in_flight",
+    "read_only",
+}
+QUICK = {
+    "stop immediate": 2.0,
+    "session terminated": 0.5,
+    "demotion": 2.0,
+    "restart under pause": 0.5,
+    "connections reset": 0.5,
+}
+
+
+@pytest.mark.outage
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", QUICK)
+def test_nothing_is_lost_and_nobody_gets_anothers_answer(name: str) -> None:
+    (scenario,) = (one for one in SCENARIOS if one.name == name)
+    result = scenario.run("dbpool", seconds=QUICK[name], after=3.0)
+    for mark in scenario.marks:
+        if mark.figure in COUNTED:
+            assert mark.met(mark.value(result)), (mark.title, result)
+
+
+# The figures themselves, from notes that are made up
+
+
+def seen(*calls: tuple[int, int, int], **other: object) -> Seen:
+    flat = array(
+        "q", [int(part * 1e9) if at < 2 else part for row in calls for at, part in enumerate(row)]
+    )
+    given = {"hung": [], "beats": [], "connects": [], "capacity": 4, **other}
+    return Seen([flat], ["ok", "wrong token", "PoolDown", "OperationalError"], **given)  # type: ignore[arg-type]
+
+
+TIMES = Times(*(int(moment * 1e9) for moment in (0, 10, 11, 20, 30)))
+OK, WRONG, DOWN, BROKEN = range(4)
+
+
+def test_a_call_in_flight_is_one_that_began_before_the_fault_was_complete() -> None:
+    found = figures([seen((10, 12, BROKEN), (12, 13, DOWN), (12, 14, BROKEN), (21, 22, OK))], TIMES)
+    assert (found.in_flight, found.refused, found.others) == (1, 1, 1)
+    assert found.down_wait == 1.0
+    assert found.first_error == 2.0
+    assert found.first_success == 2.0
+    assert found.per_thread == 3
+
+
+def test_an_error_after_the_first_success_is_late() -> None:
+    found = figures([seen((20, 21, OK), (20, 22, BROKEN), (21.5, 22, BROKEN))], TIMES)  # type: ignore[arg-type]
+    assert (found.late, found.others) == (1, 1)
+
+
+def test_what_hangs_has_waited_to_the_end() -> None:
+    found = figures([seen((1, 2, OK), hung=[int(12e9)])], TIMES)
+    assert found.overrun == 18.0 - 4.0
+    assert found.first_success is None
+
+
+def test_losses_wrong_answers_and_connects_are_counted() -> None:
+    at = [int(moment * 1e9) for moment in (11.0, 11.3, 11.6, 12.0, 15.0, 25.0)]
+    found = figures([seen((1, 2, WRONG), capacity=3, connects=at), seen(capacity=4)], TIMES)
+    assert (found.wrong, found.lost) == (1, 1)
+    assert found.attempts == 4 / 3.0
+    assert found.churn == 5 / 8
+
+
+def test_throughput_is_back_when_a_window_has_as_many_good_calls_as_before() -> None:
+    before = [(moment / 10, moment / 10, OK) for moment in range(100)]  # ten a second
+    after = [(23 + moment / 10, 23 + moment / 10, OK) for moment in range(50)]
+    found = figures([seen(*before, *after)], TIMES)  # type: ignore[arg-type]
+    assert found.recovered is not None
+    assert 3.0 <= found.recovered < 3.5
+    assert figures([seen(*before)], TIMES).recovered is None  # type: ignore[arg-type]

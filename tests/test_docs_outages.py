@@ -1,0 +1,94 @@
+"""docs/outages.md: its code runs, its lines of log are those that are logged."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from dbpool import ConnectionPool, PoolDown
+from testproject.postgres import PostgresServer
+from tests.support.documents import Document
+from tests.support.waiting import wait_until
+
+PAGE = Document(Path(__file__).resolve().parents[1] / "docs" / "outages.md")
+URL = "postgresql://app@db-a.example,db-b.example/shop"
+
+
+def make_pool(server: PostgresServer) -> ConnectionPool:
+    namespace: dict[str, Any] = {}
+    exec(PAGE.block("role=").replace(URL, server.url()), namespace)
+    pool: ConnectionPool = namespace["pool"]
+    return pool
+
+
+def test_links_lead_somewhere() -> None:
+    assert PAGE.broken_links() == []
+
+
+@pytest.mark.outage
+def test_the_pool_that_is_shown_works_and_says_what_is_shown(
+    breakable_postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dbpool.pool")
+    pool = make_pool(breakable_postgres)
+    try:
+        with pool.connection() as conn:
+            conn.cursor().execute("SELECT 1")
+        breakable_postgres.stop()
+        for _ in range(2):  # the first may find the one that died
+            try:
+                pool.getconn()
+            except PoolDown:
+                break
+            except psycopg2.OperationalError:
+                pass
+        breakable_postgres.start()
+        wait_until(lambda: pool.state == "ok", 30.0)
+    finally:
+        pool.close()
+    logged = [record.getMessage() for record in caplog.records]
+    down, _, up = PAGE.block("is down, it cannot connect").splitlines()
+    for shown in (down, up):
+        pattern = (
+            re.escape(shown).replace(r"'default'", r"'[\w-]+'").replace("connect_refused", r"\w+")
+        )
+        pattern = re.sub(r"\d+(\\\.\d+)?", r"[\\d.]+", pattern)
+        assert any(re.fullmatch(pattern, line) for line in logged), (pattern, logged)
+
+
+@pytest.mark.outage
+def test_a_restart_as_it_is_shown_costs_no_error(breakable_postgres: PostgresServer) -> None:
+    pool = make_pool(breakable_postgres)
+    errors: list[Exception] = []
+    served, stop = [0], threading.Event()
+
+    def call() -> None:
+        while not stop.is_set():
+            try:
+                with pool.connection(30.0) as conn:
+                    conn.cursor().execute("SELECT 1")
+                served[0] += 1
+            except Exception as error:  # noqa: BLE001 - none is expected
+                errors.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    try:
+        wait_until(lambda: served[0] > 10, 30.0)
+        before, _, after = PAGE.block("pool.pause").partition("# …")
+        exec(before, {"pool": pool})
+        breakable_postgres.restart()
+        exec(after.partition("\n")[2], {"pool": pool})
+        more = served[0]
+        wait_until(lambda: served[0] > more + 10, 30.0)
+    finally:
+        stop.set()
+        caller.join()
+        pool.close()
+    assert errors == []
