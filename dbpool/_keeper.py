@@ -242,14 +242,18 @@ class Guard:
     socket (SQLite) the driver's canceller ends the statement that runs, and the next ones too. A
     pool that may use no thread (background=False) has nobody to do that: there the kernel's
     timeouts must do.
+
+    Raises TimeoutError where what ran inside was late and noticed nothing (a check that does other
+    things than to ask the server): the connection is cut off all the same.
     """
 
-    __slots__ = ("__weakref__", "_conn", "_driver", "_watched", "deadline", "fired")
+    __slots__ = ("__weakref__", "_conn", "_driver", "_seconds", "_watched", "deadline", "fired")
 
     def __init__(self, pool: ConnectionPool, conn: Any, seconds: float) -> None:
         self._driver = pool._driver
         self._watched = pool._background
         self._conn = conn
+        self._seconds = seconds
         self.deadline = time.monotonic() + seconds
         self.fired = False
 
@@ -258,16 +262,18 @@ class Guard:
             keeper.arm(self)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if self._watched:
             keeper.disarm(self)
+        if self.fired and kind is None:
+            raise TimeoutError(f"not done within {self._seconds:g} s: the connection is cut off")
 
     def fire(self) -> None:
         """Cut the connection; called by the keeper, under the lock that disarming takes."""
         self.fired = True
-        fd = self._driver.fileno(self._conn)
-        if fd is not None:
-            _socket.sever(fd)
+        if self._driver.fileno(self._conn) is not None:
+            # The call inside may close it at any moment, and its number be somebody else's.
+            _socket.sever_of(self._driver, self._conn)
         elif self._driver.transaction_status(self._conn) != UNKNOWN:  # open, without a socket
             canceller = getattr(self._driver, "canceller", None)
             cancel = canceller(self._conn) if canceller is not None else None
