@@ -99,7 +99,7 @@ def connect(
     if own_name and (option := getattr(pool._driver, "name_option", None)):
         kwargs = {**kwargs, option: name}
     if (address := getattr(pool._driver, "address", None)) is not None:
-        pool._reach.found((pool._driver.name, address(conninfo, kwargs)))
+        pool._reach.found(pool, (pool._driver.name, address(conninfo, kwargs)))
     if pool._settings:
         kwargs = pool._driver.with_settings(conninfo, kwargs, pool._settings)  # type: ignore[attr-defined]
     if (routed := getattr(pool._driver, "routed", None)) is not None:

@@ -169,7 +169,7 @@ def resume(pool: ConnectionPool) -> None:
         if not pool._reach.paused:
             return
         pool._reach.paused = False
-        pool._reach.recover()
+        pool._reach.recover(pool)
         pool._backoff.clear()
     _growth.grow(pool)
     _growth.settle(pool)

@@ -90,12 +90,17 @@ class Server:
             self._pause = min(max(2 * self._pause, SPACING), SLOWEST)
             self._next_at = now + self._pause * random.uniform(0.75, 1.0)
 
+    def leave(self, pool: ConnectionPool) -> None:
+        """Leave the turns of those that are down."""
+        with self._lock:
+            self._down.pop(id(pool), None)
+
     def answered(self, pool: ConnectionPool) -> list[ConnectionPool]:
         """It takes connections again. Return the other pools that are down: they may try now."""
         with self._lock:
             self._pause = self._next_at = 0.0
             self._started.clear()
-            self._down.pop(id(pool), None)
+            self.leave(pool)
             return [other for ref in self._down.values() if (other := ref()) is not None]
 
 
@@ -136,9 +141,10 @@ class Reach:
         self._address: Any = None
         self._others: list[ConnectionPool] = []  # to be told that the server has answered
 
-    def found(self, address: Any) -> None:
+    def found(self, pool: ConnectionPool, address: Any) -> None:
         """Share the server's pace with all pools that connect there."""
         if address != self._address:
+            self.server.leave(pool)
             self._address = address
             self.server = _server_at(address)
 
@@ -217,15 +223,16 @@ class Reach:
             self.settle(self._ramp >= pool._max_connecting)
         if self.name != DOWN:
             return ""
-        self.recover()
+        self.recover(pool)
         self._others = self.server.answered(pool)
         return (
             f"pool {pool.name!r} is up again after {now - self.since:.1f} s: "
             f"{self.attempts + 1} attempts, {self.refused} callers refused"
         )
 
-    def recover(self) -> None:
+    def recover(self, pool: ConnectionPool) -> None:
         """Begin with one connect at a time."""
+        self.server.leave(pool)
         self.name, self._ramp, self._in_a_row = RECOVERING, 1, 0
 
     def settle(self, enough: bool) -> None:

@@ -22,6 +22,7 @@ from tests.support.callers import (
     lent,
     wait_for_waiters,
 )
+from tests.support.forking import in_child
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver, StubError
@@ -208,6 +209,35 @@ def test_a_frozen_server_is_down_after_two_connects_and_costs_no_slot(
     breakable_postgres.thaw()
     wait_until(lambda: succeeds(ask, pool), PATIENCE)
     expect_full_capacity(pool)
+
+
+def test_a_forked_child_starts_well_whatever_the_parent_knows(
+    postgres: Postgres, new_pool: MakePool
+) -> None:
+    way = Way(postgres)
+    way.open = False
+    pool = new_pool(way, down_wait=0.0)
+    told(pool)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pool._reach.server._lock, _state._servers_lock:
+            held.set()
+            done.wait(PATIENCE)
+
+    def child() -> tuple[str, bool]:
+        before = pool.state
+        way.open = True
+        return before, ask(pool) > 0
+
+    holder = in_thread(hold)
+    assert held.wait(PATIENCE)
+    try:
+        assert in_child(child) == ("ok", True)
+    finally:
+        done.set()
+    holder.result(PATIENCE)
+    assert pool.state == "down"
 
 
 # How often it is tried

@@ -173,7 +173,7 @@ def test_a_recovery_is_a_warning_until_it_is_over(postgres: Postgres) -> None:
     with ConnectionPool(postgres.url()) as pool:
         check = check_of(pool, ttl=60.0)
         idle(pool, 1)
-        pool._reach.recover()
+        pool._reach.recover(pool)
         assert ask(check) == ("warn", ("recovering",))
         pool._upkeep(time.monotonic())  # nobody waits, and nothing is missing
         assert ask(check) == PASS
