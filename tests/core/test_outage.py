@@ -211,12 +211,14 @@ def test_a_frozen_server_is_down_after_two_connects_and_costs_no_slot(
     expect_full_capacity(pool)
 
 
+@pytest.mark.parametrize("background", [True, False])
 def test_a_forked_child_starts_well_whatever_the_parent_knows(
-    postgres: Postgres, new_pool: MakePool
+    background: bool, postgres: Postgres, new_pool: MakePool
 ) -> None:
+    """A lock that a thread of the parent holds may pass for one of a new thread's own."""
     way = Way(postgres)
     way.open = False
-    pool = new_pool(way, down_wait=0.0)
+    pool = new_pool(way, down_wait=0.0, background=background)
     told(pool)
     held, done = threading.Event(), threading.Event()
 
