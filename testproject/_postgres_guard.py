@@ -99,10 +99,11 @@ def _processes_by_ps() -> list[Process]:
 
 
 def _processes_of(directory: str) -> tuple[list[int], list[int]]:
-    """Return (programs running on the directory's cluster, everything below them)."""
+    """Return (programs running on the directory's files, everything below them)."""
     table = processes()
-    cluster = f"-D {os.path.join(directory, 'data')}"
-    roots = [row.pid for row in table if cluster in row.title]
+    # The server, and a PgBouncer that a test has put before it.
+    names = (f"-D {os.path.join(directory, 'data')}", os.path.join(directory, "pgbouncer-"))
+    roots = [row.pid for row in table if any(name in row.title for name in names)]
     found = set(roots)
     below: list[int] = []
     while fresh := [row.pid for row in table if row.parent in found and row.pid not in found]:

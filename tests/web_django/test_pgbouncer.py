@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from testproject._postgres_guard import processes
 from testproject.postgres import PostgresServer
 from tests.support.pgbouncer import PgBouncer, find_pgbouncer
 from tests.support.waiting import wait_until
@@ -24,6 +28,7 @@ pytestmark = pytest.mark.skipif(
     reason="there is no pgbouncer (Debian, Ubuntu: apt-get install pgbouncer)",
 )
 
+ROOT = Path(__file__).parents[2]
 MODES = pytest.mark.parametrize("mode", ["session", "transaction"])
 APP = {"INSTALLED_APPS": ["dbpool_django", "tests.web_django.shelf"]}
 
@@ -279,3 +284,26 @@ def test_while_it_is_paused_requests_wait(site: Site, pooler: PgBouncer, mode: s
         assert not any(one.done() for one in waiting)
         pooler.admin("RESUME")
         assert [one.result(20).status for one in waiting] == [200, 200]
+
+
+RUNNER = """
+import os
+from testproject.postgres import PostgresServer
+from tests.support.pgbouncer import PgBouncer
+server = PostgresServer().start()
+PgBouncer(server, "session").start()
+print(server.directory, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_runner_that_is_killed_leaves_none_behind() -> None:
+    command = [sys.executable, "-c", RUNNER]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    directory = done.stdout.strip()
+    assert directory, done.stderr
+    wait_until(
+        lambda: not any(f"{directory}/pgbouncer-" in process.title for process in processes()),
+        timeout=30,
+        message="the PgBouncer of the run that was killed has ended",
+    )
