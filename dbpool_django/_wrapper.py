@@ -38,6 +38,7 @@ class PooledWrapper(BaseDatabaseWrapper):
     _dbpool_reset: str | None = None  # the default of the option
     _dbpool_connecting = False
     _dbpool_chosen: Supplier | None = None  # who supplies the connection being taken
+    _dbpool_known: tuple[Supplier, dict[str, Any]] | None = None  # its connection parameters
     # The supplier for these settings, and the settings it was looked up for.
     _dbpool_found: tuple[tuple[Any, ...], Supplier] | None = None
 
@@ -90,8 +91,17 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""
-        if self._dbpool_chosen is not None:
-            return {}  # the pool has its own; they were checked when it was made
+        chosen = self._dbpool_chosen
+        if chosen is None:
+            return self._dbpool_parameters()
+        # Taking a connection needs none, but a subclass may look at them, and Django's for SQLite
+        # keeps one on the wrapper: they are built once for each pool that this wrapper uses.
+        known = self._dbpool_known
+        if known is None or known[0] is not chosen:
+            known = self._dbpool_known = chosen, self._dbpool_parameters()
+        return known[1].copy()
+
+    def _dbpool_parameters(self) -> dict[str, Any]:
         settings = self.settings_dict
         if "pool" not in settings["OPTIONS"]:
             return super().get_connection_params()

@@ -79,3 +79,26 @@ def test_a_request_without_a_query_takes_no_connection(site: Site, project: Proj
     assert site.get("plain").status == 200
     assert connection.pool.get_stats()["requests_num"] == 0
     assert project.sessions() == 0
+
+
+@pytest.mark.project
+def test_a_backend_of_the_projects_own_sees_the_parameters_of_each_connect() -> None:
+    from django.db import connection
+
+    from dbpool_django.backends.postgresql.base import DatabaseWrapper
+
+    class Renaming(DatabaseWrapper):
+        def get_connection_params(self) -> dict[str, Any]:
+            params: dict[str, Any] = super().get_connection_params()
+            params["application_name"] = f"for {params.pop('dbname')}"
+            return {**params, "dbname": connection.settings_dict["NAME"]}
+
+    wrapper = Renaming(connection.settings_dict, "renaming")
+    for _ in range(2):
+        with wrapper.cursor() as cursor:
+            cursor.execute("SHOW application_name")
+            assert cursor.fetchone() == (f"for {connection.settings_dict['NAME']}",)
+        wrapper.close()
+    assert wrapper.pool is not None
+    assert wrapper.pool.get_stats()["connections_num"] == 1
+    wrapper.close_pool()
