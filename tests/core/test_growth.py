@@ -679,7 +679,7 @@ def test_a_reconnect_failed_that_raises_harms_nothing(
 
     wait_until(failed_for_long, PATIENCE)
     assert called == [pool]
-    assert "the pager is broken" in caplog.text
+    wait_until(lambda: "the pager is broken" in caplog.text, PATIENCE)
     del stub.hooks["connect"]
     expect_full_capacity(pool)
 
