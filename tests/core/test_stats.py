@@ -29,8 +29,8 @@ PSYCOPG_POOLS = [
     "connections_num", "connections_ms", "connections_errors", "connections_lost",
 ]  # fmt: skip
 OURS = [
-    "timeouts", "timeouts_down", "requests_shed", "connections_closed", "connections_dropped", "oldest_wait",
-    "oldest_use", "wait_time", "use_time", "create_time", "rescues",
+    "timeouts", "timeouts_down", "requests_shed", "connections_closed", "connections_dropped",
+    "oldest_wait", "oldest_use", "wait_time", "use_time", "create_time", "rescues",
 ]  # fmt: skip
 HISTOGRAMS = ["wait_time", "use_time", "create_time"]
 
