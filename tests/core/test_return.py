@@ -640,10 +640,11 @@ def test_a_connection_reported_as_read_only_is_replaced(pg_pool: MakePool, table
     """What a client sees of a server that was demoted."""
     pool = pg_pool(max_size=1)
     pid = pid_of(pool)
-    with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), pool.connection() as conn:
+    with pool.connection() as conn:
         conn.autocommit = True
         run(conn, "SET default_transaction_read_only = on")
-        run(conn, f"INSERT INTO {table} VALUES (1)")
+    with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        insert(pool, table)
     del conn
     assert pid_of(pool) != pid
     expect_full_capacity(pool)
