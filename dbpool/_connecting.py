@@ -212,7 +212,7 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Non
             line = pool._reach.is_full(pool, now)
         else:
             pool._backoff.failed(now, failure)
-            line = pool._reach.connect_failed(pool, now, failure)
+            line = pool._reach.connect_failed(pool, now, attempt.since, failure)
         first = pool._backoff.failing_since == now
         give_up = now - (pool._backoff.failing_since or now) >= pool.reconnect_timeout
         report = give_up and not pool._backoff.reported

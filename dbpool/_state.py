@@ -30,7 +30,7 @@ OK, DOWN, RECOVERING = "ok", "down", "recovering"
 
 IN_A_ROW = 2  # failed connects after which a pool is down
 PER_SECOND = 3  # connects to a server that is down, over all pools of the process
-SPACING = 1.002 / PER_SECOND  # seconds between two of them where refusals come at once
+SPACING = 1.002 / PER_SECOND  # seconds between two of them where they fail at once
 SLOWEST = 2.0  # seconds between two of them at most
 TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
 TELL_EVERY = 30.0  # seconds between two lines in the log
@@ -78,7 +78,7 @@ class Server:
             return True
 
     def failed(self, pool: ConnectionPool, now: float, at_once: bool) -> None:
-        """Put the next attempt off: little after a refusal, else ever longer."""
+        """Put the next attempt off: little if this one failed at once, else ever longer."""
         with self._lock:
             known = self._down.get(id(pool))
             if known is None or known() is not pool:
@@ -176,7 +176,9 @@ class Reach:
 
     # -- what connects tell; each returns the line for the log, "" if there is nothing to say
 
-    def connect_failed(self, pool: ConnectionPool, now: float, failure: Failure) -> str:
+    def connect_failed(
+        self, pool: ConnectionPool, now: float, since: float, failure: Failure
+    ) -> str:
         """Judge a failed connect; under the pool's lock, after its backoff has been told."""
         known = isinstance(failure.error, pool._driver.OperationalError)
         if not known or failure.reason in PERMANENT:
@@ -184,11 +186,10 @@ class Reach:
         self._in_a_row += 1
         if self.name == RECOVERING:
             self._ramp = 1
-        refusal = failure.reason in _REFUSALS
         line = ""
         if self.name == DOWN:
             self.attempts += 1
-        elif self._in_a_row >= IN_A_ROW or (refusal and not pool._entries):
+        elif self._in_a_row >= IN_A_ROW or (failure.reason in _REFUSALS and not pool._entries):
             self.name = DOWN
             self.since = self._told_at = now
             self.attempts, self.refused = self._in_a_row, 0
@@ -198,7 +199,7 @@ class Reach:
             )
         if self.name == DOWN:
             self.cause = failure.reason
-            self.server.failed(pool, now, refusal)
+            self.server.failed(pool, now, at_once=now - since < SPACING)
             pool._backoff.retry_at = self.server.due(pool)
         return line
 
