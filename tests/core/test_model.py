@@ -419,7 +419,9 @@ class Machine(RuleBasedStateMachine):
         dead = [conn for conn in self.idle if not conn.alive and now < conn.ends]
         self._follow({conn: self._reasons_for(conn, now) for conn in dead})
         late = [c for c in self.idle if now - c.since >= MAX_IDLE and now < c.ends]
-        assert not late or len(self.idle) + len(self.lent) <= pool.min_size
+        # One past its end stays until its successor is there, which is seen by the next look.
+        left = [c for c in [*self.idle, *self.lent] if now < c.ends]
+        assert not late or len(left) <= pool.min_size
         healthy = not self.driver.refusing and now - self.failed_at >= LONGEST_BACKOFF
         if healthy and not pool.closed and not pool._backoff.given_up:
             there = [c for c in [*self.idle, *self.lent] if now < c.ends]
