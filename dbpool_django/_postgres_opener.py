@@ -42,6 +42,11 @@ class PostgresOpener(Opener):
         given = {**self._detached().get_connection_params(), **kwargs}
         return _postgres.connect_seconds(given, os.environ, timeout)
 
+    def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what decides which server is connected to."""
+        given = {**self._detached().get_connection_params(), **kwargs}
+        return _postgres.address(given, os.environ)
+
     def _parameters(self, given: dict[str, Any], timeout: float, name: str) -> dict[str, Any]:
         return {**_postgres.defaults(given, os.environ, timeout, name), **given}
 

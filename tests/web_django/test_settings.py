@@ -60,6 +60,16 @@ def test_a_longer_connect_timeout_of_the_project_wins(project: Project) -> None:
 
 
 @pytest.mark.project(tables=False)
+def test_pools_of_different_servers_have_different_addresses(project: Project) -> None:
+    """Those of one server share the pace at which it is tried while it is down."""
+    one, same = _wrapper(project.dsn), _wrapper(project.dsn)
+    other = _wrapper(project.dsn)
+    other.settings_dict["PORT"] = "1"
+    addresses = [w.pool.driver.address("", {}) for w in (one, same, other)]
+    assert addresses[0] == addresses[1] != addresses[2]
+
+
+@pytest.mark.project(tables=False)
 def test_conn_max_age_is_the_lifetime_and_pins_nothing(project: Project) -> None:
     wrapper = _wrapper(project.dsn, CONN_MAX_AGE=600, CONN_HEALTH_CHECKS=True)
     wrapper.ensure_connection()
