@@ -48,6 +48,9 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
         left = started + timeout - now
         if waiter.wait(min(left, nap(pool, now, started))) or left <= 0:
             break
+        if len(pool._entries) >= pool.min_size:  # it takes fewer: resize came between
+            waiter.deliver(None)
+            break
     answer = waiter.withdraw()
     if answer is None:
         return
@@ -60,7 +63,7 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
         f"{timeout:.2f} s" + (f"; connecting fails ({failure.reason})" if failure else "")
     )
     error.waited, error.size = time.monotonic() - started, size
-    pool.close()
+    pool.close(timeout=0)  # what is still connecting is closed on arrival
     raise error from (failure.error if failure else None)
 
 

@@ -1,0 +1,54 @@
+"""`wait()` for the minimum: it ends when that is there, whatever it is by then, and in time."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from dbpool import ConnectionPool, PoolTimeout, _lifecycle
+from tests.support.callers import PATIENCE, MakePool, in_thread
+from tests.support.stub_driver import StubDriver
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def one_of_two(stub_pool: MakePool, stub: StubDriver) -> tuple[ConnectionPool, threading.Event]:
+    """Return a pool whose second connect hangs until the event is set."""
+    go = threading.Event()
+    stub.hooks["connect"] = lambda _: go.wait(PATIENCE) if stub.made else None
+    pool = stub_pool(min_size=2, max_size=2, max_connecting=1)
+    wait_until(lambda: len(pool._entries) == 1, PATIENCE)
+    return pool, go
+
+
+def test_who_waits_for_a_minimum_that_is_lowered_waits_no_longer(
+    one_of_two: tuple[ConnectionPool, threading.Event],
+) -> None:
+    pool, go = one_of_two
+    waiting = in_thread(pool.wait, PATIENCE / 2)
+    wait_until(lambda: bool(pool._filling), PATIENCE)
+    pool.resize(1)
+    try:
+        assert waiting.exception(PATIENCE) is None
+        assert not pool.closed
+    finally:
+        go.set()
+
+
+def test_who_waits_in_vain_does_not_wait_for_connects_after_it(
+    one_of_two: tuple[ConnectionPool, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, go = one_of_two
+    waited: list[float] = []
+    close = _lifecycle.close
+
+    def noted(pool: ConnectionPool, timeout: float) -> None:
+        waited.append(timeout)
+        close(pool, timeout)
+
+    monkeypatch.setattr(_lifecycle, "close", noted)
+    with pytest.raises(PoolTimeout, match=r"1 of min_size=2 connections were open after 0\.10 s"):
+        pool.wait(0.1)
+    assert waited == [0]
+    go.set()
