@@ -7,6 +7,7 @@ here, and gives it a scenario or says why it needs none.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ import pytest
 
 from dbpool import ConnectionPool, PoolTimeout
 from dbpool._keeper import Guard, Keeper
-from dbpool.options import OPTIONS
+from dbpool._waiting import Waiter
 from tests.core import test_injection
 from tests.core.test_injection import PACKAGE, Check, Run, full_capacity, quiet_collector
 from tests.support.injection import Injected, _Tracer, explore
@@ -234,15 +235,33 @@ def _conninfo_from_a_callable(run: Run) -> Check:
 
 
 def _refused_by_admission(run: Run) -> Check:
+    """Of two who have waited for long the first is refused, and the second is served."""
     driver = StubDriver()
     pool = _pool(driver=driver, background=True, admission="codel")
+    admission = pool._admission
+    assert admission is not None
+    admission._codel._slow, admission._codel._ends = True, math.inf
     box = [pool.getconn()]
+    waiters = [Waiter(time.monotonic() - 10.0) for _ in range(2)]
+    pool._waiters.extend(waiters)
+    run(lambda: pool.putconn(box.pop()))
+    pool._waiters.clear()
+    del waiters  # and with them what the second one got
+    return full_capacity(pool, driver)
 
-    def ask() -> None:
-        with pytest.raises(PoolTimeout):
-            pool.getconn(timeout=0.002)
 
-    run(ask)
+def _refused_by_the_keeper(run: Run) -> Check:
+    driver = StubDriver()
+    pool = _pool(driver=driver, background=True, admission="codel")
+    admission = pool._admission
+    assert admission is not None
+    now = time.monotonic()
+    admission._codel._shortest, admission._codel._ends = 1.0, now
+    box, waiter = [pool.getconn()], Waiter(now - 10.0)
+    pool._waiters.append(waiter)
+    admission._upkeep(now)
+    run(lambda: admission._upkeep(now + 10.0))
+    pool._waiters.clear()
     pool.putconn(box.pop())
     return full_capacity(pool, driver)
 
@@ -255,11 +274,9 @@ HERE: list[Scenario] = [
     _opened_and_waited_for,
     _limited_use,
     _conninfo_from_a_callable,
+    _refused_by_admission,
+    _refused_by_the_keeper,
 ]
-if "admission" in OPTIONS:
-    HERE.append(_refused_by_admission)
-else:
-    ELSEWHERE["_admission.py"] = "there is no option for it yet"
 
 ON_DRIVERS: dict[str, Callable[[str], Scenario]] = {
     "first use": _first_use,
