@@ -59,8 +59,8 @@ class Prober:
     def reset(self) -> None:
         """Know nothing; also in a forked child, where the old lock may be held for ever."""
         # Guards _flight, _last, _good, _told, and _spare while there is no flight; while there is
-        # one, the spare connection is its own.
-        self._lock = threading.Lock()
+        # one, the spare connection is its own. Re-entrant: a signal handler may close the pool.
+        self._lock = threading.RLock()
         self._flight: Flight | None = None
         self._last: Finding | None = None  # of the last probe
         self._good: Finding | None = None  # of the last probe that reached the server

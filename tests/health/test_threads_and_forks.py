@@ -13,13 +13,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, health
+from dbpool import ConnectionPool, _prober, health
 from dbpool._prober import prober_of
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed
 from tests.support.black_hole import BlackHole
+from tests.support.callers import PATIENCE, in_thread
 from tests.support.servers import Postgres, count_sessions
 from tests.support.threads import pool_threads
 from tests.support.waiting import wait_until
@@ -47,6 +49,26 @@ def test_without_a_thread_to_be_had_the_first_caller_probes(
     with ConnectionPool(postgres.url(), driver=driver) as pool:
         assert ask(check_of(pool)) == PASS
     assert asked_by == [threading.current_thread().name]
+
+
+@pytest.mark.parametrize("end", ["close", "pause"])
+def test_a_signal_handler_may_end_the_pool_in_the_midst_of_an_answer(
+    end: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Called where a handler may come in: while this very thread is judging, under the lock."""
+    judge = _prober.judge
+    left = [end]
+
+    def interrupted(pool: ConnectionPool, *args: Any) -> Any:
+        while left:
+            getattr(pool, left.pop())()
+        return judge(pool, *args)
+
+    monkeypatch.setattr(_prober, "judge", interrupted)
+    with ConnectionPool(postgres.url()) as pool:
+        status, _ = in_thread(ask, check_of(pool)).result(PATIENCE)
+    assert status != "pass"
+    assert not left
 
 
 def test_a_pool_without_threads_probes_in_its_caller_and_keeps_no_spare(
