@@ -77,6 +77,8 @@ class UseLimit:
         if conn is None:
             return
         _ending.expire(loan[0], "max_use")
+        if self._lent(pool, loan) is None:
+            return  # returned meanwhile, and perhaps lent again: from now on it is not
         canceller = getattr(pool._driver, "canceller", None)
         ask = canceller(conn) if canceller is not None else None
         # The borrower's alone again, before anything here can take time.

@@ -204,9 +204,9 @@ class ConnectionPool:
             now = monotonic()
             if now >= entry.good_until:
                 conn, entry, now = self._look_again((conn, entry), now, timeout)
-        self._in_use[entry.key] = entry
         entry.since = now
         entry.uses += 1.0
+        self._in_use[entry.key] = entry  # after both: max_use and reclaim read them from there
         entry.holder = get_ident()
         return conn
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _waiting
+from dbpool import ConnectionPool, PoolTimeout, _ending, _waiting
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -202,6 +202,30 @@ def test_what_is_lent_to_an_owner_that_is_not_alive_is_taken_back_when_the_pool_
         pool.putconn(kept[0])
     pool.putconn(third)
     pool.putconn(kept[1])
+    expect_full_capacity(pool)
+
+
+def test_an_owner_of_before_loses_nobody_the_connection_that_is_just_being_lent(
+    stub_pool: MakePool,
+) -> None:
+    """Whoever is waiting looks for dead owners as soon as the connection is among the loans."""
+    pool = stub_pool(max_size=1)
+    owner = Owner()
+    conn = pool.getconn()
+    pool.own(conn, owner)
+    pool.putconn(conn)
+    owner.alive = False
+
+    class Watched(dict[int, Any]):
+        def __setitem__(self, key: int, value: Any) -> None:
+            super().__setitem__(key, value)
+            _ending.reclaim(pool)
+
+    pool._in_use = Watched()
+    again = pool.getconn()
+    assert again is conn
+    assert not again.closed
+    pool.putconn(again)
     expect_full_capacity(pool)
 
 

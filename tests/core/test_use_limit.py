@@ -127,6 +127,54 @@ def test_the_limit_is_that_of_a_loan_not_of_a_connection(
     pool.putconn(conn)
 
 
+def test_one_that_is_just_being_lent_is_not_taken_for_long_held(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was idle for longer than max_use; the keeper looks as soon as it is among the loans."""
+    cancelled: list[Any] = []
+    monkeypatch.setattr(stub, "canceller", lambda conn: cancelled.append(conn), raising=False)
+    pool = stub_pool(max_size=1, max_use=10.0)
+    pool.putconn(pool.getconn())
+    [entry] = pool._entries
+    entry.since -= 20.0
+    limit = pool._use_limit
+    assert limit is not None
+
+    class Watched(dict[int, Any]):
+        def __setitem__(self, key: int, value: Any) -> None:
+            super().__setitem__(key, value)
+            limit._upkeep(time.monotonic())
+
+    pool._in_use = Watched()
+    pool.putconn(pool.getconn())
+    assert cancelled == []
+    assert pool.get_stats()["connections_closed"] == {}
+
+
+def test_a_loan_that_ends_as_it_is_judged_costs_the_next_borrower_nothing(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[Any] = []
+    monkeypatch.setattr(stub, "canceller", lambda conn: cancelled.append(conn), raising=False)
+    pool = stub_pool(max_size=1, max_use=10.0)
+    borrowed = [pool.getconn()]
+    limit = pool._use_limit
+    assert limit is not None
+    expire = _use_limit._ending.expire
+
+    def lend_again_and_expire(*args: Any) -> None:
+        pool.putconn(borrowed.pop())
+        borrowed.append(pool.getconn())
+        expire(*args)
+
+    monkeypatch.setattr(_use_limit._ending, "expire", lend_again_and_expire)
+    limit._upkeep(time.monotonic() + 20.0)
+    monkeypatch.undo()
+    assert cancelled == []
+    pool.putconn(borrowed.pop())
+    expect_full_capacity(pool)
+
+
 def test_no_more_than_two_cancels_are_under_way_in_a_process(
     stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
