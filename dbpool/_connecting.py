@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _ending, _growth, _handover, _role, _socket, drivers
@@ -107,7 +108,10 @@ def connect(
     if attempt is not None and (seconds := getattr(pool._driver, "connect_seconds", None)):
         attempt.allow(seconds(conninfo, kwargs, pool._connect_timeout))
     with NoFork():
-        conn = pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
+        try:
+            conn = pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
+        except Exception as error:
+            raise error.with_traceback(None)  # noqa: B904 - without the driver's frames
     if (host := getattr(pool._driver, "host", None)) is not None:
         pool._last_host = host(conn)
     return conn
@@ -193,14 +197,23 @@ def rejected(pool: ConnectionPool, error: BaseException) -> None:
         pool._backoff.failed(time.monotonic(), Failure(error, CHECK_FAILED))
 
 
+def _in_callbacks(traceback: TracebackType | None) -> TracebackType | None:
+    """Return the part of a failed connect's traceback that is in the user's own callbacks.
+
+    The error becomes the cause of callers' errors. The other frames that it came through hold the
+    password, and a page that shows local variables would show that.
+    """
+    while traceback is not None and traceback.tb_frame.f_globals is globals():
+        traceback = traceback.tb_next
+    ours = traceback is not None and traceback.tb_frame.f_globals.get("__name__", "")
+    return None if str(ours).startswith("dbpool.") else traceback
+
+
 def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> None:
     """Put the next attempt off, and tell those whom waiting cannot help."""
     now = time.monotonic()
     reason = pool._driver.reason(error)
-    if isinstance(error, pool._driver.OperationalError):
-        # It becomes the cause of callers' errors: the frames it came through hold the password,
-        # and a page that shows local variables would show that.
-        error = error.with_traceback(None)
+    error = error.with_traceback(_in_callbacks(error.__traceback__))
     failure = Failure(error, reason)
     with pool._lock:
         pool._connecting.pop(id(attempt), None)
