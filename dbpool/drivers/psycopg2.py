@@ -212,6 +212,7 @@ class Psycopg2Driver:
     def discard_session(self, conn: Any) -> None:
         """Forget all session state (`DISCARD ALL`); the connection is not in a transaction."""
         self._in_autocommit(conn, "DISCARD ALL")
+        conn.notifies = []  # what it has heard goes with its LISTEN
         kept = (conn.isolation_level, conn.readonly, conn.deferrable)
         if conn.autocommit and kept != _UNSET:
             self._set_again(conn, kept)

@@ -207,3 +207,20 @@ def test_it_is_psycopg2s_own_to_all_who_look(pool: ConnectionPool) -> None:
         conn.rollback()
         with conn, conn.cursor() as cursor:
             cursor.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("place", [list, deque])
+def test_what_one_borrower_was_notified_of_goes_with_its_listen(
+    place: Callable[[], Any], new_pool: MakePool, postgres: Postgres
+) -> None:
+    pool = new_pool(postgres.dsn(), driver="psycopg2", max_size=1, reset="discard")
+    conn = pool.getconn()
+    conn.autocommit = True
+    conn.notifies = heard = place()
+    run(conn, "LISTEN to_one")
+    run(conn, "NOTIFY to_one, 'for the first alone'")
+    assert [notify.payload for notify in heard] == ["for the first alone"]
+    pool.putconn(conn)
+    assert pool.getconn() is conn
+    assert conn.notifies == []
+    pool.putconn(conn)
