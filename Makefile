@@ -24,9 +24,20 @@ help: ## list the targets
 demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its own (KEEP=1: leave it running)
 	@$(RUN) -m testproject.demo $(if $(KEEP),--keep) $(ARGS)
 
-test: $(VENV)/.ready postgres ## run the tests, but for the long ones (ARGS= for pytest)
-	@$(PYTEST) -m "not long" $(ARGS)
-	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
+test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
+	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(side_by_side))
+
+# Most tests wait for something most of their time, so those of the other driver run meanwhile. What
+# they say comes at the end.
+define side_by_side
+	said=$$(mktemp); \
+	$(MAKE) --no-print-directory test-psycopg >"$$said" 2>&1 & other=$$!; \
+	trap 'kill $$other; rm -f "$$said"; exit 130' INT TERM; \
+	$(PYTEST) -m "not long"; ours=$$?; \
+	wait $$other; theirs=$$?; \
+	cat "$$said"; rm -f "$$said"; \
+	exit $$((ours > theirs ? ours : theirs))
+endef
 
 # Of the adapters' tests those in which the driver has a part; the others would be the same again.
 # Forks and lost borrowers of Django are among the cases of its test_faults.py.
