@@ -61,8 +61,10 @@ def ends_session(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
     """Return whether an error of the driver's means that the connection should be replaced."""
     state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
     # A primary that has become a standby answers so for as long as the session lives; one that
-    # takes writes only tells that the borrower's own transaction is read-only.
-    if state == _READ_ONLY and _role.is_read_only(pool, conn) is not False:
+    # takes writes only tells that the borrower's own transaction is read-only, and of a replica
+    # nothing else is to be had.
+    demoted = state == _READ_ONLY and pool.role != "replica"
+    if demoted and _role.is_read_only(pool, conn) is not False:
         return True
     return pool._driver.is_disconnect(conn, error)
 

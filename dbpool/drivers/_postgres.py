@@ -124,17 +124,30 @@ def with_settings(
 
 
 def routed(
-    given: Mapping[str, Any], kwargs: Mapping[str, Any], last: Any, primary: bool
+    given: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+    last: Any,
+    primary: bool,
+    environ: Mapping[str, str],
 ) -> Mapping[str, Any]:
     """Return `kwargs` with the hosts in the order in which they are to be tried.
 
     Arguments: `given`, conninfo and kwargs together; `last`, the host that served last, or None;
-    `primary`, whether only one that takes writes will do.
+    `primary`, whether only one that takes writes will do; `environ`, where the PG* variables are.
     """
+    elsewhere = {**_from_environment(environ), **(_service.settings(given, environ) or {})}
+    given = {**elsewhere, **given}
     ours: dict[str, Any] = dict(_hosts.in_order(given, last))
     if primary and _hosts.count(given) > 1 and "target_session_attrs" not in given:
         ours["target_session_attrs"] = "read-write"
     return {**kwargs, **ours} if ours else kwargs
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what libpq's variables say of the hosts: PGHOST, PGTARGETSESSIONATTRS, ..."""
+    keys = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
+    names = {key: f"PG{key.replace('_', '').upper()}" for key in keys}
+    return {key: environ[name] for key, name in names.items() if environ.get(name)}
 
 
 _STATES = {

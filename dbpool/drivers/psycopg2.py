@@ -71,7 +71,8 @@ class Psycopg2Driver:
         self, conninfo: str, kwargs: Mapping[str, Any], last: Any, primary: bool
     ) -> Mapping[str, Any]:
         """Return `kwargs` with the hosts in the order in which they are to be tried."""
-        return _postgres.routed({**self._parse(conninfo), **kwargs}, kwargs, last, primary)
+        given = {**self._parse(conninfo), **kwargs}
+        return _postgres.routed(given, kwargs, last, primary, os.environ)
 
     def with_settings(
         self, conninfo: str, kwargs: Mapping[str, Any], settings: Mapping[str, float]

@@ -71,6 +71,19 @@ def test_a_write_in_a_transaction_of_the_borrowers_own_that_is_read_only_costs_n
 
 
 @pytest.mark.outage
+def test_a_write_on_a_pool_of_replicas_costs_no_connection(
+    new_pool: MakePool, postgres: Postgres
+) -> None:
+    """It is refused as it must be, on this connection and on any other."""
+    pool = new_pool(
+        postgres.dsn(options="-c default_transaction_read_only=on"), role="replica", max_size=1
+    )
+    for _ in range(3):
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), pool.connection() as conn:
+            one(conn, "CREATE TABLE refused ()")
+    assert pool.get_stats()["connections_num"] == 1
+
+
 def test_one_write_fails_when_the_server_becomes_read_only_then_callers_hear_that_it_is_down(
     new_pool: MakePool, server: PostgresServer
 ) -> None:

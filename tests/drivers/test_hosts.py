@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,8 +48,26 @@ def test_the_host_that_served_last_comes_first(
 
 def test_a_primary_is_looked_for_among_several_unless_the_user_says_what_for() -> None:
     several: dict[str, Any] = {"host": "a,b"}
-    assert _postgres.routed(several, {}, None, True) == {"target_session_attrs": "read-write"}
-    assert _postgres.routed(several, {}, None, False) == {}
-    assert _postgres.routed({"host": "a"}, {"x": 1}, None, True) == {"x": 1}
+    assert _postgres.routed(several, {}, None, True, {}) == {"target_session_attrs": "read-write"}
+    assert _postgres.routed(several, {}, None, False, {}) == {}
+    assert _postgres.routed({"host": "a"}, {"x": 1}, None, True, {}) == {"x": 1}
     own = {**several, "target_session_attrs": "any"}
-    assert _postgres.routed(own, {}, None, True) == {}
+    assert _postgres.routed(own, {}, None, True, {}) == {}
+
+
+def test_hosts_of_the_environment_or_a_service_file_are_routed_as_those_of_a_conninfo(
+    tmp_path: Path,
+) -> None:
+    last = ("b", "5432")
+    moved = {"host": "b,a", "port": "5432,5432", "target_session_attrs": "read-write"}
+    hosts = {"PGHOST": "a,b"}
+    assert _postgres.routed({}, {}, last, True, hosts) == moved
+    assert _postgres.routed({"host": "c"}, {}, last, True, hosts) == {}
+    file = tmp_path / "services"
+    file.write_text("[shop]\nhost=a,b\n")
+    service = {"PGSERVICEFILE": str(file), "PGSERVICE": "shop", "PGHOST": "c"}
+    assert _postgres.routed({}, {}, last, True, service) == moved
+    wanted = {**hosts, "PGTARGETSESSIONATTRS": "any"}
+    assert "target_session_attrs" not in _postgres.routed({}, {}, last, True, wanted)
+    balanced = {**hosts, "PGLOADBALANCEHOSTS": "random"}
+    assert _postgres.routed({}, {}, last, False, balanced) == {}
