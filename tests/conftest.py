@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,10 @@ import pytest
 from testproject.postgres import PostgresServer
 from tests.support.servers import GivenPostgres, Postgres
 from tests.support.threads import pool_threads, wait_for_threads_to_end
+
+# What a shell starts in the background ignores Ctrl-C, and so would whatever the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCRAM_PASSWORD = "it's a \\secret/?@: ünd %41"
 
