@@ -27,16 +27,18 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
 	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(side_by_side))
 
-# Most tests wait for something most of their time, so those of the other driver run meanwhile. What
-# they say comes at the end.
+# Most tests wait for something most of their time, so three runs go side by side: the adapters and
+# all else, the core, and both with the other driver. What the latter say comes at the end.
 define side_by_side
-	said=$$(mktemp); \
-	$(MAKE) --no-print-directory test-psycopg >"$$said" 2>&1 & other=$$!; \
-	trap 'kill $$other; rm -f "$$said"; exit 130' INT TERM; \
-	$(PYTEST) -m "not long"; ours=$$?; \
-	wait $$other; theirs=$$?; \
-	cat "$$said"; rm -f "$$said"; \
-	exit $$((ours > theirs ? ours : theirs))
+	said=$$(mktemp -d); \
+	$(PYTEST) -m "not long" tests/core >"$$said/core" 2>&1 & core=$$!; \
+	$(MAKE) --no-print-directory test-psycopg >"$$said/psycopg" 2>&1 & other=$$!; \
+	trap 'kill $$core $$other; rm -rf "$$said"; exit 130' INT TERM; \
+	$(PYTEST) -m "not long" --ignore=tests/core; failed=$$?; \
+	wait $$core || failed=1; \
+	wait $$other || failed=1; \
+	cat "$$said/core" "$$said/psycopg"; rm -rf "$$said"; \
+	exit $$failed
 endef
 
 # Of the adapters' tests those in which the driver has a part; the others would be the same again.

@@ -39,10 +39,9 @@ def test_untimed_callers_are_all_served() -> None:
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
-@pytest.mark.parametrize("bound", [2, pytest.param(3, marks=pytest.mark.long)])
-def test_three_callers_over_two_connections(timeout: float, bound: int) -> None:
+def test_three_callers_over_two_connections(timeout: float) -> None:
     scene = _scene(lambda s: [lambda: s.borrow_or_not(timeout)] * 3, size=2, opened=2)
-    assert schedule.explore(scene, bound=bound) > 10
+    assert schedule.explore(scene, bound=2) > 10
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
@@ -54,8 +53,7 @@ def test_a_return_against_queueing(timeout: float) -> None:
     assert schedule.explore(_scene(workers), bound=3) > 10
 
 
-@pytest.mark.parametrize("bound", [2, pytest.param(3, marks=pytest.mark.long)])
-def test_a_newcomer_does_not_overtake_who_waited_before_a_return(bound: int) -> None:
+def test_a_newcomer_does_not_overtake_who_waited_before_a_return() -> None:
     """Not even between two steps of the return: what is given back never lies idle before it."""
 
     def make() -> Scene:
@@ -87,7 +85,7 @@ def test_a_newcomer_does_not_overtake_who_waited_before_a_return(bound: int) -> 
 
         return [give, wait, come], check
 
-    assert schedule.explore(make, bound=bound) > 10
+    assert schedule.explore(make, bound=2) > 10
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
