@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _fork, _socket
+from . import _ending, _socket
 from ._keeper import keeper
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ GRACE = 1.0  # seconds that the server has for a cancel
 CANCELLING = 2  # cancels under way at once, in a process: each may hang as long as a connect
 TOLD_EVERY = 10.0  # seconds between two warnings of one pool
 
-_cancelling = threading.BoundedSemaphore(CANCELLING)
+# Threads that cancel, the keeper's alone. Not a counter: what is not alive any more holds no place,
+# whatever has happened to it.
+_cancelling: list[threading.Thread] = []
 
 
 class UseLimit:
@@ -80,7 +82,7 @@ class UseLimit:
         if self._lent(pool, loan) is None:
             return  # returned meanwhile, and perhaps lent again: from now on it is not
         canceller = getattr(pool._driver, "canceller", None)
-        ask = canceller(conn) if canceller is not None else None
+        ask = canceller(conn) if canceller is not None and _has_place() else None
         # The borrower's alone again, before anything here can take time.
         del conn
         if now - self._told_at >= TOLD_EVERY:
@@ -92,7 +94,7 @@ class UseLimit:
                 self.seconds,
                 GRACE,
             )
-        if ask is not None and _cancelling.acquire(blocking=False):
+        if ask is not None:
             _begin(ask, f"dbpool-cancel-{pool.name}")
 
     def _cut(self, pool: ConnectionPool, loan: tuple[Entry, Any]) -> None:
@@ -108,22 +110,15 @@ class UseLimit:
         return None
 
 
+def _has_place() -> bool:
+    _cancelling[:] = [thread for thread in _cancelling if thread.is_alive()]
+    return len(_cancelling) < CANCELLING
+
+
 def _begin(ask: Callable[[], None], name: str) -> None:
-    def run() -> None:
-        try:
-            ask()
-        finally:
-            _cancelling.release()
-
+    thread = threading.Thread(target=ask, name=name, daemon=True)
     try:
-        threading.Thread(target=run, name=name, daemon=True).start()
+        thread.start()
     except RuntimeError:  # no more threads to be had: it will be cut off
-        _cancelling.release()
-
-
-def _start_in_child() -> None:
-    global _cancelling
-    _cancelling = threading.BoundedSemaphore(CANCELLING)
-
-
-_fork.on_child(_start_in_child)
+        return
+    _cancelling.append(thread)

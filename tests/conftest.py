@@ -17,9 +17,13 @@ from testproject.postgres import PostgresServer
 from tests.support.servers import GivenPostgres, Postgres
 from tests.support.threads import pool_threads, wait_for_threads_to_end
 
-# What a shell starts in the background ignores Ctrl-C, and so would whatever the tests start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a shell starts in the background ignores these two, and so would whatever the tests start.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 SCRAM_PASSWORD = "it's a \\secret/?@: ünd %41"
 

@@ -199,9 +199,7 @@ def test_no_more_than_two_cancels_are_under_way_in_a_process(
     assert not begun.acquire(timeout=0.1)
     for conn in held:
         pool.putconn(conn)
-    wait_until(
-        lambda: _use_limit._cancelling._value == _use_limit.CANCELLING, PATIENCE, "places are free"
-    )
+    wait_until(_use_limit._has_place, PATIENCE, "places are free")
 
 
 def test_it_is_told_once_in_a_while_and_without_the_statement(

@@ -15,7 +15,7 @@ import pytest
 from benchmarks._faults_columns import COLUMNS
 from benchmarks._faults_stage import CASES
 from benchmarks.django_faults import measure
-from tests.support.servers import Postgres
+from testproject.postgres import PostgresServer
 from tests.web_django.project import DRIVER
 
 OURS = {"psycopg2": "dbpool2", "psycopg": "dbpool3"}[DRIVER]
@@ -23,16 +23,16 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "django_faults.py"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_fault_of_other_backends_is_ours(name: str, postgres: Postgres) -> None:
-    good, said = measure(CASES[name], COLUMNS[OURS], postgres.dsn())
+def test_no_fault_of_other_backends_is_ours(name: str, own_postgres: PostgresServer) -> None:
+    good, said = measure(CASES[name], COLUMNS[OURS], own_postgres.dsn())
     assert good, said
 
 
 @pytest.mark.parametrize("name", ["raw_begin", "setting_leaks", "isolation_leaks"])
 def test_the_same_cases_see_the_faults_of_a_persistent_connection(
-    name: str, postgres: Postgres
+    name: str, own_postgres: PostgresServer
 ) -> None:
-    good, said = measure(CASES[name], COLUMNS["persistent"], postgres.dsn())
+    good, said = measure(CASES[name], COLUMNS["persistent"], own_postgres.dsn())
     assert good is False, said
     assert "crashes" not in said
 
