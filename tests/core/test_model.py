@@ -495,13 +495,15 @@ class Machine(RuleBasedStateMachine):
         assert stats["oldest_use"] == pytest.approx(oldest)
 
 
-def _run(examples: int, steps: int) -> None:
+def _run(examples: int, steps: int, *, same: bool) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
+            derandomize=same,
+            database=None,
             suppress_health_check=list(HealthCheck),
             phases=[phase for phase in Phase if phase is not Phase.explain],
         ),
@@ -509,12 +511,13 @@ def _run(examples: int, steps: int) -> None:
 
 
 def test_the_pool_does_what_the_model_says() -> None:
-    _run(examples=200, steps=50)
+    # The same runs each time: whoever changes something else must not be stopped by chance.
+    _run(examples=200, steps=50, same=True)
 
 
 @pytest.mark.long
 def test_the_pool_does_what_the_model_says_in_thousands_of_runs() -> None:
-    _run(examples=3_000, steps=100)
+    _run(examples=3_000, steps=100, same=False)
 
 
 # Found by the above
