@@ -201,6 +201,7 @@ class Machine(RuleBasedStateMachine):
         order = self.idle if self.reuse == "fifo" else self.idle[::-1]
         good = [conn for conn in order if self._may_be_lent(conn, started)]
         surprise = bool(order) and not self._may_be_lent(order[0], started)
+        found_dead = pool._totals.found_dead
         room = len(self.lent) < pool.max_size
         put_off = self.clock.now - self.failed_at < LONGEST_BACKOFF
         lease = pool.connection(timeout) if block else None
@@ -225,6 +226,8 @@ class Machine(RuleBasedStateMachine):
         if conn is None:
             assert room, "more than max_size are lent"
             alive = [conn for conn in good if conn.alive]
+            # Where one was found dead the minimum is filled again, among those that are good.
+            surprise = surprise or pool._totals.found_dead > found_dead
             assert not alive or surprise, "a new one, although an idle one was good"
             conn = self._born(wire.number, entry)
             self.idle.append(conn)  # for the moment: it has never been anywhere else
