@@ -20,6 +20,7 @@ class DbpoolConfig(AppConfig):
     def ready(self) -> None:
         """Have the settings checked by `manage.py check` and whatever runs it."""
         register(_check_settings)
+        register(_check_deployment, deploy=True)
 
 
 def _check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
@@ -31,3 +32,9 @@ def _check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         if hasattr(type(wrapper), "_dbpool_stamp"):
             found += check_alias(alias, wrapper.settings_dict)
     return found
+
+
+def _check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    from .checks import check_deployment
+
+    return check_deployment()

@@ -18,9 +18,10 @@ from dbpool import options
 
 from . import _environment, _inspection, _leftovers, _settings
 
-__all__ = ["check_alias", "check_project", "check_server"]
+__all__ = ["check_alias", "check_deployment", "check_project", "check_server"]
 
 HEALTH = "dbpool_django.middleware.HealthMiddleware"
+UNAVAILABLE = "dbpool_django.middleware.UnavailableMiddleware"
 PGBOUNCER_PORT = "6432"
 
 
@@ -117,7 +118,22 @@ def check_project() -> list[CheckMessage]:
         text = f"{HEALTH} is number {middleware.index(HEALTH) + 1} in MIDDLEWARE."
         hint = "Put it first: what stands before it can answer a load balancer in its place."
         found.append(_message("W008", text, hint, "MIDDLEWARE"))
+    place = middleware.index(UNAVAILABLE) if UNAVAILABLE in middleware else 0
+    above = [name for name in middleware[:place] if not name.startswith("dbpool_django.")]
+    if above:
+        text = f"{UNAVAILABLE} stands below {above[0]}."
+        hint = "Put it above: what gets no connection there is answered with 500."
+        found.append(_message("W009", text, hint, "MIDDLEWARE"))
     return found
+
+
+def check_deployment() -> list[CheckMessage]:
+    """Check what matters where a site is served: `manage.py check --deploy`."""
+    if UNAVAILABLE in settings.MIDDLEWARE:
+        return []
+    text = "A request that gets no connection is answered with 500: the pool is busy, or down."
+    hint = f"Put {UNAVAILABLE} into MIDDLEWARE, after HealthMiddleware: 503 and Retry-After."
+    return [_message("I002", text, hint, "MIDDLEWARE")]
 
 
 def _same_database_twice() -> Iterator[CheckMessage]:

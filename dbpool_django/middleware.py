@@ -1,4 +1,6 @@
-"""`/healthz/db` for Django, and connections given back early; both go first in MIDDLEWARE.
+"""`/healthz/db`, 503 where no connection is to be had, and connections given back early.
+
+All go first in MIDDLEWARE, in this order.
 
 The health check before anything else, so that nothing stands before it: ALLOWED_HOSTS
 (CommonMiddleware), SECURE_SSL_REDIRECT, a login check, or a middleware that queries the database
@@ -19,11 +21,18 @@ from django.http.response import HttpResponseBase
 from dbpool.health import HealthCheck
 
 from ._release import ReleaseBeforeResponse
+from ._unavailable import UnavailableMiddleware
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
 
-__all__ = ["HealthMiddleware", "ReleaseBeforeResponse", "health_check", "health_response"]
+__all__ = [
+    "HealthMiddleware",
+    "ReleaseBeforeResponse",
+    "UnavailableMiddleware",
+    "health_check",
+    "health_response",
+]
 
 _GetResponse = Callable[[HttpRequest], "HttpResponseBase | Awaitable[HttpResponseBase]"]
 

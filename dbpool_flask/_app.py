@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     CommitVeto = Callable[[Request, Response], object]
     Scopes = MutableMapping[AppContext | RequestContext, Scope]
 
-__all__ = ["AppState"]
+__all__ = ["AppState", "propagates"]
 
 logger = logging.getLogger("dbpool.flask")
 
@@ -179,7 +179,7 @@ def _tell_of_loss(scope: Scope, error: BaseException | None) -> None:
                 "db.transaction():` or db.commit()",
                 _quoted(names),
             )
-    elif not _propagates() and (names := scope.losing()):
+    elif not propagates() and (names := scope.losing()):
         logger.error(
             "what was written on %s is rolled back, whatever the answer says: it leaves without "
             "request_finished, because an after_request function, or the session, failed again "
@@ -188,7 +188,7 @@ def _tell_of_loss(scope: Scope, error: BaseException | None) -> None:
         )
 
 
-def _propagates() -> bool:
+def propagates() -> bool:
     """Return whether Flask raises a request's error, which tells enough, instead of answering."""
     app = flask.current_app
     propagate = app.config["PROPAGATE_EXCEPTIONS"]

@@ -20,6 +20,7 @@ from ._modes import mark
 from ._routing import PRIMARY, Using, database
 from ._streaming import KeptOpen
 from ._transaction import Transaction, atomic
+from ._unavailable import answer_unavailable
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -61,6 +62,8 @@ class DBPool:
     def init_app(self, app: Flask) -> None:
         """Set the app up by its configuration, and answer /healthz/db; does not connect.
 
+        A request that gets no connection (PoolTimeout, PoolDown, PoolOverloaded, TooManyRequests)
+        is answered with 503 and Retry-After, unless the app has a handler of its own for that.
         Raises RuntimeError if the app has a DBPool already; ValueError, TypeError or
         ModuleNotFoundError for a configuration that cannot work, naming the key.
         """
@@ -74,6 +77,7 @@ class DBPool:
         state = AppState(pools, reports, replica, self._scopes, mode, self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
+        answer_unavailable(app)
         app.cli.add_command(commands(state))
         close_with(app, pools)
         if health.prefix is not None:

@@ -106,6 +106,41 @@ def test_a_health_check_behind_other_middleware_is_noticed() -> None:
     assert _ids(check_project()) == ["W008"]
 
 
+UNAVAILABLE = "dbpool_django.middleware.UnavailableMiddleware"
+
+
+@pytest.mark.project(
+    tables=False,
+    settings={
+        "MIDDLEWARE": [
+            "dbpool_django.middleware.HealthMiddleware",
+            "django.middleware.common.CommonMiddleware",
+            UNAVAILABLE,
+        ]
+    },
+)
+def test_a_503_that_does_not_reach_all_middleware_is_noticed() -> None:
+    from dbpool_django.checks import check_project
+
+    messages = check_project()
+    assert _ids(messages) == ["W009"]
+    assert "CommonMiddleware" in messages[0].msg
+
+
+@pytest.mark.project(
+    tables=False,
+    settings={"MIDDLEWARE": ["dbpool_django.middleware.HealthMiddleware", UNAVAILABLE], **APP},
+)
+def test_middleware_in_its_place_is_no_message() -> None:
+    assert _run_checks(include_deployment_checks=True) == []
+
+
+@pytest.mark.project(tables=False, settings=APP)
+def test_a_site_that_is_to_be_served_is_told_of_the_503() -> None:
+    assert _run_checks() == []
+    assert _run_checks(include_deployment_checks=True) == ["I002"]
+
+
 @pytest.mark.project(tables=False)
 def test_two_pools_on_one_database_are_noticed(project: Project) -> None:
     from django.db import connections
