@@ -14,7 +14,7 @@ from benchmarks._peers import Dbpool, Peer, Psycopg2Pool, Wanted
 from benchmarks._report import Column, Table, rotated
 from testproject.postgres import PostgresServer
 
-__all__ = ["measure"]
+__all__ = ["IDLE_FOR", "STALE", "calls", "measure", "one_connect"]
 
 STALE = 6
 CALLS = 160
@@ -59,9 +59,9 @@ def measure(server: PostgresServer, rounds: int, absent: Callable[[type[Peer]], 
                 started = time.perf_counter()
                 server.restart()
                 restarts.append(time.perf_counter() - started)
-                one = _one_connect(server.dsn())
+                one = one_connect(server.dsn())
                 connects.append(one)
-                errors, slowest = _calls(peer)
+                errors, slowest = calls(peer)
             finally:
                 peer.close()
             table.add(name, errors=errors, slowest=slowest * 1000, connects=slowest / one)
@@ -83,7 +83,7 @@ def measure(server: PostgresServer, rounds: int, absent: Callable[[type[Peer]], 
     return table
 
 
-def _one_connect(dsn: str) -> float:
+def one_connect(dsn: str) -> float:
     """Return what a connect takes now; the first ones find the server's caches empty."""
     took = []
     for _ in range(9):
@@ -94,7 +94,7 @@ def _one_connect(dsn: str) -> float:
     return median(took)
 
 
-def _calls(peer: Peer) -> tuple[int, float]:
+def calls(peer: Peer) -> tuple[int, float]:
     """Return how many calls failed, and how long the slowest one took."""
     errors, slowest = 0, 0.0
     for _ in range(CALLS):

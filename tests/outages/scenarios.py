@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from tests.outages import network, stages
 from tests.outages.crowd import Crowd
 from tests.outages.figures import Figures, Times, figures
+from tests.outages.idle import restarted_while_idle
 from tests.outages.stages import Stage
+from tests.support.pgbouncer import find_pgbouncer
 
-__all__ = ["SCENARIOS", "Mark", "Result", "Scenario"]
+__all__ = ["AFTER", "SCENARIOS", "Mark", "Result", "Scenario"]
 
-SETTLE = 2.0  # seconds until the crowd has its connections and works evenly
-WARM = 3.0  # seconds in which its throughput is measured
-AFTER = 6.0  # seconds to look at what comes after the heal
+SETTLE = 1.0  # seconds until the crowd has its connections and works evenly
+WARM = 2.0  # seconds in which its throughput is measured: some thousand calls
+AFTER = 4.0  # seconds to look at what comes after the heal: four times what a recovery may take
 
 
 @dataclass(frozen=True)
 class Result:
     """What one run showed."""
 
-    figures: Figures
+    figures: Figures | None  # what the crowd saw; None where there was none
     measured: dict[str, float]  # what only the stage could see
 
 
@@ -62,6 +64,8 @@ WRITES = Mark("writes good, s", "first_success", 1.0)
 READ_ONLY_ERRORS = Mark("read-only errors/pool", "read_only", 1)
 CHURN = Mark("connections renewed", "churn", 0.1)
 GROWN = Mark("grown again, s", "grown", 60.0)
+FAILED = Mark("errors", "failed", 0)
+CONNECTS = Mark("slowest call, in connects", "connects", 2.0)
 
 _STOPPED = (OTHERS, DOWN, FIRST, BACK, LATE, LOST, ATTEMPTS, WRONG)
 _SILENT = (OVERRUN, GAP, BACK, LATE, LOST, WRONG)
@@ -75,12 +79,12 @@ class Scenario:
     stage: Callable[[ExitStack], Stage]
     seconds: float
     marks: tuple[Mark, ...]
-    networked: bool = False
+    lacks: Callable[[], str | None] = lambda: None  # what this machine lacks for it
 
     @property
-    def missing(self) -> str | None:
-        """What this machine lacks for it."""
-        return network.missing() if self.networked else None
+    def about(self) -> str:
+        """What happens, in a sentence."""
+        return (self.stage.__doc__ or "").splitlines()[0]
 
     def run(self, pool: str, *, seconds: float | None = None, after: float = AFTER) -> Result:
         """Play it once with pools of that kind."""
@@ -103,23 +107,61 @@ class Scenario:
         return Result(figures(seen, Times(warm, fault, faulted, heal, end)), stage.measured)
 
 
-SCENARIOS = (
+@dataclass(frozen=True)
+class Idle:
+    """A scenario without a crowd: a function makes the calls, and measures."""
+
+    name: str
+    script: Callable[[str], dict[str, float]]
+    marks: tuple[Mark, ...]
+    lacks: Callable[[], str | None] = lambda: None
+
+    @property
+    def about(self) -> str:
+        """What happens, in a sentence."""
+        return (self.script.__doc__ or "").splitlines()[0]
+
+    def run(self, pool: str, *, seconds: float | None = None, after: float = AFTER) -> Result:
+        """Play it once with a pool of that kind."""
+        return Result(None, self.script(pool))
+
+
+def _no_pgbouncer() -> str | None:
+    return None if find_pgbouncer() else "the program pgbouncer is not installed"
+
+
+SCENARIOS: tuple[Scenario | Idle, ...] = (
     Scenario("stop fast", stages.stop_fast, 10, _STOPPED),
     Scenario("stop immediate", stages.stop_immediate, 10, _STOPPED),
     Scenario("postmaster killed", stages.kill_postmaster, 10, _STOPPED),
+    Scenario("restart", stages.restart, 0, (OTHERS, DOWN, BACK, LATE, LOST, ATTEMPTS, WRONG)),
+    Idle("restart while idle", restarted_while_idle, (FAILED, CONNECTS)),
     Scenario("backend killed", stages.kill_backend, 1, (OTHERS, LATE, LOST, WRONG)),
     Scenario("session terminated", stages.terminate, 1, (OTHERS, REFUSED, LATE, LOST, WRONG)),
     Scenario("server frozen", stages.freeze, 20, _SILENT),
-    Scenario("packets dropped", stages.drop, 20, _SILENT, networked=True),
-    Scenario("packets rejected", stages.reject, 10, _STOPPED, networked=True),
+    Scenario("packets dropped", stages.drop, 20, _SILENT, lacks=network.missing),
+    Scenario("packets rejected", stages.reject, 10, _STOPPED, lacks=network.missing),
     Scenario("promotion", stages.promotion, 1, (WRITES, READ_ONLY_ERRORS, LATE, LOST, WRONG)),
     Scenario("demotion", stages.demotion, 5, (READ_ONLY_ERRORS, WRITES, LATE, LOST, WRONG)),
     Scenario("too many sessions", stages.too_many, 10, (IN_FLIGHT, OTHERS, REFUSED, GROWN, WRONG)),
     Scenario("restart under pause", stages.paused, 1, (IN_FLIGHT, OTHERS, REFUSED, LOST, WRONG)),
+    Scenario(
+        "restart behind PgBouncer's PAUSE",
+        stages.pooler_paused,
+        1,
+        (IN_FLIGHT, OTHERS, REFUSED, LATE, LOST, WRONG),
+        lacks=_no_pgbouncer,
+    ),
     Scenario("connections reset", stages.resets, 1, (OTHERS, REFUSED, LATE, LOST, WRONG)),
     Scenario("half open", stages.half_open, 2, (OTHERS, LATE, LOST, WRONG)),
     Scenario("answer cut short", stages.cut_short, 1, (OTHERS, LATE, LOST, WRONG)),
+    Scenario("black hole", stages.black_hole, 6, (OVERRUN, GAP, LATE, LOST, WRONG)),
+    Scenario("slow accept", stages.slow_accept, 3, (OTHERS, REFUSED, LATE, LOST, WRONG)),
     Scenario(
-        "200 ms and 5 % loss", stages.grey, 20, (REFUSED, CHURN, LATE, LOST, WRONG), networked=True
+        "200 ms and 5 % loss",
+        stages.grey,
+        20,
+        (REFUSED, CHURN, LATE, LOST, WRONG),
+        lacks=network.missing,
     ),
 )

@@ -16,9 +16,10 @@ from testproject.postgres import PostgresServer
 from tests.outages.crowd import PROCESSES, SIZE, Crowd
 from tests.outages.network import Network
 from tests.support.fault_proxy import FaultProxy
+from tests.support.pgbouncer import PgBouncer
 from tests.support.standby import both, make_pair, promote, wait_caught_up
 
-__all__ = ["Stage"]
+__all__ = ["SETTINGS", "Stage"]
 
 NAME = "crowd"  # of the crowd's sessions on the server
 # One that follows a restart must not wait for a checkpoint; and nobody's sessions but the crowd's.
@@ -61,6 +62,12 @@ def kill_postmaster(stack: ExitStack) -> Stage:
     """The server's first process is killed."""
     server = _server(stack)
     return Stage(_dsn(server), lambda _: server.kill9(), lambda _: server.start())
+
+
+def restart(stack: ExitStack) -> Stage:
+    """The server is restarted under load."""
+    server = _server(stack)
+    return Stage(_dsn(server), lambda _: server.stop("fast"), lambda _: server.start())
 
 
 def kill_backend(stack: ExitStack) -> Stage:
@@ -148,6 +155,30 @@ def cut_short(stack: ExitStack) -> Stage:
     return Stage(_dsn(server, port=proxy.port), lambda _: proxy.cut("s2c", 20))
 
 
+def black_hole(stack: ExitStack) -> Stage:
+    """Something on the way acknowledges everything, and passes nothing on."""
+    server = _server(stack)
+    proxy = stack.enter_context(FaultProxy(("127.0.0.1", server.port)))
+    return Stage(
+        _dsn(server, port=proxy.port), lambda _: proxy.blackhole(), lambda _: proxy.restore()
+    )
+
+
+def slow_accept(stack: ExitStack) -> Stage:
+    """Every connection is lost, and a new one takes a second."""
+    server = _server(stack)
+    proxy = stack.enter_context(FaultProxy(("127.0.0.1", server.port)))
+
+    def fault(_: Crowd) -> None:
+        proxy.accept_delay = 1.0
+        proxy.reset()
+
+    def heal(_: Crowd) -> None:
+        proxy.accept_delay = 0.0
+
+    return Stage(_dsn(server, port=proxy.port), fault, heal)
+
+
 def promotion(stack: ExitStack) -> Stage:
     """The primary dies and its standby takes over."""
     primary, standby = make_pair(SETTINGS)
@@ -215,6 +246,21 @@ def paused(stack: ExitStack) -> Stage:
         crowd.tell("resume")
 
     return Stage(_dsn(server), fault)
+
+
+def pooler_paused(stack: ExitStack) -> Stage:
+    """An operator pauses PgBouncer, restarts the server behind it, and resumes it."""
+    server = _server(stack)
+    # In transaction mode, half as many sessions as the crowd has connections: in session mode PAUSE
+    # waits until the clients have gone.
+    pooler = stack.enter_context(PgBouncer(server, "transaction", size=PROCESSES * SIZE // 2))
+
+    def fault(_: Crowd) -> None:
+        pooler.admin("PAUSE")
+        server.restart()
+        pooler.admin("RESUME")
+
+    return Stage(pooler.dsn(), fault)
 
 
 def _networked(stack: ExitStack) -> tuple[PostgresServer, Network]:

@@ -7,6 +7,7 @@ with FaultProxy(("127.0.0.1", port)) as proxy:
     proxy.reset()                # RST to both sides of every connection
     proxy.half_close("client")   # FIN towards the client only
     proxy.delay = 0.25           # seconds, for every chunk, each way
+    proxy.accept_delay = 1.0     # seconds until a new connection is taken
     proxy.cut("s2c", 100)        # pass 100 bytes more, then reset
     proxy.refuse()               # connection refused; listen_again() undoes it
 """
@@ -37,7 +38,7 @@ class FaultProxy:
     def __init__(self, upstream: tuple[str, int], host: str = "127.0.0.1") -> None:
         self.upstream = upstream
         self.host, self.port = host, 0
-        self.delay = 0.0
+        self.delay = self.accept_delay = 0.0
         self.accepted = 0
         self._cut: dict[str, int | None] = {"c2s": None, "s2c": None}
         self._pairs: dict[_Pair, list[asyncio.Task[None]]] = {}
@@ -148,6 +149,8 @@ class FaultProxy:
                 self._begin(self._serve(client))
 
     async def _serve(self, client: socket.socket) -> None:
+        if self.accept_delay:
+            await asyncio.sleep(self.accept_delay)
         await self._gate.wait()
         server = socket.socket()
         server.setblocking(False)
