@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ from .stats import BOUNDS, bucket
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Entry", "Held"]
+__all__ = ["NEVER", "Entry", "Held"]
+
+NEVER = -math.inf
 
 Held = tuple[Any, "Entry"]  # a connection in the pool's hands, and its entry
 
@@ -37,7 +40,7 @@ class Entry(weakref.ref[Any]):
         "poll",  # `poll` of a poll object on its socket, or None
         "pool",
         "renew_at",  # a return before this moment leaves `good_until` as it is
-        "proved_at",  # its last complete round trip
+        "proved_at",  # its last complete round trip; NEVER while it is suspect
         "queued",  # how often lent to one that had to wait
         "since",  # lent, or idle, since then
         "slow",  # uses of 1 ms and longer, by histogram bucket
@@ -90,7 +93,10 @@ class Entry(weakref.ref[Any]):
         """
         self.good_until = min(now + seconds, self.expires_at)
         self.renew_at = min(now + seconds / 2, self.expires_at)
-        # Read again after both are written: drain, resize and close write them the other way.
+        # Read again after both are written: a suspicion, drain, resize and close write them the
+        # other way. Until it has answered a ping, what is suspect has no credit.
+        if self.proved_at == NEVER:
+            self.doubt()
         return now < self.expires_at
 
     def doubt(self) -> None:

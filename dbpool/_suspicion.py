@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from . import _ending, _lease, _socket, _validation
+from ._entry import NEVER
 from ._keeper import keeper
 from .drivers.base import UNKNOWN
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["distrust", "is_dead", "relax", "report", "suspect"]
+__all__ = ["distrust", "is_dead", "report", "suspect"]
 
 
 def suspect(pool: ConnectionPool) -> None:
@@ -30,26 +30,10 @@ def distrust(pool: ConnectionPool) -> None:
     """Have each open connection pinged before it is lent next, those that are lent now included."""
     pool.doubted()
     with pool._lock:
-        # What is lent comes back without credit, until all of it is back: a return reads this.
-        pool._validate_after = 0.0
-        pool._suspects = [(entry, entry.uses) for entry in list(pool._in_use.values())]
         for entry in list(pool._entries):
-            entry.proved_at = -math.inf  # a ping is due
+            # In this order: a return writes the other two, if it does, and then reads this one.
+            entry.proved_at = NEVER  # a ping is due
             entry.doubt()  # at the next hand-out
-
-
-def relax(pool: ConnectionPool) -> None:
-    """Trust what comes back again, once all that was lent at the last suspicion has."""
-    if pool._validate_after == pool._trusted_for:
-        return
-    with pool._lock:
-        pool._suspects = [
-            (entry, uses)
-            for entry, uses in pool._suspects
-            if pool._in_use.get(entry.key) is entry and entry.uses == uses
-        ]
-        if not pool._suspects:
-            pool._validate_after = pool._trusted_for
 
 
 def is_dead(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:

@@ -49,6 +49,8 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
             ) and not answers(pool, held, min(pool._ping_timeout, max(deadline - now, LEAST))):
                 found_dead(pool, held)
                 return False
+        else:
+            entry.proved_at = now  # nobody asks here, so nothing stays suspect
         if pool._check is not None and not _passes_check(pool, held, deadline):
             return False
     except BaseException:
@@ -136,7 +138,6 @@ def found_dead(pool: ConnectionPool, held: Held) -> None:
 def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
     sweep(pool, now)
-    _suspicion.relax(pool)
     _growth.settle(pool)
     if line := pool._reach.still(pool, now):
         logger.warning("%s", line)

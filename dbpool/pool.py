@@ -125,7 +125,7 @@ class ConnectionPool:
         self._ping_timeout: float = values["ping_timeout"]
         # A check, or a ping each time, is due at every hand-out: nothing is good until later.
         always = values["check"] is not None or self._validate == "ping"
-        self._trusted_for: float = 0.0 if always else values["validate_after"]
+        self._validate_after: float = 0.0 if always else values["validate_after"]
         self._max_connecting: int = values["max_connecting"]
         self._connect_timeout: float = values["connect_timeout"]
         self._down_wait: float = values["down_wait"]
@@ -178,8 +178,6 @@ class ConnectionPool:
         self._filling: list[Waiter] = []
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._threads_refused = False
-        self._validate_after = self._trusted_for  # 0 while others were found dead: _suspicion
-        self._suspects: list[tuple[Entry, float]] = []
         self._owned = False  # whether anybody has answered for a loan
         self._proved_at = -math.inf
         self._doubted_at = -math.inf

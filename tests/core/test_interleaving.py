@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _connecting, _handover, _waiting
+from dbpool import ConnectionPool, PoolTimeout, _connecting, _handover, _suspicion, _waiting
 from tests.support import schedule
 from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models
 
@@ -114,6 +114,30 @@ def test_close_against_a_return_and_a_waiter() -> None:
         ]
 
     assert schedule.explore(_scene(workers), bound=2) > 10
+
+
+@pytest.mark.parametrize("returned", [1, 2])
+def test_what_a_suspicion_takes_no_return_gives_back(returned: int) -> None:
+    """Not even one that has begun before: each is asked before it is lent next."""
+
+    def make() -> Scene:
+        s = Scenery(size=2, opened=2)
+        boxes = [[s.pool.getconn()] for _ in range(returned)]
+
+        def check() -> None:
+            s.check()
+            assert all(entry.good_until == 0 for entry in s.pool._entries), "lent without a ping"
+            pings: list[Any] = []
+            s.driver.hooks["ping"] = pings.append
+            for conn in [s.pool.getconn() for _ in range(2)]:
+                s.pool.putconn(conn)
+            assert len(pings) == 2
+            assert all(entry.good_until > 0 for entry in s.pool._entries), "never trusted again"
+
+        suspect = lambda: _suspicion.distrust(s.pool)  # noqa: E731
+        return [*[lambda box=box: s.pool.putconn(box.pop()) for box in boxes], suspect], check
+
+    assert schedule.explore(make, bound=3 if returned == 1 else 2) > 10
 
 
 def pause_and_resume(pool: ConnectionPool) -> None:

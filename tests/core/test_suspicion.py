@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_what_is_lent_meanwhile_is_asked_too_when_it_has_come_back(
     expect_full_capacity(pool)
 
 
-def test_what_comes_back_is_trusted_again_once_all_of_it_is_back(
+def test_what_has_answered_is_trusted_again_and_a_new_one_from_the_beginning(
     pg_pool: MakePool, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pg_pool(max_size=3, validate_after=LONG)
@@ -117,14 +118,18 @@ def test_what_comes_back_is_trusted_again_once_all_of_it_is_back(
         one(dead, "SELECT 1")
     pool.putconn(dead)
     pool.putconn(pool.getconn())
-    pool._upkeep(time.monotonic())
     looks.clear()
     pool.putconn(pool.getconn())
-    assert len(looks) == 1, "one that was lent at the time is out still"
+    assert looks == [], "this one was opened after the suspicion"
     pool.putconn(held)
-    pool._upkeep(time.monotonic())
-    with lent(pool, 2):
-        pass  # these were asked, and have their credit now
+    for _ in range(2):  # no return gives the credit back, only an answer does
+        looks.clear()
+        conn = pool.getconn()
+        assert conn is held
+        assert len(looks) == 1
+        pool._in_use[id(conn)].proved_at = -math.inf
+        pool.putconn(conn)
+    pool.putconn(pool.getconn())
     looks.clear()
     for _ in range(3):
         pool.putconn(pool.getconn())
@@ -171,7 +176,7 @@ def test_an_error_of_a_statement_makes_nobody_suspect(
             one(conn, statement)
         assert pool.report(conn, caught.value) is False
         pool.putconn(conn)
-    assert pool._validate_after == LONG
+    assert all(entry.good_until > time.monotonic() for entry in pool._entries)
     assert pool.get_stats()["connections_closed"] == {}
 
 

@@ -69,7 +69,7 @@ class Keeper:
 
 
 class SteppedEntry(_entry.Entry):
-    """What a return and a drain write across each other is a switch point.
+    """What a return, a drain and a suspicion write across each other is a switch point.
 
     It hashes to its number in the scene, so that a set of them has the same order each time.
     """
@@ -102,7 +102,7 @@ def _stepped(name: str) -> property:
     return property(read, write)
 
 
-for _name in ("good_until", "renew_at", "expires_at"):
+for _name in ("good_until", "renew_at", "expires_at", "proved_at"):
     setattr(SteppedEntry, _name, _stepped(_name))
 
 
