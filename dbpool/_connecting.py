@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _growth, _handover, _role, _socket, drivers
+from . import _ending, _growth, _handover, _knock, _role, _socket, drivers
 from ._entry import Entry
 from ._fork_gate import NoFork
 from ._keeper import Guard, keeper
@@ -100,7 +100,10 @@ def connect(
     if own_name and (option := getattr(pool._driver, "name_option", None)):
         kwargs = {**kwargs, option: name}
     if (address := getattr(pool._driver, "address", None)) is not None:
-        pool._reach.found(pool, (pool._driver.name, address(conninfo, kwargs)))
+        where = address(conninfo, kwargs)
+        pool._reach.found(pool, (pool._driver.name, where))
+        if attempt is not None and pool._reach.silent:
+            _wait_for_answer(pool, where)
     if pool._settings:
         kwargs = pool._driver.with_settings(conninfo, kwargs, pool._settings)  # type: ignore[attr-defined]
     if (routed := getattr(pool._driver, "routed", None)) is not None:
@@ -115,6 +118,13 @@ def connect(
     if (host := getattr(pool._driver, "host", None)) is not None:
         pool._last_host = host(conn)
     return conn
+
+
+def _wait_for_answer(pool: ConnectionPool, where: Any) -> None:
+    """Return when the server's host answers; raise as a connect does that takes too long."""
+    endpoints = getattr(pool._driver, "endpoints", None)
+    if endpoints is not None and not _knock.answers(endpoints(where), pool._connect_timeout):
+        raise pool._driver.OperationalError("timeout expired: nothing answers at that address")
 
 
 def _check_role(pool: ConnectionPool, conn: Any) -> None:

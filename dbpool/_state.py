@@ -30,7 +30,8 @@ OK, DOWN, RECOVERING = "ok", "down", "recovering"
 
 IN_A_ROW = 2  # failed connects after which a pool is down
 PER_SECOND = 3  # connects to a server that is down, over all pools of the process
-SPACING = 1.002 / PER_SECOND  # seconds between two of them where they fail at once
+WITHIN = 1.02  # seconds: a little over one, for a thread may take its time from here to the connect
+SPACING = WITHIN / PER_SECOND  # seconds between two of them where they fail at once
 SLOWEST = 2.0  # seconds between two of them at most
 TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
 TELL_EVERY = 30.0  # seconds between two lines in the log
@@ -61,7 +62,7 @@ class Server:
         with self._lock:
             due = self._next_at
             if len(self._started) == PER_SECOND:
-                due = max(due, self._started[0] + 1.0)
+                due = max(due, self._started[0] + WITHIN)
             return due if next(iter(self._down), id(pool)) == id(pool) else due + TURN
 
     def claim(self, pool: ConnectionPool, now: float) -> bool:
@@ -77,18 +78,22 @@ class Server:
             self._started.append(now)
             return True
 
-    def failed(self, pool: ConnectionPool, now: float, at_once: bool) -> None:
-        """Put the next attempt off: little if this one failed at once, else ever longer."""
+    def failed(self, pool: ConnectionPool, now: float, since: float) -> None:
+        """Put the next attempt off: little if this one failed at once, else ever longer.
+
+        From one beginning to the next: one that hung for longer than that has waited already.
+        """
         with self._lock:
             known = self._down.get(id(pool))
             if known is None or known() is not pool:
                 self._down[id(pool)] = weakref.ref(pool)
-            if at_once:
+            soon = now + SPACING * random.uniform(0.9, 1.0)
+            if now - since < SPACING:
                 self._pause = 0.0
-                self._next_at = max(self._next_at, now + SPACING * random.uniform(0.9, 1.0))
+                self._next_at = max(self._next_at, soon)
                 return
             self._pause = min(max(2 * self._pause, SPACING), SLOWEST)
-            self._next_at = now + self._pause * random.uniform(0.75, 1.0)
+            self._next_at = max(soon, since + self._pause * random.uniform(0.75, 1.0))
 
     def leave(self, pool: ConnectionPool) -> None:
         """Leave the turns of those that are down."""
@@ -148,6 +153,11 @@ class Reach:
             self._address = address
             self.server = _server_at(address)
 
+    @property
+    def silent(self) -> bool:
+        """Whether it is down because nothing answers: a frozen server, or lost packets."""
+        return self.name == DOWN and self.cause == "connect_timeout"
+
     def at_once(self, most: int) -> float:
         """Return how many connects may be under way, of the `most` that the pool allows."""
         return 1 if self.full or self.name == DOWN else min(most, self._ramp)
@@ -199,7 +209,7 @@ class Reach:
             )
         if self.name == DOWN:
             self.cause = failure.reason
-            self.server.failed(pool, now, at_once=now - since < SPACING)
+            self.server.failed(pool, now, since)
             pool._backoff.retry_at = self.server.due(pool)
         return line
 

@@ -106,6 +106,16 @@ def address(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, 
     )
 
 
+def endpoints(where: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the hosts and ports of an `address`; none if they are sockets here, or not known."""
+    service, host, hostaddr, port = where
+    hosts = [each for each in (hostaddr or host).split(",") if each and each[0] not in "/@"]
+    ports = [each or "5432" for each in port.split(",")]
+    if service or len(ports) not in (1, len(hosts)):
+        return []
+    return list(zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=True))
+
+
 def with_settings(
     given: Mapping[str, Any],
     kwargs: Mapping[str, Any],

@@ -39,7 +39,8 @@ class Driver(Protocol):
     server; `check_kwargs(kwargs)`, which raises TypeError or ValueError when a pool is made with
     what `connect` would refuse; `connect_seconds(conninfo, kwargs, timeout)`, how long `connect`
     may take where that is more than `timeout`; `address(conninfo, kwargs)`, what decides which
-    server is connected to; `canceller(conn)`, which returns a function that has the server end
+    server is connected to; `endpoints(address)`, hosts and ports of that, for a look at whether
+    anything answers there; `canceller(conn)`, which returns a function that has the server end
     the statement that runs there, for another thread to call, or None;
     `with_settings(conninfo, kwargs, settings)`, `kwargs` with server settings by name, in seconds;
     `routed(conninfo, kwargs, last, primary)`, `kwargs` for the next connect, where `last` is what

@@ -65,6 +65,8 @@ class PsycopgDriver:
         """Return what decides which server is connected to."""
         return _postgres.address({**self._parse(conninfo), **kwargs}, os.environ)
 
+    endpoints = staticmethod(_postgres.endpoints)
+
     def routed(
         self, conninfo: str, kwargs: Mapping[str, Any], last: Any, primary: bool
     ) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ import pytest
 
 from dbpool import ConnectionPool, PoolTimeout
 from dbpool._keeper import Guard, Keeper
+from dbpool._state import DOWN
 from dbpool._waiting import Waiter
 from tests.core import test_injection
 from tests.core.test_injection import PACKAGE, Check, Run, full_capacity, quiet_collector
@@ -40,6 +41,7 @@ ELSEWHERE = {
     "_probe.py": "as _detail.py",
     "_prober.py": "as _detail.py",
     "_session.py": "for the adapters, on what they have borrowed: their tests",
+    "_unavailable.py": "reads an error's numbers, for the adapters",
     "_verdict.py": "as _detail.py",
     "_wsgi.py": "as _detail.py",
     "health.py": "as _detail.py",
@@ -89,6 +91,25 @@ def _first_use(conninfo: str) -> Scenario:
         pool = _pool(conninfo)
         run(lambda: _use(pool))
         return at_full_capacity(pool)
+
+    return scenario
+
+
+def _first_use_after_silence(conninfo: str) -> Scenario:
+    """The server is thought to say nothing, so the network is asked before it is connected to."""
+
+    def scenario(run: Run) -> Check:
+        pool = _pool(conninfo, down_wait=10.0)
+        pool._reach.name, pool._reach.cause = DOWN, "connect_timeout"
+        pool._reach.since = time.monotonic()
+        run(lambda: _use(pool))
+        is_whole = at_full_capacity(pool)
+
+        def check(where: str) -> None:
+            pool._reach.server.answered(pool)  # as many attempts as the check needs
+            is_whole(where)
+
+        return check
 
     return scenario
 
@@ -280,6 +301,7 @@ HERE: list[Scenario] = [
 
 ON_DRIVERS: dict[str, Callable[[str], Scenario]] = {
     "first use": _first_use,
+    "first use after silence": _first_use_after_silence,
     "return of a mess": _return_of_a_mess,
     "return of a mess, reset by discard": lambda c: _return_of_a_mess(c, reset="discard"),
     "asked each time": _asked_each_time,

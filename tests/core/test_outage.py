@@ -306,14 +306,16 @@ def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
     pool, server = stub_pool(open=False), Server()
     pauses = []
     for n in range(8):
-        server.failed(pool, 1000.0 * n, at_once=False)
+        server.failed(pool, 1000.0 * n + 0.4, since=1000.0 * n)
         pauses.append(server.due(pool) - 1000.0 * n)
-    assert 0.2 <= pauses[0] <= 0.4
+    assert 0.6 <= pauses[0] <= 0.8, "no two within a third of a second"
     assert max(pauses) <= 2.0
     assert min(pauses[3:]) >= 1.5
     assert len({round(pause, 4) for pause in pauses[3:]}) > 1, "no jitter"
-    server.failed(pool, 10_000.0, at_once=True)
-    assert server.due(pool) - 10_000.0 <= 0.35, "a server that refuses is there again any moment"
+    server.failed(pool, 10_000.0, since=9_995.0)
+    assert server.due(pool) - 10_000.0 <= 0.35, "one that hung for five seconds has waited already"
+    server.failed(pool, 10_100.0, since=10_100.0)
+    assert server.due(pool) - 10_100.0 <= 0.35, "a server that refuses is there again any moment"
 
 
 def test_the_first_pool_that_connects_again_wakes_the_others_of_its_server(

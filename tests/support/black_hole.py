@@ -32,5 +32,9 @@ class BlackHole:
                 self.accepted.append(self._listener.accept()[0])
 
     @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @property
     def url(self) -> str:
-        return f"postgresql://app:hush@127.0.0.1:{self._listener.getsockname()[1]}/shop"
+        return f"postgresql://app:hush@127.0.0.1:{self.port}/shop"

@@ -1,0 +1,120 @@
+"""A server that was silent is noticed as soon as it answers, not with a connect's next packet."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from dbpool import ConnectionPool, _knock
+from dbpool._connecting import Failure
+from dbpool.drivers import _postgres
+from tests.support.black_hole import BlackHole
+from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
+from tests.support.lost_packets import LossyLink, missing
+from tests.support.servers import Postgres
+from tests.support.waiting import wait_until
+
+
+@pytest.mark.outage
+@pytest.mark.skipif(bool(missing()), reason=missing() or "it is all there")
+def test_it_is_heard_before_a_connect_repeats_its_first_packet() -> None:
+    with BlackHole() as server, LossyLink(("127.0.0.1", server.port)) as link:
+        link.lose()
+        plain = socket.socket()
+        plain.settimeout(PATIENCE)
+        began = time.monotonic()
+        connecting = in_thread(plain.connect, (link.host, link.port))
+        knocking = in_thread(_knock.answers, [(link.host, str(link.port))], PATIENCE)
+        # Kernels send first packets after 0, 1, 3, 7, 15 s, from Linux 6.5 on after 0, 1, 2, 3, 4,
+        # 5, 7, 11 s.
+        wait_until(lambda: time.monotonic() - began > 7.5, PATIENCE)
+        assert not connecting.done()
+        assert not knocking.done()
+        link.heal()
+        assert knocking.result(PATIENCE) is True
+        assert not connecting.done(), "it took as long as the kernel's own next packet"
+        plain.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(OSError):
+            connecting.result(PATIENCE)
+        plain.close()
+
+
+def test_silence_ends_with_the_time_that_a_connect_has() -> None:
+    # An address set aside for documentation: a packet there gets lost, or is refused on the way.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        filling = [socket.socket() for _ in range(4)]
+        for sock in filling:  # it takes no more, and the kernel drops further first packets
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        time.sleep(0.05)
+        assert _knock.answers([("127.0.0.1", str(port))], 0.7) is False
+        for sock in filling:
+            sock.close()
+
+
+def test_what_listens_or_refuses_or_cannot_be_looked_up_is_left_to_the_connect() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        assert _knock.answers([("127.0.0.1", port)], PATIENCE)
+    assert _knock.answers([("127.0.0.1", port)], PATIENCE), "refused"
+    assert _knock.answers([("no.such.host.invalid", port)], PATIENCE)
+    assert _knock.answers([], PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoints"),
+    [
+        ({"host": "db", "port": "6000"}, [("db", "6000")]),
+        ({"host": "db"}, [("db", "5432")]),
+        ({"host": "a,b", "port": "1,2"}, [("a", "1"), ("b", "2")]),
+        ({"host": "a,b", "port": "1"}, [("a", "1"), ("b", "1")]),
+        ({"host": "db", "hostaddr": "10.0.0.1"}, [("10.0.0.1", "5432")]),
+        ({"host": "a,b", "port": "1,2,3"}, []),
+        ({"host": "/run/postgresql"}, []),
+        ({"host": "/run/postgresql,db", "port": "1,2"}, []),
+        ({"service": "shop"}, []),
+        ({}, []),
+    ],
+)
+def test_the_hosts_are_those_of_the_conninfo(
+    given: dict[str, str], endpoints: list[tuple[str, str]]
+) -> None:
+    assert _postgres.endpoints(_postgres.address(given, {})) == endpoints
+
+
+def silent_for_long(pool: ConnectionPool) -> None:
+    """Leave the pool as two connects into silence do, without the time that they take."""
+    error = pool._driver.OperationalError("timeout expired")
+    now = time.monotonic()
+    with pool._lock:
+        for _ in range(2):
+            pool._backoff.failed(now, Failure(error, "connect_timeout"))
+            pool._reach.connect_failed(pool, now, now - 5.0, Failure(error, "connect_timeout"))
+    assert pool.state == "down"
+
+
+def test_the_prober_connects_when_something_answers(
+    postgres: Postgres, new_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = [False, False, True]
+    asked: list[Sequence[tuple[str, str]]] = []
+
+    def answers(endpoints: Any, seconds: float) -> bool:
+        asked.append(endpoints)
+        assert seconds == 5.0
+        return answered[len(asked) - 1]
+
+    monkeypatch.setattr(_knock, "answers", answers)
+    pool = new_pool(postgres.dsn(), timeout=PATIENCE, down_wait=PATIENCE, connect_timeout=5.0)
+    silent_for_long(pool)
+    pool.putconn(pool.getconn())
+    assert len(asked) == 3
+    stats = pool.get_stats()
+    assert (stats["connections_num"], stats["connections_errors"]) == (3, 2)
+    expect_full_capacity(pool)
+    assert len(asked) == 3, "a server that answers is not asked whether it does"
