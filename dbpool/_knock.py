@@ -1,8 +1,8 @@
 """Whether a server that has fallen silent answers again, asked more often than a connect would.
 
 A connect into silence repeats its first packet ever more rarely (after 1, 3 and 7 s, say), so a
-network that works again is noticed seconds late. This sends first packets of its own, almost three a second, and whoever
-connects goes on as soon as any of them is answered.
+network that works again is noticed seconds late. This sends first packets of its own, almost three
+a second, and whoever connects goes on as soon as any of them is answered.
 """
 
 from __future__ import annotations
