@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.outages.crowd import PROCESSES, SIZE, THREADS
 from tests.outages.load import ACQUIRE, STATEMENT
-from tests.outages.scenarios import AFTER, Idle, Result, Scenario
+from tests.outages.scenarios import Idle, Result, Scenario
 
 __all__ = ["OURS", "Page", "as_text", "play", "table"]
 
@@ -56,7 +56,9 @@ def table(
         for name, ran in results.items():
             values = [mark.value(result) for result in ran]
             met = all(mark.met(value) for value in values)
-            row.append(_worst(values, mark.figure in _NEVER) + ("" if met else " !"))
+            row.append(
+                _worst(values, mark.figure in _NEVER, scenario.after) + ("" if met else " !")
+            )
             missed += not met and name == OURS
         rows.append(row)
     marks = {mark.figure for mark in scenario.marks}
@@ -66,17 +68,20 @@ def table(
     for title, figure in TOLD:
         if figure not in marks:
             cells = ([getattr(one, figure) for one in found] for found in seen.values())
-            rows.append([title, "", *(_worst(values, figure in _NEVER) for values in cells)])
+            rows.append(
+                [title, "", *(_worst(values, figure in _NEVER, scenario.after) for values in cells)]
+            )
     kinds = (found[-1].kinds.most_common(3) for found in seen.values())
     told = (", ".join(f"{count} {kind}" for kind, count in most) or "none" for most in kinds)
     rows.append(["errors of one run", "", *told])
     return rows, missed
 
 
-def _worst(values: list[float | None], counts: bool) -> str:
+def _worst(values: list[float | None], awaited: bool, looked: float) -> str:
+    """Arguments: `awaited`, whether it should come to be; `looked`, for how many seconds."""
     present = [value for value in values if value is not None]
-    if counts and len(present) < len(values):
-        return f"> {AFTER:g}"  # not as long as anybody looked
+    if awaited and len(present) < len(values):
+        return f"> {looked:g}"
     return f"{max(present):.4g}" if present else "none"
 
 
