@@ -100,9 +100,16 @@ class Admission:
     def __init__(self, pool: ConnectionPool, target: float, interval: float) -> None:
         self.name = pool.name
         self._pool = weakref.ref(pool)
+        self._begin(target, interval)
+
+    def _begin(self, target: float, interval: float) -> None:
         self._codel = CoDel(target, interval, time.monotonic())
         self._due = 0.0  # looked at first when the keeper first runs
         self.empty = self._codel.empty
+
+    def reset(self) -> None:
+        """Know nothing; in a forked child, where the old lock may be held for ever."""
+        self._begin(self.target, self.interval)
 
     @property
     def target(self) -> float:

@@ -201,6 +201,8 @@ def start_in_child(pool: ConnectionPool) -> None:
             _fork.abandon(pool._driver, conn)
             inherited[id(conn)] = conn
     pool._clear()
+    if pool._admission is not None:
+        pool._admission.reset()
     pool._inherited = inherited
     if pool._state == "closed":
         pool._waiters.append(CLOSED)

@@ -18,6 +18,7 @@ from tests.support.callers import (
     lent,
     wait_for_waiters,
 )
+from tests.support.forking import in_child
 from tests.support.stub_driver import StubDriver, StubError
 from tests.support.waiting import wait_until
 
@@ -141,3 +142,27 @@ def test_close_finds_nobody_to_refuse(stub_pool: MakePool, stub: StubDriver) -> 
     admission = pool._admission
     assert admission is not None
     assert admission._upkeep(time.monotonic() + 100) == float("inf")
+
+
+def test_a_forked_child_does_not_wait_for_a_lock_of_the_parents(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=1, **SOON)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        assert pool._admission is not None
+        with pool._admission._codel._lock:
+            held.set()
+            done.wait(PATIENCE)
+
+    def child() -> bool:
+        with pool.connection():  # made for one who waits: offered, and so asked about
+            pass
+        return True
+
+    holder = in_thread(hold)
+    assert held.wait(PATIENCE)
+    try:
+        assert in_child(child)
+    finally:
+        done.set()
+        holder.result(PATIENCE)
