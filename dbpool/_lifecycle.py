@@ -6,7 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from . import _ending, _fork, _growth, _handover, _validation
+from . import _ending, _fork, _growth, _handover, _validation, options
 from ._handover import CLOSED
 from ._keeper import keeper
 from ._refusal import GONE, refusal
@@ -33,6 +33,7 @@ STRAGGLERS = 0.1  # seconds in which a return that is under way has come to its 
 
 def wait(pool: ConnectionPool, timeout: float) -> None:
     """Wait until min_size connections are open."""
+    timeout = options.seconds("timeout", timeout)
     started = time.monotonic()
     waiter = Waiter(started)
     with pool._lock:
@@ -69,6 +70,7 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
 
 def close(pool: ConnectionPool, timeout: float) -> None:
     """Close for good: first the waiters are told, then what is idle closes."""
+    timeout = options.seconds("timeout", timeout)
     with pool._lock:
         pool._state = "closed"
         for entry in list(pool._entries):
@@ -145,7 +147,7 @@ def _end_idle(pool: ConnectionPool) -> None:
 
 def pause(pool: ConnectionPool, seconds: float) -> bool:
     """Lend nothing, and close what is open."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + options.seconds("wait", seconds)
     with pool._lock:
         if pool._state != "open":
             raise pool._closed_error()

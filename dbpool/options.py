@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -18,6 +20,7 @@ __all__ = [
     "checked",
     "is_number",
     "nearest",
+    "seconds",
     "server_settings",
     "sizes",
 ]
@@ -70,8 +73,17 @@ class Option:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether the value is a real number: no bool, no NaN."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    """Return whether the value is a real number: no bool, no NaN, no int too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max or abs(value) == math.inf
+
+
+def seconds(name: str, value: Any) -> float:
+    """Return the seconds that a method is given. Raises ValueError for what is no number."""
+    if not is_number(value):
+        raise ValueError(f"{name}={value!r} is not possible: it takes seconds")
+    return float(value)
 
 
 def _count(least: int) -> Callable[[Any], bool]:
@@ -80,6 +92,14 @@ def _count(least: int) -> Callable[[Any], bool]:
 
 def _positive(value: Any) -> bool:
     return is_number(value) and 0 < value < math.inf
+
+
+def _positive_for_server(value: Any) -> bool:
+    return is_number(value) and 0 < value <= _LONGEST
+
+
+def _positive_for_server_or_none(value: Any) -> bool:
+    return value is None or _positive_for_server(value)
 
 
 def _not_negative(value: Any) -> bool:
@@ -98,7 +118,18 @@ def _callable_or_none(value: Any) -> bool:
     return value is None or callable(value)
 
 
+def _name_or_none(value: Any) -> bool:
+    if value is None:
+        return True
+    # It goes to libpq as UTF-8, which reads no further than a NUL, whatever follows in a conninfo.
+    return isinstance(value, str) and bool(value) and not _UNSENDABLE.search(value)
+
+
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+_LONGEST = 2_147_483  # seconds: in ms, what the server and libpq can hold
+
 _SECONDS = "a finite number of seconds greater than 0"
+_SERVER_SECONDS = f"a number of seconds greater than 0, {_LONGEST} at most"
 
 OPTIONS: dict[str, Option] = {
     "min_size": Option(0, "connections kept open", "a whole number, 0 or more", _count(0)),
@@ -169,8 +200,8 @@ OPTIONS: dict[str, Option] = {
         5.0,
         "seconds for a connect, to each host if there are several; a longer connect_timeout in "
         "the conninfo, in kwargs, PGCONNECT_TIMEOUT or a service file wins",
-        _SECONDS,
-        _positive,
+        _SERVER_SECONDS,
+        _positive_for_server,
     ),
     "down_wait": Option(
         1.0,
@@ -213,15 +244,15 @@ OPTIONS: dict[str, Option] = {
         None,
         "seconds after which the server ends a statement; set on each session as it begins, so not "
         "behind a pooler that shares sessions; None leaves the server's own",
-        f"{_SECONDS}, or None",
-        _positive_or_none,
+        f"{_SERVER_SECONDS}, or None",
+        _positive_for_server_or_none,
     ),
     "idle_in_transaction_session_timeout": Option(
         None,
         "seconds after which the server ends a session that idles in a transaction; set in the "
         "same way",
-        f"{_SECONDS}, or None",
-        _positive_or_none,
+        f"{_SERVER_SECONDS}, or None",
+        _positive_for_server_or_none,
     ),
     "role": Option(
         None,
@@ -239,8 +270,8 @@ OPTIONS: dict[str, Option] = {
     "name": Option(
         None,
         "in logs, statistics and application_name; pool-1, pool-2, …",
-        "a string that is not empty, or None",
-        lambda v: v is None or (isinstance(v, str) and bool(v)),
+        "a string that is not empty and that UTF-8 can hold, without a NUL; or None",
+        _name_or_none,
     ),
     "background": Option(
         True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from dbpool import ConnectionPool
 from dbpool._keeper import keeper
 from dbpool.options import OPTIONS, PoolOptions
-from tests.support.callers import MakePool, expect_full_capacity
+from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
 from tests.support.stub_driver import StubDriver
 
 DEFAULTS = {
@@ -110,31 +111,31 @@ def test_what_psycopg_pool_shows_of_its_options_is_shown_here_too(stub_pool: Mak
 WRONG: dict[str, list[Any]] = {
     "min_size": [-1, 1.5, "2", None, True],
     "max_size": [0, -3, 2.0, "10", False],
-    "timeout": [0, -1, None, math.inf, math.nan, "10", True],
+    "timeout": [10**400, 0, -1, None, math.inf, math.nan, "10", True],
     "max_waiting": [-1, 0.5, None, True],
     "admission": ["lifo", None, True],
-    "admission_target": [0, -1, None, math.inf, "1"],
+    "admission_target": [10**400, 0, -1, None, math.inf, "1"],
     "admission_interval": [0, -1, None, math.inf, "1"],
-    "max_lifetime": [0, -1, math.inf, math.nan, "60"],
-    "max_idle": [0, -1, math.inf, "60"],
+    "max_lifetime": [10**400, 0, -1, math.inf, math.nan, "60"],
+    "max_idle": [10**400, 0, -1, math.inf, "60"],
     "validate": ["always", None, True, 0],
-    "validate_after": [-0.1, None, math.inf, "0"],
-    "ping_after": [-1, None, math.inf],
-    "ping_timeout": [0, None, math.inf],
+    "validate_after": [10**400, -0.1, None, math.inf, "0"],
+    "ping_after": [10**400, -1, None, math.inf],
+    "ping_timeout": [10**400, 0, None, math.inf],
     "max_connecting": [0, -1, None, 1.5],
-    "connect_timeout": [0, -5, None, math.inf],
-    "down_wait": [-1, None, math.inf, "1"],
-    "reconnect_timeout": [0, None, math.inf],
+    "connect_timeout": [2_147_484, 0, -5, None, math.inf],
+    "down_wait": [10**400, -1, None, math.inf, "1"],
+    "reconnect_timeout": [10**400, 0, None, math.inf],
     "reconnect_failed": ["call me", 1],
     "configure": ["SET x = 1", 1],
     "check": ["SELECT 1", True],
     "reset": ["auto", "DISCARD ALL", 1, True],
-    "max_use": [0, -1, math.inf, "60", True],
-    "statement_timeout": [0, -1, math.inf, "60", True],
-    "idle_in_transaction_session_timeout": [0, -1, math.inf, "60", True],
+    "max_use": [10**400, 0, -1, math.inf, "60", True],
+    "statement_timeout": [2_147_484, 10**400, 0, -1, math.inf, "60", True],
+    "idle_in_transaction_session_timeout": [2_147_484, 0, -1, math.inf, "60", True],
     "role": ["leader", "", 1, True],
     "reuse": ["stack", None, 1],
-    "name": ["", 5, b"shop"],
+    "name": ["", "a\0b", "\ud800", 5, b"shop"],
     "background": [0, 1, None, "no"],
     "open": [0, 1, None, "yes"],
 }
@@ -235,3 +236,26 @@ def test_a_wrong_timeout_is_refused_and_costs_no_connection(
         assert f"timeout={timeout!r}" in str(caught.value)
     expect_full_capacity(pool)
     assert len(stub.made) == 1, "a connection was lost over it"
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "1", True, 10**400])
+@pytest.mark.parametrize(
+    ("method", "argument"), [("wait", "timeout"), ("close", "timeout"), ("pause", "wait")]
+)
+def test_a_method_refuses_seconds_that_are_none_and_does_nothing(
+    method: str, argument: str, value: object, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """To count down from a NaN would be to wait for ever."""
+    stub.hooks["connect"] = lambda _: time.sleep(0.2)  # else there is nothing to wait for
+    pool = stub_pool(min_size=1)
+    asked = in_thread(getattr(pool, method), **{argument: value})
+    with pytest.raises(ValueError, match=f"^{argument}={re.escape(repr(value))} is not possible"):
+        asked.result(PATIENCE)
+    assert pool.state == "ok"
+    pool.wait()
+
+
+@pytest.mark.parametrize("option", ["statement_timeout", "connect_timeout"])
+def test_the_longest_that_is_allowed_is_what_a_server_takes(option: str, pg_pool: MakePool) -> None:
+    with pg_pool(**{option: 2_147_483}).connection():
+        pass
