@@ -35,9 +35,10 @@ class Attempt:
     point gives the slot back.
     """
 
-    __slots__ = ("__weakref__", "overdue_at", "since", "unwanted")
+    __slots__ = ("__weakref__", "arrived", "overdue_at", "since", "unwanted")
 
     def __init__(self, now: float, connect_timeout: float) -> None:
+        self.arrived = False  # its connection is one of the pool's, and on its way to a caller
         self.unwanted = ""  # why its connection is to be closed on arrival
         self.since = now
         self.overdue_at = now + connect_timeout + OVERRUN
@@ -75,9 +76,12 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
         if entry is None and conn is not None:
             pool._driver.close(conn)
     if entry is not None:
-        # At once: as long as its waiter queues, that counts as demand for another connect.
-        _handover.offer(pool, (conn, entry))
-        conn = None  # its borrower's alone
+        try:
+            _handover.offer(pool, (conn, entry))
+        finally:
+            conn = None  # its borrower's alone
+            with pool._lock:  # only now: till then its waiter queues, who asks for no other
+                pool._connecting.pop(id(attempt), None)
         _opened(pool)
 
 
@@ -178,7 +182,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
             pool._totals.closed[unwanted] += 1
             return None
         pool._entries.add(entry)  # first the one, then the other: the sum must never fall
-        pool._connecting.pop(id(attempt), None)
+        attempt.arrived = True
         pool._totals.connects += 1
         pool._totals.count_connect(now - started)
         if not pool._backoff.checking:  # else it has yet to pass the check that others failed

@@ -157,15 +157,17 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
         under_way = timely + max(0, len(attempts) - timely - REPLACED)
         if under_way >= reach.at_once(pool._max_connecting):
             return False
-        waiting = len(pool._waiters)
+        # Who is about to be served queues still.
+        waiting = len(pool._waiters) - len(pool._attempts(arrived=True))
         if reach.name == DOWN and not pool._backoff.given_up:
             return True  # the one prober: it waits for nobody's demand
-        if waiting + _missing(pool, now) <= timely:
+        # What serves a waiter counts towards the minimum, so one connect meets both.
+        if max(waiting, _missing(pool, now)) <= timely:
             return False
         # A burst over short work is over before a connect is: while connections circulate, one
         # connect at a time will do, unless the oldest caller has waited for some time already.
         return not (
-            waiting and timely and pool._entries and _handover.oldest_wait(pool, now) < PATIENCE
+            waiting > 0 and timely and pool._entries and _handover.oldest_wait(pool, now) < PATIENCE
         )
 
 

@@ -485,13 +485,20 @@ class ConnectionPool:
     def _audit(self) -> None:
         _audit.audit(self)
 
-    def _attempts(self) -> list[Attempt]:
-        """Return the connects under way; one whose thread died of an exception is none."""
+    def _attempts(self, *, arrived: bool = False) -> list[Attempt]:
+        """Return the connects under way; one whose thread died of an exception is none.
+
+        Those that have `arrived` are none either, but for whoever asks for those.
+        """
         with self._lock:
             found = {key: ref() for key, ref in self._connecting.items()}
             for key in [key for key, attempt in found.items() if attempt is None]:
                 del self._connecting[key]
-            return [attempt for attempt in found.values() if attempt is not None]
+            return [
+                attempt
+                for attempt in found.values()
+                if attempt is not None and attempt.arrived is arrived
+            ]
 
     def _error(self, error: type[_E]) -> type[_E]:
         return for_driver(error, self._driver.OperationalError)

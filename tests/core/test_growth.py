@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, _connecting, _waiting
+from dbpool import (
+    ConnectFailed,
+    ConnectionPool,
+    PoolClosed,
+    PoolTimeout,
+    _connecting,
+    _growth,
+    _handover,
+    _waiting,
+)
 from dbpool._growth import Backoff, Failure
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
@@ -123,7 +132,53 @@ def test_one_caller_opens_one_connection(stub_pool: MakePool, stub: StubDriver) 
         pool = stub_pool()
         use(pool)
         settled(pool)
-    assert len(stub.made) <= 30 + 3, "what is being handed to a caller counts as wanted still"
+    assert len(stub.made) == 30, "what is being handed to a caller counts as wanted still"
+
+
+def test_a_connection_on_its_way_to_a_caller_is_all_that_the_caller_asks_for(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, go = threading.Event(), threading.Event()
+
+    def offer_late(pool: ConnectionPool, held: Any) -> None:
+        arrived.set()
+        go.wait(PATIENCE)
+        offer(pool, held)
+
+    offer = _handover.offer
+    monkeypatch.setattr(_handover, "offer", offer_late)
+    pool = stub_pool(max_connecting=1)
+    caller = in_thread(use, pool)
+    assert arrived.wait(PATIENCE)
+    wait_for_waiters(pool, 1)
+    _growth.start_connectors(pool)
+    assert pool.get_stats()["pool_size"] == 1
+    other = in_thread(use, pool)  # and the next one asks for another
+    wait_for_waiters(pool, 2)
+    _growth.start_connectors(pool)
+    assert pool.get_stats()["pool_size"] == 2
+    go.set()
+    caller.result(PATIENCE)
+    other.result(PATIENCE)
+    settled(pool)
+    assert len(stub.made) == 2
+
+
+@pytest.mark.parametrize(("minimum", "waiting", "wanted"), [(1, 1, 1), (2, 3, 3), (3, 1, 3)])
+def test_what_a_caller_gets_counts_towards_the_minimum(
+    minimum: int, waiting: int, wanted: int, stub_pool: MakePool, gate: Gate
+) -> None:
+    """Whoever asks a pool that fills is served by what fills it."""
+    pool = stub_pool(min_size=minimum, max_size=10, max_connecting=10)
+    callers = [in_thread(use, pool) for _ in range(waiting)]
+    wait_for_waiters(pool, waiting)
+    _growth.start_connectors(pool)  # returns once all that is wanted is under way
+    assert len(pool._attempts()) == wanted
+    gate.open()
+    for caller in callers:
+        caller.result(PATIENCE)
+    settled(pool)
+    assert pool.get_stats()["pool_size"] == wanted
 
 
 @pytest.mark.parametrize("max_connecting", [1, 2, 5])
