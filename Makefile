@@ -25,16 +25,17 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 	@$(RUN) -m testproject.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
-	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(side_by_side))
+	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(call side_by_side,-m "not long"))
 
 # Most tests wait for something most of their time, so three runs go side by side: the adapters and
 # all else, the core, and both with the other driver. What the latter say comes at the end.
+# $(call side_by_side,OPTIONS): one shell command.
 define side_by_side
 	said=$$(mktemp -d); \
-	$(PYTEST) -m "not long" tests/core >"$$said/core" 2>&1 & core=$$!; \
+	$(PYTEST) $(1) tests/core >"$$said/core" 2>&1 & core=$$!; \
 	$(MAKE) --no-print-directory test-psycopg >"$$said/psycopg" 2>&1 & other=$$!; \
 	trap 'kill $$core $$other; rm -rf "$$said"; exit 130' INT TERM; \
-	$(PYTEST) -m "not long" --ignore=tests/core; failed=$$?; \
+	$(PYTEST) $(1) --ignore=tests/core; failed=$$?; \
 	wait $$core || failed=1; \
 	wait $$other || failed=1; \
 	cat "$$said/core" "$$said/psycopg"; rm -rf "$$said"; \
@@ -68,9 +69,8 @@ test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers b
 test-long: $(VENV)/.ready postgres ## run the tests that take minutes
 	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)
 
-test-every: $(VENV)/.ready postgres ## run every test, the long ones too
-	@$(PYTEST) -o faulthandler_timeout=3600 $(ARGS)
-	@$(if $(ARGS),,$(MAKE) --no-print-directory test-psycopg)
+test-every: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run every test, the long ones too
+	@$(if $(ARGS),$(PYTEST) -o faulthandler_timeout=3600 $(ARGS),$(call side_by_side,-o faulthandler_timeout=3600))
 
 test-all: $(VENV)/.ready ## run every test on each Python there is, and on Django 5.2 and the newest
 	@$(RUN) -m tests.interpreters $(ARGS)

@@ -4,7 +4,8 @@
     python -m tests.interpreters tests/web_django -x   what pytest is to do instead
 
 Each Python gets the newest Django that supports it; the newest Python gets 5.2, too, for the
-Django tests. What was run, what was found, and what was not stands in a list at the end.
+Django tests. Each pass is one line, with what failed in it; all that it printed is in a file whose
+name the line says. What was not found stands at the end.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 LTS = "5.2"
 _ASK = "import sys, ensurepip, venv; print('.'.join(map(str, sys.version_info[:3])))"
 _SUMMARY = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+ in [\d.]+s.*?) ?=*$")
+_FAILED = re.compile(r"^(FAILED|ERROR) tests/")
 
 
 class Pass(NamedTuple):
@@ -39,6 +41,11 @@ class Pass(NamedTuple):
     @property
     def suffix(self) -> str:
         return f"py{self.version}" + (f"-django{self.django}" if self.django else "")
+
+    @property
+    def log(self) -> Path:
+        """Where all that it prints is kept, until the next such pass."""
+        return ROOT / f".venv-{self.suffix}.log"
 
     @property
     def title(self) -> str:
@@ -94,47 +101,48 @@ def passes(found: Mapping[str, str], arguments: list[str]) -> list[Pass]:
     return wanted
 
 
-def run(one: Pass) -> tuple[bool, str]:
-    """Make the environments and run the tests in them. Return whether all passed, and the counts.
+def run(one: Pass) -> tuple[bool, list[str]]:
+    """Make the environments and run the tests in them. Return whether all passed, and what it said.
 
-    Another pass's environments are not touched; everything is made by the Makefile.
+    That is the counts of its parts in one line, and a line for each test that failed. No other
+    pass's environments are touched; everything is made by the Makefile.
     """
     environ = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     environ.pop("MFLAGS", None)
     venv = f".venv-{one.suffix}"
     make = ["make", "--no-print-directory", f"PYTHON={one.python}", f"VENV={venv}"]
     make += [f"PSYCOPG_VENV=.venv-psycopg-{one.suffix}", f"ARGS={one.tests}"]
-    if one.django:
-        ready = subprocess.run([*make, f"{venv}/.ready"], cwd=ROOT, env=environ, check=False)
-        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        install = [str(ROOT / venv / "bin" / "python"), *pip, f"Django=={one.django}.*"]
-        if ready.returncode or subprocess.run(install, cwd=ROOT, check=False).returncode:
-            return False, "no environment"
-    process = subprocess.Popen(
-        [*make, "test-every"], cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    counts = []
-    with process.stdout as lines:
-        for line in lines:
-            print(line, end="", flush=True)
-            if summary := _SUMMARY.match(line.strip()):
-                counts.append(summary[1])
-    passed = process.wait() == 0
-    return passed and bool(counts), "; ".join(counts) or "no tests were run"
+    with one.log.open("w", encoding="utf-8") as log:
+
+        def passes(command: list[str]) -> bool:
+            return not subprocess.run(
+                command, cwd=ROOT, env=environ, stdout=log, stderr=subprocess.STDOUT, check=False
+            ).returncode
+
+        if one.django:
+            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            install = [str(ROOT / venv / "bin" / "python"), *pip, f"Django=={one.django}.*"]
+            if not (passes([*make, f"{venv}/.ready"]) and passes(install)):
+                return False, ["no environment"]
+        passed = passes([*make, "test-every"])
+    lines = one.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    counts = [found[1] for line in lines if (found := _SUMMARY.match(line.strip()))]
+    said = ["; ".join(counts) or "no tests were run", *filter(_FAILED.match, lines)]
+    return passed and bool(counts), said
 
 
-def main(arguments: list[str], run: Callable[[Pass], tuple[bool, str]] = run) -> int:
+def main(arguments: list[str], run: Callable[[Pass], tuple[bool, list[str]]] = run) -> int:
     """Run everything; return 0 if there was a Python and all passed on each."""
     found = find()
-    lines, failed = [], not found
+    failed = not found
     for one in passes(found, arguments):
-        print(f"\n== {one.title} ({one.python})", flush=True)
-        passed, counts = run(one)
+        passed, (counts, *failures) = run(one)
         failed = failed or not passed
-        lines.append(f"{one.title}: {'passed' if passed else 'FAILED'} ({counts})")
-    lines += [f"Python {version}: not found" for version in VERSIONS if version not in found]
-    print("", *lines, sep="\n")
+        verdict = "passed" if passed else "FAILED"
+        print(f"{one.title}: {verdict} ({counts}) {one.log.name}", *failures, sep="\n", flush=True)
+    for version in VERSIONS:
+        if version not in found:
+            print(f"Python {version}: not found")
     return int(failed)
 
 

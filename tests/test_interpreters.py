@@ -47,13 +47,19 @@ def test_the_newest_python_also_gets_the_long_term_django() -> None:
 @pytest.mark.parametrize(
     ("prints", "status", "result"),
     [
-        ("== 3 passed, 1 skipped in 0.12s ==", 0, (True, "3 passed, 1 skipped in 0.12s")),
+        ("== 3 passed, 1 skipped in 0.12s ==", 0, (True, ["3 passed, 1 skipped in 0.12s"])),
         (
-            "1 failed, 3 passed in 62.10s (0:01:02)",
+            "FAILED tests/x.py::test_y - 2 == 1\\n1 failed in 62.10s (0:01:02)\\n4 passed in 1.00s",
             2,
-            (False, "1 failed, 3 passed in 62.10s (0:01:02)"),
+            (
+                False,
+                [
+                    "1 failed in 62.10s (0:01:02); 4 passed in 1.00s",
+                    "FAILED tests/x.py::test_y - 2 == 1",
+                ],
+            ),
         ),
-        ("nothing", 0, (False, "no tests were run")),
+        ("nothing", 0, (False, ["no tests were run"])),
     ],
 )
 def test_a_pass_is_what_the_makefile_says_and_counts(
@@ -61,16 +67,17 @@ def test_a_pass_is_what_the_makefile_says_and_counts(
     monkeypatch: pytest.MonkeyPatch,
     prints: str,
     status: int,
-    result: tuple[bool, str],
+    result: tuple[bool, list[str]],
 ) -> None:
     seen = tmp_path / "seen"
     make = tmp_path / "make"
     make.write_text(
-        f'#!/bin/sh\necho "$@" > {seen}\nenv >> {seen}\necho "{prints}"\nexit {status}\n'
+        f'#!/bin/sh\necho "$@" > {seen}\nenv >> {seen}\nprintf "{prints}\\n"\nexit {status}\n'
     )
     make.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     # As in a recipe of `make test-all ARGS=…`, whose ARGS are none of the inner make's.
+    monkeypatch.setattr(Pass, "log", tmp_path / "said.log")
     monkeypatch.setenv("MAKEFLAGS", " -- ARGS=outer")
     assert run(Pass("/usr/bin/python3.12", "3.12", tests="tests/core -x")) == result
     arguments, _, environ = seen.read_text().partition("\n")
@@ -83,10 +90,10 @@ def test_one_failure_or_no_python_at_all_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(interpreters, "find", lambda: {"3.11": "/a", "3.12": "/b"})
-    assert interpreters.main([], lambda one: (True, "1 passed in 0.1s")) == 0
-    assert interpreters.main([], lambda one: (one.version == "3.12", "counts")) == 1
+    assert interpreters.main([], lambda one: (True, ["1 passed in 0.1s"])) == 0
+    assert interpreters.main([], lambda one: (one.version == "3.12", ["counts", "FAILED x"])) == 1
     listed = capsys.readouterr().out
-    assert ": FAILED (counts)" in listed
+    assert ": FAILED (counts) .venv-py3.11.log\nFAILED x\n" in listed
     assert "Python 3.13: not found" in listed
     monkeypatch.setattr(interpreters, "find", dict)
     assert interpreters.main([]) == 1

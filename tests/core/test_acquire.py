@@ -13,6 +13,7 @@ from tests.support.callers import (
     PATIENCE,
     MakePool,
     expect_full_capacity,
+    gave_up_until,
     in_thread,
     lent,
     settled,
@@ -106,13 +107,13 @@ def test_a_timeout_is_an_error_with_the_numbers(stub_pool: MakePool) -> None:
 def test_a_timeout_counts_the_others_that_wait(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=1)
     with lent(pool, 1):
-        others = [in_thread(pool.getconn, PATIENCE) for _ in range(2)]
+        others = [in_thread(use, pool) for _ in range(2)]
         wait_for_waiters(pool, 2)
         with pytest.raises(PoolTimeout) as caught:
             pool.getconn(timeout=0.01)
         assert caught.value.waiting == 2
     for other in others:
-        pool.putconn(other.result(PATIENCE))
+        other.result(PATIENCE)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.5])
@@ -146,7 +147,7 @@ def test_a_timeout_of_0_does_not_wait_for_a_connect(
 
 def test_the_timeout_of_a_call_overrides_the_pools_both_ways(stub_pool: MakePool) -> None:
     short, long = stub_pool(max_size=1, timeout=0.01), stub_pool(max_size=1, timeout=PATIENCE)
-    held = short.getconn()
+    held = short.getconn(PATIENCE)
     caller = in_thread(short.getconn, timeout=PATIENCE)
     wait_for_waiters(short, 1)
     time.sleep(0.1)  # far beyond the pool's own
@@ -207,7 +208,7 @@ def test_who_waits_for_a_good_connection_twice_learns_how_long_in_all(
 def test_beyond_max_waiting_callers_are_refused_at_once(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=1, max_waiting=2, name="shop")
     with lent(pool, 1):
-        waiting = [in_thread(pool.getconn, PATIENCE) for _ in range(2)]
+        waiting = [in_thread(use, pool) for _ in range(2)]
         wait_for_waiters(pool, 2)
         refused = in_thread(pool.getconn, 10 * PATIENCE)
         with pytest.raises(TooManyRequests) as caught:
@@ -217,7 +218,7 @@ def test_beyond_max_waiting_callers_are_refused_at_once(stub_pool: MakePool) -> 
         assert "2 callers" in text
         assert "max_waiting=2" in text
     for caller in waiting:
-        pool.putconn(caller.result(PATIENCE))
+        caller.result(PATIENCE)
     expect_full_capacity(pool)
 
 
@@ -228,10 +229,10 @@ def test_the_limit_does_not_count_those_that_gave_up(stub_pool: MakePool) -> Non
             with pytest.raises(PoolTimeout):
                 pool.getconn(timeout=0.01)
         assert pool.get_stats()["requests_waiting"] == 0
-        waiting = [in_thread(pool.getconn, PATIENCE) for _ in range(2)]
+        waiting = [in_thread(use, pool) for _ in range(2)]
         wait_for_waiters(pool, 2)
     for caller in waiting:
-        pool.putconn(caller.result(PATIENCE))
+        caller.result(PATIENCE)
 
 
 def test_no_limit_by_default(stub_pool: MakePool) -> None:
@@ -289,6 +290,7 @@ def test_connecting_that_takes_too_long_is_told_apart_from_a_full_pool(
     go = threading.Event()
     stub.hooks["connect"] = lambda _: go.wait(PATIENCE)
     pool = stub_pool()
+    gave_up_until(lambda: len(pool._attempts()) > 0, pool)
     with pytest.raises(PoolTimeout, match="connecting takes too long") as caught:
         pool.getconn(timeout=0.05)
     assert (caught.value.size, caught.value.in_use) == (0, 0)

@@ -9,7 +9,7 @@ import pytest
 
 from dbpool import PoolTimeout
 from testproject.postgres import PostgresServer
-from tests.support.callers import PATIENCE, MakePool, lent
+from tests.support.callers import PATIENCE, MakePool, gave_up_until, lent
 
 
 @pytest.mark.outage
@@ -56,6 +56,7 @@ def test_a_mistake_in_a_callback_is_not_blamed_on_the_database(
     pg_pool: MakePool, option: dict[str, Any]
 ) -> None:
     pool = pg_pool(**option)
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
     with pytest.raises(PoolTimeout, match="see its cause") as caught:
         pool.getconn(timeout=0.2)
     assert type(caught.value.__cause__).__name__ in str(caught.value)

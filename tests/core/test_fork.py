@@ -86,6 +86,10 @@ def nothing(pool: ConnectionPool) -> None:
     pass
 
 
+def take_and_return(pool: ConnectionPool) -> None:
+    pool.putconn(pool.getconn(PATIENCE))
+
+
 def use_it(pool: ConnectionPool) -> None:
     ask(pool)
 
@@ -290,7 +294,7 @@ def test_a_block_that_the_child_leaves_first_is_committed_by_the_parent_alone(
 def test_a_waiter_of_the_parent_is_none_in_the_child(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=2)
     with lent(pool, 2):
-        waiting = [in_thread(pool.getconn, PATIENCE) for _ in range(3)]
+        waiting = [in_thread(take_and_return, pool) for _ in range(3)]
         wait_for_waiters(pool, 3)
 
         def child() -> None:
@@ -299,7 +303,7 @@ def test_a_waiter_of_the_parent_is_none_in_the_child(stub_pool: MakePool) -> Non
 
         in_child(child)
     for future in waiting:
-        pool.putconn(future.result(PATIENCE))
+        future.result(PATIENCE)
     expect_full_capacity(pool)
 
 

@@ -31,6 +31,9 @@ from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver
 from tests.support.wired_driver import WiredDriver
 
+# All computing, and so as slow as whatever runs beside it lets it be.
+pytestmark = pytest.mark.timeout(280)
+
 Scenario = Callable[[Run], Check]
 
 ELSEWHERE = {

@@ -17,6 +17,9 @@ from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models
 
 __all__ = ["models"]
 
+# All computing, and so as slow as whatever runs beside it lets it be.
+pytestmark = pytest.mark.timeout(280)
+
 
 def _scene(
     workers: Callable[[Scenery], Sequence[Callable[[], object]]], **options: Any

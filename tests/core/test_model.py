@@ -39,6 +39,9 @@ from tests.support.clock import FakeClock
 from tests.support.stub_driver import StubError
 from tests.support.wired_driver import Wire, WiredDriver
 
+# All computing, and so as slow as whatever runs beside it lets it be.
+pytestmark = pytest.mark.timeout(280)
+
 VALIDATE_AFTER, PING_AFTER, LIFETIME, MAX_IDLE = 0.1, 30.0, 200.0, 60.0
 LONGEST_BACKOFF = 5.0
 STATES = ("clean", "open", "failed", "active", "changed", "closed")

@@ -24,6 +24,7 @@ from tests.support.callers import (
     in_thread,
     lent,
     settled,
+    unseen_by_the_keeper,
     wait_for_waiters,
 )
 from tests.support.servers import Postgres
@@ -628,6 +629,7 @@ def test_a_block_that_saw_the_link_fail_costs_the_connection(
     for _ in range(3):
         with pool.connection() as conn:
             assert one(conn, "SELECT 1") == 1
+        unseen_by_the_keeper(pool)
         breakable_postgres.restart("immediate")
         with pytest.raises(psycopg2.DatabaseError), pool.connection() as conn:
             one(conn, "SELECT 1")

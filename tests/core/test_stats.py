@@ -20,6 +20,7 @@ from tests.support.callers import (
     settled,
     wait_for_waiters,
 )
+from tests.support.clock import FakeClock
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
 from tests.support.waiting import wait_until
 
@@ -334,7 +335,7 @@ def test_connects_are_counted_by_how_they_ended(stub_pool: MakePool, stub: StubD
 
     tries: list[int] = []
     stub.hooks["connect"] = first_fails
-    pool = stub_pool(max_size=1, max_connecting=1)
+    pool = stub_pool(max_size=1, max_connecting=1, down_wait=PATIENCE)
     use(pool)
     stats = pool.get_stats()
     assert (stats["connections_num"], stats["connections_errors"]) == (3, 2)
@@ -365,13 +366,17 @@ def test_closed_connections_are_counted_by_reason(stub_pool: MakePool, stub: Stu
     assert pool.get_stats()["connections_lost"] == 1
 
 
-def test_uses_are_counted_in_time_and_bucket(stub_pool: MakePool) -> None:
+def test_uses_are_counted_in_time_and_bucket(
+    stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    clock.install(monkeypatch)
     pool = stub_pool(max_size=1)
     for seconds in (0.0, 0.02, 0.12):
         with lent(pool, 1):
-            time.sleep(seconds)
+            clock.now += seconds
     stats = pool.get_stats()
-    assert stats["usage_ms"] >= 140
+    assert stats["usage_ms"] == 140
     assert counts(stats, "use_time") == 3
     assert sum(stats["use_time"]["counts"][3:]) == 2
     assert sum(stats["use_time"]["counts"][5:]) >= 1

@@ -11,7 +11,14 @@ import pytest
 
 from dbpool import ConnectionPool, _socket
 from testproject.postgres import PostgresServer
-from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread, lent
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    in_thread,
+    lent,
+    unseen_by_the_keeper,
+)
 from tests.support.servers import Postgres
 from tests.support.sessions import one, run_sql, terminate
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
@@ -57,6 +64,7 @@ def test_the_first_dead_one_that_comes_back_costs_the_only_error(
 ) -> None:
     pool = new_pool(breakable_postgres.dsn(), max_size=6, validate_after=LONG)
     pids(pool, 6)
+    unseen_by_the_keeper(pool)
     break_it(breakable_postgres, outage)
     assert errors_of_raw_callers(pool, 20, report=False) == 1
     expect_full_capacity(pool)
@@ -72,6 +80,7 @@ def test_one_that_is_reported_costs_the_only_error(
     """Over a unix socket psycopg2 calls a dead connection open and idle: its error must tell."""
     pool = new_pool(breakable_postgres.dsn(unix=how == "unix"), max_size=6, validate_after=LONG)
     pids(pool, 6)
+    unseen_by_the_keeper(pool)
     break_it(breakable_postgres, outage)
     errors = 0
     if callers == "report":

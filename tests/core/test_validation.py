@@ -20,6 +20,7 @@ from tests.support.callers import (
     in_thread,
     lent,
     settled,
+    unseen_by_the_keeper,
 )
 from tests.support.servers import Postgres
 from tests.support.sessions import last_query, one, run_sql, terminate
@@ -319,6 +320,7 @@ def test_a_session_being_terminated_is_never_handed_out_once_a_look_told(
     pool = pg_pool(max_size=1, validate_after=0, ping_after=1000)
     for _ in range(40):
         pid = talk(pool)
+        unseen_by_the_keeper(pool)
         with lent(pool, 1) as (conn,):
             fd = conn.fileno()
         ending = in_thread(run_sql, postgres, "SELECT pg_terminate_backend(%s)", pid)
@@ -385,7 +387,8 @@ def test_a_check_that_nothing_passes_is_tried_ever_less_often_and_is_blamed(
     background: bool, stub_pool: MakePool, stub: StubDriver
 ) -> None:
     tries: list[float] = []
-    stub.hooks["connect"] = lambda _: tries.append(time.monotonic())
+    # When it was begun: its thread may have been kept waiting since.
+    stub.hooks["connect"] = lambda _: tries.extend(attempt.since for attempt in pool._attempts())
     wrong = [True]
 
     def check(conn: StubConnection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,11 @@ __all__ = [
     "PATIENCE",
     "MakePool",
     "expect_full_capacity",
+    "gave_up_until",
     "in_thread",
     "lent",
     "settled",
+    "unseen_by_the_keeper",
     "wait_for_waiters",
 ]
 
@@ -52,6 +55,20 @@ def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
         PATIENCE,
         lambda: f"{count} waiting in {pool!r}, {pool.get_stats()['requests_waiting']} do",
     )
+
+
+def gave_up_until(condition: Callable[[], bool], pool: ConnectionPool) -> None:
+    """Have callers wait in vain until so.
+
+    Where threads are starved, the first one is gone before anything is done for it.
+    """
+
+    def gave_up() -> bool:
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.02)
+        return condition()
+
+    wait_until(gave_up, PATIENCE)
 
 
 @contextmanager
@@ -89,6 +106,12 @@ def settled(pool: ConnectionPool) -> None:
             return
         time.sleep(0.01)
     pool._audit()
+
+
+def unseen_by_the_keeper(pool: ConnectionPool) -> None:
+    """Leave it to callers to find what breaks now; on a busy machine the keeper comes first."""
+    settled(pool)
+    pool._due = math.inf
 
 
 def expect_full_capacity(pool: ConnectionPool) -> None:
