@@ -75,7 +75,7 @@ def test_connecting_waiting_and_growing_start_no_thread(
 def test_failing_and_lost_ones_start_no_thread(
     stub_pool: MakePool, stub: StubDriver, started: list[str]
 ) -> None:
-    pool = stub_pool(background=False, max_size=2)
+    pool = stub_pool(background=False, max_size=2, down_wait=PATIENCE)
     pool.getconn()  # dropped
     with lent(pool, 1):
         pass

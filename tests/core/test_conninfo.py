@@ -21,7 +21,7 @@ from psycopg2.extensions import parse_dsn
 
 from dbpool import ConnectFailed, ConnectionPool, PoolTimeout, _connecting
 from testproject.postgres import PostgresServer
-from tests.support.callers import PATIENCE, MakePool, in_thread
+from tests.support.callers import PATIENCE, MakePool, gave_up_until, in_thread
 from tests.support.servers import Postgres
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver
@@ -137,21 +137,19 @@ def test_a_rotated_password_serves_from_the_next_connect_on(
 def test_a_callable_that_raises_is_asked_again_and_its_error_is_the_cause(
     postgres: Postgres, new_pool: MakePool
 ) -> None:
-    answers = iter([KeyError("the vault is sealed"), KeyError("still"), postgres.dsn()])
+    sealed = True
 
     def conninfo() -> str:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if sealed:
+            raise KeyError("the vault is sealed")
+        return postgres.dsn()
 
     pool = new_pool(conninfo)
-    with pytest.raises(PoolTimeout) as caught:
-        pool.getconn(timeout=0.01)
-    wait_until(lambda: pool._backoff.failure, message="the first connect fails")
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0)
     assert isinstance(caught.value.__cause__, KeyError)
+    sealed = False
     assert served(pool)
 
 
@@ -160,8 +158,9 @@ def test_a_callable_that_returns_no_string_is_an_error_that_says_so(
     answer: Any, new_pool: MakePool
 ) -> None:
     pool = new_pool(lambda: answer)
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
-        pool.getconn(timeout=0.3)
+        pool.getconn(timeout=0.02)
     assert "conninfo" in str(caught.value.__cause__)
 
 
@@ -435,9 +434,7 @@ def test_a_malformed_conninfo_from_a_callable_is_the_cause_without_a_word_of_it(
     template: str, new_pool: MakePool, records: list[logging.LogRecord]
 ) -> None:
     pool = new_pool(lambda: template.format(SECRET))
-    with pytest.raises(PoolTimeout):
-        pool.getconn(timeout=0.01)
-    wait_until(lambda: pool._backoff.failure, message="the first connect fails")
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0)
     assert isinstance(caught.value.__cause__, ValueError)
@@ -537,9 +534,7 @@ def test_an_unescaped_password_is_refused_or_taken_for_nothing_but_a_password(
 
 def failure(pool: ConnectionPool) -> BaseException:
     """Return the error of a caller after a connect has failed."""
-    with pytest.raises((PoolTimeout, ConnectFailed)):
-        pool.getconn(timeout=0.01)
-    wait_until(lambda: pool._backoff.failure, PATIENCE, "a connect fails")
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
     with pytest.raises((PoolTimeout, ConnectFailed)) as caught:
         pool.getconn(timeout=0)
     return caught.value

@@ -22,7 +22,13 @@ import pytest
 from dbpool import ConnectionPool, PoolTimeout, _fork_gate
 from dbpool._fork_gate import NoFork
 from testproject.postgres import PostgresServer
-from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    gave_up_until,
+    in_thread,
+)
 from tests.support.forking import DRIVER, Child, in_child
 from tests.support.injection import explore
 from tests.support.servers import Postgres
@@ -263,6 +269,7 @@ def test_a_child_whose_connect_hangs_for_ever_is_told_at_its_timeout(
 
     def child() -> list[str]:
         said = []
+        gave_up_until(lambda: len(pool._attempts()) > 0, pool)
         for _ in range(3):
             with pytest.raises(PoolTimeout) as caught:
                 pool.getconn(timeout=0.1)

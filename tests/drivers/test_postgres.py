@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 
-from dbpool import CommitUnknown, ConnectFailed, ConnectionPool, PoolTimeout, TransactionAborted
+from dbpool import CommitUnknown, ConnectionPool, TransactionAborted
 from dbpool._keeper import Guard
 from dbpool.drivers.base import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN
 from testproject.postgres import PostgresServer
 from tests.drivers.conftest import needs_psycopg, run
-from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    gave_up_until,
+    in_thread,
+)
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import last_query, one, terminate
 from tests.support.waiting import wait_until
@@ -300,9 +306,7 @@ def test_what_the_user_set_wins(driver: str, postgres: Postgres, new_pool: MakeP
 def failure_of(conninfo: str, driver: str, **options: Any) -> tuple[str, BaseException]:
     """Return the word and the error of a connect that fails."""
     with ConnectionPool(conninfo, driver=driver, open=False, **options) as pool:
-        with pytest.raises((PoolTimeout, ConnectFailed)):
-            pool.getconn(timeout=0.01)
-        wait_until(lambda: pool._backoff.failure, PATIENCE, "a connect fails")
+        gave_up_until(lambda: pool._backoff.failure is not None, pool)
         failure = pool._backoff.failure
         assert failure
         return failure.reason, failure.error

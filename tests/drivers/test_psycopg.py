@@ -13,7 +13,13 @@ import pytest
 
 from dbpool import ConnectionPool, PoolTimeout
 from tests.drivers.conftest import needs_psycopg, run
-from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    gave_up_until,
+    in_thread,
+)
 from tests.support.servers import Postgres
 from tests.support.sessions import last_query, one
 from tests.support.waiting import wait_until
@@ -263,8 +269,9 @@ def test_an_asynchronous_class_is_refused_with_a_clear_word(
         with pytest.raises(TypeError, match=r"connection_class=.* takes psycopg\.Connection"):
             pg_pool(kwargs={"connection_class": given})
     pool = pg_pool(kwargs=lambda: {"connection_class": psycopg.AsyncConnection})
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
-        pool.getconn(timeout=0.3)
+        pool.getconn(timeout=0.02)
     assert "connection_class=" in str(caught.value.__cause__)
 
 

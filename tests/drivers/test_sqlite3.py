@@ -18,7 +18,14 @@ from dbpool import ConnectFailed, ConnectionPool, PoolTimeout
 from dbpool.drivers import choose
 from dbpool.drivers.sqlite3 import Sqlite3Driver
 from tests.drivers.conftest import run
-from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread, lent
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    gave_up_until,
+    in_thread,
+    lent,
+)
 from tests.support.waiting import wait_until
 
 INSERT = "INSERT INTO t VALUES (1)"
@@ -353,8 +360,10 @@ def test_kwargs_that_cannot_serve_are_refused(kwargs: dict[str, Any], new_pool: 
     name = next(iter(kwargs))
     with pytest.raises((TypeError, ValueError), match=name):
         ConnectionPool("sqlite://", kwargs=kwargs)
+    pool = new_pool("sqlite://", kwargs=lambda: kwargs)
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
-        new_pool("sqlite://", kwargs=lambda: kwargs).getconn(timeout=0.3)
+        pool.getconn(timeout=0.02)
     assert name in str(caught.value.__cause__)
 
 

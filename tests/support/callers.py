@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout
+from dbpool import ConnectionPool, PoolError, PoolTimeout
 from tests.support.waiting import wait_until
 
 __all__ = [
@@ -58,13 +58,13 @@ def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
 
 
 def gave_up_until(condition: Callable[[], bool], pool: ConnectionPool) -> None:
-    """Have callers wait in vain until so.
+    """Have callers ask in vain until so.
 
     Where threads are starved, the first one is gone before anything is done for it.
     """
 
     def gave_up() -> bool:
-        with pytest.raises(PoolTimeout):
+        with pytest.raises(PoolError):
             pool.getconn(timeout=0.02)
         return condition()
 
