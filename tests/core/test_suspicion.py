@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, _socket
+from dbpool import ConnectionPool, _socket, _suspicion
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
     PATIENCE,
@@ -224,6 +224,14 @@ def test_off_is_off(pg_pool: MakePool, postgres: Postgres) -> None:
     pool = pg_pool(max_size=2, validate="off")
     terminate(postgres, *pids(pool, 2))
     assert errors_of_raw_callers(pool, 2, report=False) == 2
+
+
+def test_where_nothing_is_asked_nothing_stays_suspect(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=1, validate="off", validate_after=LONG)
+    pool.putconn(pool.getconn())
+    _suspicion.distrust(pool)
+    pool.putconn(pool.getconn())
+    assert all(entry.good_until > time.monotonic() for entry in pool._entries)
 
 
 @pytest.mark.outage

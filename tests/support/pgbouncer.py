@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from contextlib import closing
@@ -111,7 +110,9 @@ class PgBouncer:
     def stop(self) -> None:
         """End it at once, and all connections through it."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
+            # Which of the other signals means "at once" differs by version, and a shell's & has
+            # SIGQUIT ignored.
+            self._process.kill()
             self._process.wait(20)
             self._process = None
 
