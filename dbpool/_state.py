@@ -37,7 +37,7 @@ TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
 TELL_EVERY = 30.0  # seconds between two lines in the log
 FULL_FOR = (15.0, 25.0)  # seconds until a server without room for more is asked again
 
-# The server, or the kernel in its place, has answered at once that it takes nobody.
+# The server, or the kernel in its place, has answered that it takes nobody.
 _REFUSALS = frozenset(("connect_refused", "server_shutdown", "too_many_connections"))
 
 
@@ -78,8 +78,10 @@ class Server:
             self._started.append(now)
             return True
 
-    def failed(self, pool: ConnectionPool, now: float, since: float) -> None:
-        """Put the next attempt off: little if this one failed at once, else ever longer.
+    def failed(
+        self, pool: ConnectionPool, now: float, since: float, *, answered: bool = False
+    ) -> None:
+        """Put the next attempt off: little if this one was answered or failed at once, else longer.
 
         From one beginning to the next: one that hung for longer than that has waited already.
         """
@@ -88,7 +90,7 @@ class Server:
             if known is None or known() is not pool:
                 self._down[id(pool)] = weakref.ref(pool)
             soon = now + SPACING * random.uniform(0.9, 1.0)
-            if now - since < SPACING:
+            if answered or now - since < SPACING:
                 self._pause = 0.0
                 self._next_at = max(self._next_at, soon)
                 return
@@ -209,7 +211,8 @@ class Reach:
             )
         if self.name == DOWN:
             self.cause = failure.reason
-            self.server.failed(pool, now, since)
+            # A refusal is an answer, however long a busy machine took over it.
+            self.server.failed(pool, now, since, answered=failure.reason in _REFUSALS)
             pool._backoff.retry_at = self.server.due(pool)
         return line
 

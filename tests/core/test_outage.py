@@ -321,6 +321,27 @@ def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
     assert server.due(pool) - 10_100.0 <= 0.35, "a server that refuses is there again any moment"
 
 
+def test_a_server_that_refuses_slowly_is_asked_as_often_as_one_that_refuses_at_once(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """On a busy machine a refusal takes its time; callers must not be told "down" for it."""
+
+    def refuse(_: object) -> None:
+        time.sleep(1.1 * _state.SPACING)
+        raise StubError("connect_refused")
+
+    stub.hooks["connect"] = refuse
+    pool = stub_pool(down_wait=0.0)
+    pool._reach.server = Server()
+    told(pool)
+    pauses = []
+    # What is read late is only read as shorter.
+    while pool._reach.attempts < 5:
+        pauses.append(pool._reach.server.due(pool) - time.monotonic())
+        time.sleep(0.005)
+    assert max(pauses) <= 1.1 * _state.SPACING
+
+
 def test_the_first_pool_that_connects_again_wakes_the_others_of_its_server(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
