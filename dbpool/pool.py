@@ -20,6 +20,7 @@ from . import (
     _handover,
     _lifecycle,
     _returning,
+    _socket,
     _suspicion,
     _validation,
     drivers,
@@ -125,6 +126,7 @@ class ConnectionPool:
         self._ping_timeout: float = values["ping_timeout"]
         # A check, or a ping each time, is due at every hand-out: nothing is good until later.
         always = values["check"] is not None or self._validate == "ping"
+        self._looks = self._validate == "poll" and not always and values["background"]
         self._validate_after: float = 0.0 if always else values["validate_after"]
         self._max_connecting: int = values["max_connecting"]
         self._connect_timeout: float = values["connect_timeout"]
@@ -217,6 +219,15 @@ class ConnectionPool:
     def _look_again(
         self, held: Held, now: float, timeout: float | None
     ) -> tuple[Any, Entry, float]:
+        entry = held[1]
+        # A look will do, and finds nothing: the ordinary case of the adapters, who want one always.
+        if (
+            self._looks
+            and now < entry.expires_at
+            and now - entry.proved_at < self._ping_after
+            and _socket.look(entry.poll) == _socket.ALIVE
+        ):
+            return held[0], entry, now
         try:
             deadline = now + self._seconds(timeout)
         except ValueError:  # looked at only now, since most calls need none
