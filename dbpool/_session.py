@@ -31,6 +31,10 @@ class Reports:
     def __init__(self, configure: Callable[[Any], object] | None = None) -> None:
         self._users_configure = configure
         self._watched: tuple[str, ...] = ()
+        # What the first one reported. As long as all others have reported the same, it is read
+        # instead of theirs, which takes longer to find. Written before a connection is lent.
+        self._first: dict[str, tuple[Any, ...]] = {}
+        self._all_alike = True
         self._configured: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = (
             weakref.WeakKeyDictionary()
         )
@@ -43,14 +47,19 @@ class Reports:
 
     def remember(self, conn: Any) -> None:
         """What the server reports of this session now is what it should be like."""
-        self._configured[conn] = self._reported(conn)
+        self._configured[conn] = reported = self._reported(conn)
+        if self._first.setdefault("", reported) != reported:  # the first wins, atomically
+            self._all_alike = False
 
     def differ(self, conn: Any) -> bool:
         """Return whether the server reports another session than the one that was configured.
 
         No round trip: the server tells its clients of these changes by itself.
         """
-        return self._configured.get(conn) != self._reported(conn)
+        reported = self._reported(conn)
+        if self._all_alike and self._first:
+            return reported != self._first[""]
+        return self._configured.get(conn) != reported
 
     def _reported(self, conn: Any) -> tuple[Any, ...]:
         # psycopg2 has a method for it; making psycopg2's `info` costs as much again.
