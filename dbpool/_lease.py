@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from .errors import CommitUnknown, TransactionAborted
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Lease", "check", "commit", "ends_session", "roll_back"]
+__all__ = ["Lease", "check", "commit", "commit_checked", "ends_session", "roll_back"]
 
 _READ_ONLY = "25006"  # SQLSTATE
 
@@ -75,7 +76,11 @@ def commit(pool: ConnectionPool, conn: Any) -> None:
     Raises TransactionAborted if the transaction cannot be committed any more; CommitUnknown if
     the link is lost during the COMMIT; what else the driver's commit raises.
     """
-    status = check(pool, conn)
+    commit_checked(pool, conn, check(pool, conn))
+
+
+def commit_checked(pool: ConnectionPool, conn: Any, status: int) -> None:
+    """Commit as `commit` does, when `check` has just returned that status."""
     try:
         pool._driver.commit(conn)
     except Exception as error:
@@ -86,7 +91,7 @@ def commit(pool: ConnectionPool, conn: Any) -> None:
             "is not known here. Look for what it wrote before writing it again"
         ) from error
     if status != IDLE:
-        pool.proved()
+        pool._proved_at = monotonic()  # as proved() does
 
 
 def check(pool: ConnectionPool, conn: Any) -> int:

@@ -18,12 +18,13 @@ logger = logging.getLogger("dbpool.flask")
 
 def commit_all(leases: list[ContextLease], unit: Unit) -> None:
     """Commit in the order of acquiring; look at all of them before the first commits."""
+    checked = []
     for lease in leases:
-        lease.check()
+        checked.append((lease, lease.check()))
     done: list[str] = []
-    for lease in leases:
+    for lease, status in checked:
         try:
-            lease.commit_checked()
+            lease.commit_checked(status)
         except Exception as error:
             if done:
                 unit.committed(done)

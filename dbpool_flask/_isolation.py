@@ -208,11 +208,10 @@ class IsolatedLease(ContextLease):
         """Return the status of the context's own unit."""
         return super().status() if self._pinned.is_open(self) else IDLE
 
-    def _check_transaction(self) -> None:
-        if self._pinned.is_open(self):
-            super()._check_transaction()
+    def _check_transaction(self) -> int:
+        return super()._check_transaction() if self._pinned.is_open(self) else IDLE
 
-    def _commit(self) -> None:
+    def _commit(self, status: int) -> None:
         self._pinned.commit(self)
 
     def _roll_back(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dbpool import TransactionAborted
 from dbpool._keeper import Guard
-from dbpool._lease import check, commit, roll_back
+from dbpool._lease import check, commit_checked, roll_back
 from dbpool._session import Reports, clean_session
 from dbpool.drivers._session import changes_session
 from dbpool.drivers.base import IDLE, INTRANS
@@ -86,10 +86,10 @@ class ContextLease:
     def adopt(self, cursor: Any) -> Any:
         """Remember a cursor of the driver's, so that it ends with the lease."""
         cursors = self._cursors
-        if len(cursors) >= self._limit:
+        cursors.append(weakref.ref(cursor))
+        if len(cursors) > self._limit:
             cursors[:] = [ref for ref in cursors if ref() is not None]
             self._limit = max(16, 2 * len(cursors))
-        cursors.append(weakref.ref(cursor))
         if self.conn is None:  # the end came between making it and remembering it
             _close(cursor)
             raise released()
@@ -137,17 +137,22 @@ class ContextLease:
         finally:
             self.leave()
 
-    def check(self) -> None:
-        """Raise TransactionAborted if this could not be committed; no round trip."""
+    def check(self) -> int:
+        """Return the status for `commit_checked`; no round trip.
+
+        Raises TransactionAborted if this could not be committed.
+        """
         self.raw()
         if self.unit.doomed:
             raise self.aborted("db.doom() was called")
         if self.lost:
-            return
-        self._check_transaction()
+            return IDLE
+        status = self._check_transaction()
         if self.torn:
             raise self.aborted("an operation on this connection was cut short (by a timeout?)")
-        self.check_left()
+        if self.blocks:
+            self.check_left()
+        return status
 
     def check_left(self) -> None:
         """Raise TransactionAborted if a block is still open."""
@@ -158,15 +163,14 @@ class ContextLease:
         """Commit what is open. Raises what `check` raises, CommitUnknown, the driver's errors."""
         self.raw()
         self.refuse_in_block("commit")
-        self.check()
-        self.commit_checked()
+        self.commit_checked(self.check())
 
-    def commit_checked(self) -> None:
-        """Commit, after `check` has found nothing against it."""
+    def commit_checked(self, status: int) -> None:
+        """Commit, after `check` has found nothing against it and returned the status."""
         if not self.lost:
-            if self.unit.wrote is False and self.name == PRIMARY and self.status() != IDLE:
+            if status != IDLE and self.unit.wrote is False and self.name == PRIMARY:
                 self.unit.wrote = True
-            self._commit()
+            self._commit(status)
 
     def rollback(self) -> None:
         """Roll back what is open; if the link is broken, the server does."""
@@ -201,11 +205,11 @@ class ContextLease:
         except Exception:  # the link is gone, and with it the transaction
             return True
 
-    def _check_transaction(self) -> None:
-        check(self.pool, self.conn)
+    def _check_transaction(self) -> int:
+        return check(self.pool, self.conn)
 
-    def _commit(self) -> None:
-        commit(self.pool, self.conn)
+    def _commit(self, status: int) -> None:
+        commit_checked(self.pool, self.conn, status)
 
     def _roll_back(self) -> bool:
         """Roll back what is open. True if the connection is of no further use."""
@@ -255,11 +259,14 @@ class ContextLease:
         close = True
         try:
             if not (torn or self.torn or self.lost or self.broken):
-                close = roll_back(self.pool, conn)
-                close = self._close_cursors() or close
+                pool = self.pool
+                close = pool._driver.transaction_status(conn) != IDLE and roll_back(pool, conn)
+                if self._cursors:
+                    close = self._close_cursors() or close
                 if self._was_read_only is not _NEVER and not close:
                     _dialect.restore_access(conn, self._was_read_only)
-                if not close and self._has_changed(conn):
+                reports = self._reports  # reset="auto"
+                if reports and not close and (not self.notices or reports.differ(conn)):
                     close = not clean_session(self.pool, conn)
         finally:
             try:
@@ -271,11 +278,6 @@ class ContextLease:
                     self.pool.name,
                 )
 
-    def _has_changed(self, conn: Any) -> bool:
-        """Return whether `reset="auto"` has to clean the session; no round trip."""
-        reports = self._reports
-        return reports is not None and (not self.notices or reports.differ(conn))
-
     def _close_cursors(self) -> bool:
         """Close the cursors. True if one survives on the server (WITH HOLD)."""
         survives = False
@@ -283,7 +285,8 @@ class ContextLease:
             cursor = ref()
             if cursor is None:
                 continue
-            if getattr(cursor, "name", None) is None:
+            name = getattr(cursor, "name", None)
+            if name is None:
                 _close(cursor)
             elif getattr(cursor, "withhold", False) and not cursor.closed:
                 survives = True

@@ -196,21 +196,22 @@ class Psycopg2Driver:
         _set_session(conn, _UNSET)
         _set_session(conn, wanted, autocommit=True)
 
+    # In autocommit mode psycopg2's own commit() and rollback() send nothing, whatever a BEGIN sent
+    # as SQL has opened on the server.
+
     def commit(self, conn: Any) -> None:
         """Commit what is open, a raw BEGIN in autocommit mode included."""
-        self._end(conn, "COMMIT", conn.commit)
+        if conn.autocommit and conn.get_transaction_status() != IDLE:
+            self._execute(conn, "COMMIT")
+        else:
+            conn.commit()
 
     def rollback(self, conn: Any) -> None:
         """Roll back what is open, a raw BEGIN in autocommit mode included."""
-        self._end(conn, "ROLLBACK", conn.rollback)
-
-    def _end(self, conn: Any, command: str, method: Any) -> None:
-        # In autocommit mode psycopg2's commit() and rollback() send nothing, whatever a BEGIN
-        # sent as SQL has opened on the server.
         if conn.autocommit and conn.get_transaction_status() != IDLE:
-            self._execute(conn, command)
+            self._execute(conn, "ROLLBACK")
         else:
-            method()
+            conn.rollback()
 
     def discard_session(self, conn: Any) -> None:
         """Forget all session state (`DISCARD ALL`); the connection is not in a transaction."""
