@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FencedConnection", "FencedCursor"]
 
-_set = object.__setattr__
-
 # Methods of the drivers that take a statement: what `reset="auto"` has to look at.
 _STATEMENTS = frozenset(("execute", "executemany", "copy_expert", "copy", "stream"))
 
@@ -96,7 +94,7 @@ class FencedConnection(_Fenced):
     _cursor_type: ClassVar[type[FencedCursor]]
 
     def __init__(self, lease: ContextLease) -> None:
-        _set(self, "_lease", lease)
+        _set_lease(self, lease)
 
     def _target(self) -> Any:
         return self._lease.raw()
@@ -169,9 +167,9 @@ class FencedCursor(_Fenced):
     _cursor: Any
 
     def __init__(self, connection: FencedConnection, lease: ContextLease, cursor: Any) -> None:
-        _set(self, "_lease", lease)
-        _set(self, "_connection", connection)
-        _set(self, "_cursor", cursor)
+        _set_lease(self, lease)
+        _set_connection(self, connection)
+        _set_cursor(self, cursor)
 
     def _target(self) -> Any:
         if self._lease.conn is None:
@@ -197,15 +195,15 @@ class FencedCursor(_Fenced):
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Execute a statement, with the driver's arguments and result."""
-        if self._lease.conn is None:
+        lease, cursor = self._lease, self._cursor
+        if lease.conn is None:
             raise released()
-        cursor = self._cursor
-        if self._lease.notices:
-            self._lease.notice(*args, **kwargs)
+        if lease.notices:
+            lease.notice(*args, **kwargs)
         try:
             result = cursor.execute(*args, **kwargs)
         except Exception as error:
-            self._lease.note_error(error)
+            lease.note_error(error)
             raise
         return self if result is cursor else result
 
@@ -249,11 +247,13 @@ class FencedCursor(_Fenced):
         return next(self._target())
 
     def __enter__(self) -> FencedCursor:
-        self._target()
+        if self._lease.conn is None:
+            raise released()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        if self._lease.conn is not None:
+            self._cursor.close()
 
     def __repr__(self) -> str:
         state = "given back" if self._lease.conn is None else type(self._cursor).__name__
@@ -261,6 +261,11 @@ class FencedCursor(_Fenced):
 
 
 FencedConnection._cursor_type = FencedCursor
+
+# Their own fields, past the __setattr__ that is for the driver's objects.
+_set_lease = vars(_Fenced)["_lease"].__set__
+_set_connection = vars(FencedCursor)["_connection"].__set__
+_set_cursor = vars(FencedCursor)["_cursor"].__set__
 
 
 class _Method:
