@@ -26,8 +26,9 @@ class HealthEndpoint:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        if not self.check.matches(path):
+        path, prefix = environ.get("PATH_INFO", ""), self.check.prefix
+        # Nearly every request is none of ours: one look says so.
+        if prefix is None or not path.startswith(prefix) or not self.check.matches(path):
             return self.app(environ, start_response)
         status, headers, body = self.check.respond(
             environ["REQUEST_METHOD"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from flask.signals import (
     request_tearing_down,
 )
 
-from ._context import _cv_app, current_context
+from ._context import app_context, request_context
 from ._modes import Mode, mode_of
 from ._scope import Scope
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ._isolation import Isolation
 
     CommitVeto = Callable[[Request, Response], object]
-    Scopes = MutableMapping[AppContext | RequestContext, Scope]
 
 __all__ = ["AppState", "propagates"]
 
@@ -47,42 +46,78 @@ class AppState:
         pools: dict[str, ConnectionPool],
         reports: Mapping[str, Reports],
         replica: str | None,
-        scopes: Scopes,
+        slot: str,
         mode: Mode,
         commit_veto: CommitVeto | None,
     ) -> None:
         self._pools = MappingProxyType(pools)
         self.reports = reports
         self.replica = replica
-        self._scopes = scopes
+        self._slot = slot  # where a context has its scope
         self._mode = mode
         self._veto = commit_veto
-        self._opened = False
-        self._watches_teardown = False
+        self.opened: Mapping[str, ConnectionPool] = {}  # what `pools` returns, from its first use
+        self._listens = self._watches_teardown = False
         self.isolation: Isolation | None = None
 
     def pools(self) -> Mapping[str, ConnectionPool]:
         """Return the pools by name, open (which does not mean connected)."""
-        if not self._opened:
+        if not self.opened:
             for pool in self._pools.values():
                 pool.open()
-            self._opened = True
-        return self._pools
+            self.opened = self._pools
+        return self.opened
 
     def scope(self, context: AppContext | RequestContext) -> Scope:
         """Return the scope of that context, which is made on first use."""
-        scope = self._scopes.get(context)
+        scope: Scope | None = getattr(context, self._slot, None)
         if scope is None:
-            scope = self._scopes.setdefault(context, Scope(context, self, self._mode))
+            # Two threads of one context may come at once: the first one's is everybody's.
+            scope = vars(context).setdefault(self._slot, Scope(context, self, self._mode))
         return scope
 
     def connect(self, app: Flask) -> None:
         """Take part in the life of the app's contexts."""
-        # Receivers are held weakly: bound methods of an object that app.extensions keeps.
-        request_started.connect(self._started, app)
-        request_finished.connect(self._finished, app)
-        app.teardown_request(self._tear_down_request)
-        app.teardown_appcontext(self._tear_down_app_context)
+        slot, default = self._slot, self._mode
+
+        # Plain functions, since Flask and blinker take longer to unwrap a bound method than ours
+        # to do what they do; and each leaves at once where there is nothing to do.
+        def started(sender: Flask, **kwargs: Any) -> None:
+            if not self._listens:
+                # Behind those who were there before the first request, as far as blinker keeps
+                # an order: if one of them fails, nothing is committed yet.
+                request_finished.connect(finished, sender)
+                self._listens = True
+            context: Any = request_context(None)
+            rule = context.request.url_rule
+            view = None if rule is None else sender.view_functions.get(rule.endpoint)
+            mode = default if view is None else mode_of(view, default)
+            scope: Scope | None = getattr(context, slot, None)
+            if scope is None:  # as `scope` makes it, but nobody else knows this context yet
+                scope = Scope(context, self, mode)
+                setattr(context, slot, scope)
+            scope.begin(mode)
+
+        def finished(sender: Flask, response: Response, **kwargs: Any) -> None:
+            scope: Scope | None = getattr(request_context(None), slot, None)
+            if scope is not None:
+                self._finish(scope, response)
+
+        def tear_down_request(error: BaseException | None) -> None:
+            scope: Scope | None = getattr(request_context(None), slot, None)
+            if scope is not None and scope.has_leftovers():
+                self._clean(scope, error)
+
+        def tear_down_app_context(error: BaseException | None) -> None:
+            scope: Scope | None = getattr(app_context(None), slot, None)
+            if scope is not None and scope.has_leftovers():
+                self._clean(scope, error)
+
+        # Signals hold their receivers weakly, and app.extensions holds this object.
+        self._started, self._finished = started, finished
+        request_started.connect(started, app)
+        app.teardown_request(tear_down_request)
+        app.teardown_appcontext(tear_down_app_context)
 
     def watch_teardown(self) -> None:
         """Look again when all teardown functions have run.
@@ -98,22 +133,11 @@ class AppState:
 
     # -- the end of a request
 
-    def _started(self, sender: Flask, **kwargs: Any) -> None:
-        context: Any = current_context()
-        if context is not None:
-            rule = context.request.url_rule
-            view = None if rule is None else sender.view_functions.get(rule.endpoint)
-            self.scope(context).begin(mode_of(view, self._mode))
-
-    def _finished(self, sender: Flask, response: Response, **kwargs: Any) -> None:
+    def _finish(self, scope: Scope, response: Response) -> None:
         """Commit or roll back: the last moment at which the client can be told of a failure.
 
         Comes a second time, with the answer of the app's error handlers, if this raises.
         """
-        context = current_context()
-        scope = None if context is None else self._scopes.get(context)
-        if scope is None:
-            return
         if scope.ended:
             if scope.committed and response.status_code >= 500:
                 logger.error(
@@ -124,8 +148,10 @@ class AppState:
                 )
             return
         try:
-            commit = response.status_code < 400 and not self._vetoed(scope, response)
-            if not (commit and scope.keeps_open and response.is_streamed and scope.start_stream()):
+            commit = response.status_code < 400 and not (
+                self._veto and scope.used and self._veto(flask.request, response)
+            )
+            if not (scope.keeps_open and commit and response.is_streamed and scope.start_stream()):
                 scope.finish(commit)
         except BaseException:
             # The answer is dropped. If it is a stream that has its context pushed (Flask up to
@@ -136,30 +162,15 @@ class AppState:
                 logger.exception("closing an answer that could not be committed failed")
             raise
 
-    def _vetoed(self, scope: Scope, response: Response) -> bool:
-        if self._veto is None or not scope.used:
-            return False
-        return bool(self._veto(flask.request, response))
-
     # -- whatever is left; these may run twice for one context and never raise
 
-    def _tear_down_request(self, error: BaseException | None) -> None:
-        self._clean(current_context(), error)
-
-    def _tear_down_app_context(self, error: BaseException | None) -> None:
-        # Not current_context(): a bare app context may end inside a request that goes on.
-        self._clean(_cv_app.get(None), error)
-
     def _tear_down_request_again(self, sender: Flask, **kwargs: Any) -> None:
-        self._clean(current_context(), kwargs.get("exc"))
+        self._clean(getattr(request_context(None), self._slot, None), kwargs.get("exc"))
 
     def _tear_down_app_context_again(self, sender: Flask, **kwargs: Any) -> None:
-        self._clean(_cv_app.get(None), kwargs.get("exc"))
+        self._clean(getattr(app_context(None), self._slot, None), kwargs.get("exc"))
 
-    def _clean(
-        self, context: AppContext | RequestContext | None, error: BaseException | None
-    ) -> None:
-        scope = None if context is None else self._scopes.get(context)
+    def _clean(self, scope: Scope | None, error: BaseException | None) -> None:
         if scope is None:
             return
         # GeneratorExit reaches a stream at its yield, never inside a call of the driver.

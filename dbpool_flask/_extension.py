@@ -13,7 +13,7 @@ from dbpool.health import HealthCheck
 from . import _config
 from ._app import AppState
 from ._commands import commands
-from ._context import current_context
+from ._context import current_context, slot
 from ._farewell import close_with
 from ._isolation import Isolation
 from ._modes import mark
@@ -55,7 +55,7 @@ class DBPool:
     def __init__(self, app: Flask | None = None, *, commit_veto: CommitVeto | None = None) -> None:
         self._commit_veto = commit_veto
         self._apps: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
-        self._scopes: WeakKeyDictionary[AppContext | RequestContext, Scope] = WeakKeyDictionary()
+        self._slot = slot()
         if app is not None:
             self.init_app(app)
 
@@ -74,7 +74,7 @@ class DBPool:
             )
         pools, reports = _config.make_pools(app.config)
         replica, mode = _config.replica(app.config, pools), _config.mode(app.config)
-        state = AppState(pools, reports, replica, self._scopes, mode, self._commit_veto)
+        state = AppState(pools, reports, replica, self._slot, mode, self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
         answer_unavailable(app)
@@ -95,7 +95,7 @@ class DBPool:
         when it has none to give: PoolTimeout and its kin, each also the driver's
         OperationalError; RuntimeError outside any context.
         """
-        scope = self._scope()
+        scope: Scope = getattr(current_context(), self._slot, None) or self._scope()
         return scope.connection(database(scope) if scope.routed else PRIMARY)
 
     def get_connection(self, name: str | None = None) -> FencedConnection:
@@ -224,8 +224,7 @@ class DBPool:
     # --
 
     def _scope(self) -> Scope:
-        context = current_context()
-        scope = None if context is None else self._scopes.get(context)
+        scope: Scope | None = getattr(current_context(), self._slot, None)
         if scope is None:
             context = self._context()
             scope = self._app_state(context.app).scope(context)

@@ -48,19 +48,15 @@ class Scope:
     ) -> None:
         self._owner = ContextOwner(context)
         self._lender = lender
+        self.replica = lender.replica  # the name of the default database's replica
         self._fences: dict[str, FencedConnection] = {}  # in the order of acquiring
-        self._unit = Unit(lender.replica is not None)
+        self._unit = Unit(self.replica is not None)
         self.mode = mode
 
     @property
     def commits(self) -> bool:
         """Whether the end of a request is going to commit what is done now."""
         return self.dispatched and not self.ended and self.mode.commits
-
-    @property
-    def replica(self) -> str | None:
-        """The name of the default database's replica."""
-        return self._lender.replica
 
     @property
     def used(self) -> bool:
@@ -91,30 +87,33 @@ class Scope:
     def _take(self, name: str) -> FencedConnection:
         if name == self.replica and self._lender.isolation is not None:
             return self.connection(PRIMARY)  # only there what a test has written can be seen
-        fence = self._lend(name)
+        fence, mode = self._lend(name), self.mode
         lease = fence._lease
-        try:
-            if self.mode.autocommit:
-                lease.set_autocommit()
-                self._unit.wrote = self._unit.wrote is not None
-            if self.ended or self.mode.read_only or name == self.replica:
-                lease.make_read_only()
-        except BaseException:
-            lease.give_back(torn=True)
-            raise
+        if mode.autocommit or mode.read_only or self.ended or name == self.replica:
+            try:
+                if mode.autocommit:
+                    lease.set_autocommit()
+                    self._unit.wrote = self._unit.wrote is not None
+                if self.ended or mode.read_only or name == self.replica:
+                    lease.make_read_only()
+            except BaseException:
+                lease.give_back(torn=True)
+                raise
         kept = self._fences.setdefault(name, fence)
         if kept is not fence:  # another thread of the same context was first
             lease.give_back()
         return kept
 
     def _lend(self, name: str) -> FencedConnection:
-        pool, owner = self.pool(name), self._stream or self._owner
+        lender, owner = self._lender, self._stream or self._owner
+        pool = lender.opened.get(name)
+        if pool is None:
+            pool = self.pool(name)
         if self._cleaned:
-            self._lender.watch_teardown()
-        isolation = self._lender.isolation
-        if isolation is not None:
-            return isolation.lend(name, self._unit, owner)
-        reports = self._lender.reports.get(name)
+            lender.watch_teardown()
+        if lender.isolation is not None:
+            return lender.isolation.lend(name, self._unit, owner)
+        reports = lender.reports.get(name)
         if self.ended:
             return WatchedConnection(LateLease(name, pool, self._unit, owner, reports))
         return FencedConnection(ContextLease(name, pool, self._unit, owner, reports))
@@ -217,7 +216,7 @@ class Scope:
         connections are back as well, and the request goes on (to its error handlers).
         """
         self._stream = None
-        if not self._fences and not self._unit:
+        if not self._fences and not self._unit.hooks:
             self.ended = True
             return
         leases = self._withdraw()
@@ -226,7 +225,10 @@ class Scope:
         torn = True
         try:
             if commit:
-                self._commit(leases)
+                if self.replica is None:
+                    commit_all(leases, self._unit)
+                else:
+                    self._commit(leases, None)
             elif wanted and not self._unit.doomed:
                 check_ended(leases, self.mode.autocommit)
             torn = False
@@ -238,10 +240,18 @@ class Scope:
             raise
         finally:
             give_back_all(leases, torn)
-            if commit and not torn:
-                self._unit.committed(None)
-            elif not torn:
-                self._unit.rolled_back(None)
+            if self._unit.hooks and not torn:
+                if commit:
+                    self._unit.committed(None)
+                else:
+                    self._unit.rolled_back(None)
+
+    def has_leftovers(self) -> bool:
+        """Return whether `clean` has anything to do. What is taken from now on comes late."""
+        if self._fences or self._unit.hooks or not (self.ended or self._cleaned):
+            return True
+        self._cleaned = True
+        return False
 
     def losing(self) -> list[str]:
         """Return the databases on which cleaning up now undoes what was written, unasked."""
@@ -257,7 +267,7 @@ class Scope:
         self._cleaned = True
         if self._fences:
             give_back_all(self._withdraw(), torn)
-        if self._unit:
+        if self._unit.hooks:
             self._unit.rolled_back(None)
 
     def _withdraw(self) -> list[ContextLease]:
@@ -271,7 +281,7 @@ class Scope:
         leases.reverse()
         return leases
 
-    def _commit(self, leases: list[ContextLease], named: str | None = None) -> None:
+    def _commit(self, leases: list[ContextLease], named: str | None) -> None:
         """Commit; on a replica only if it is named: whatever has failed there, nothing is lost."""
         if self.replica is not None:
             leases = [x for x in leases if x.name != self.replica or x.name == named]

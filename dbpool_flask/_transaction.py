@@ -56,7 +56,7 @@ class Transaction:
             lease.set_writable(True)
         self._open(lease)
         self._lease = lease
-        self._hooks = len(lease.unit)
+        self._hooks = len(lease.unit.hooks)
         lease.blocks.append(self)
         return connection
 
