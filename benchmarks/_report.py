@@ -104,6 +104,19 @@ class Table:
             yield f"  ({note})"
         yield from map(str, self.goals)
 
+    def page(self) -> Iterator[str]:
+        """Yield the table as Markdown: medians, notes and goals."""
+        yield f"**{self.title}**"
+        yield ""
+        yield "| | " + " | ".join(column.heading for column in self.columns) + " |"
+        yield "|---" * (1 + len(self.columns)) + "|"
+        for name, row in self.rows.items():
+            cells = (c.form.format(median(row[c.key])) if row[c.key] else "-" for c in self.columns)
+            yield f"| {name} | {' | '.join(cells)} |"
+        yield ""
+        for text in (*self.notes, *(str(goal).strip() for goal in self.goals)):
+            yield f"* {text}"
+
     def _cell(self, name: str, column: Column) -> str:
         values = self.rows[name][column.key]
         if not values:

@@ -2,6 +2,7 @@
 
     make bench-flask                              everything, three minutes
     make bench-flask ARGS='--rounds 20'           with more rounds
+    make bench-flask ARGS='--page docs/flask-benchmark.md'   and put the tables into that page
 
 Each app has a process of its own, which calls it through `wsgi_app`; they take turns within every
 round, so that what else the machine does hits all of them. 16 threads share 4 connections: once at
@@ -20,13 +21,15 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks._flask_apps import APPS, CONNECTIONS, PACKAGES
 from benchmarks._machine import closing, environment, opening
 from benchmarks._report import Column, Table, rotated
 from testproject.postgres import PostgresServer, PostgresUnavailable
 
-OURS, THEIRS = "dbpool", "psycopg2.pool by hand"
+OURS, THEIRS, CAREFUL = "dbpool", "psycopg2.pool by hand", "the same with care"
+BEGIN, END = "<!-- measured -->", "<!-- end -->"
 THREADS = 16
 RATE = 1000.0  # requests/s at random moments: what one processor does without queues
 _COLUMNS = (
@@ -34,6 +37,7 @@ _COLUMNS = (
     Column("p99", "p99, µs", "{:.0f}"),
     Column("longest", "longest, ms", "{:.1f}"),
     Column("rate", "requests/s", "{:.0f}"),
+    Column("processor", "processor, µs/request", "{:.0f}"),
 )
 _PACKAGES = (
     "Flask",
@@ -113,7 +117,26 @@ def measure(
             most=1.0,
             form="{:.3f} x",
         )
+    if rate is None:
+        served = table.ratio(OURS, THEIRS, "rate")
+        table.goal(
+            f"dbpool serves at least as many as {THEIRS}", served, least=1.0, form="{:.3f} x"
+        )
+    for name in (THEIRS, CAREFUL):
+        ratio = table.ratio(OURS, name, "processor")
+        if ratio is not None:
+            table.notes.append(f"processor time of dbpool: {ratio:.3f} x that of {name}")
     return table
+
+
+def put_into(page: Path, about: dict[str, Any], tables: list[Table]) -> None:
+    """Replace what stands between the two marks of a page by the tables."""
+    head, _, rest = page.read_text().partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    lines = [BEGIN, *(line + "  " for line in opening(about).splitlines())]
+    for table in tables:
+        lines += ["", *table.page()]
+    page.write_text("\n".join([head + lines[0], *lines[1:], "", END]) + tail)
 
 
 def _is_absent(name: str) -> bool:
@@ -130,11 +153,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="seconds only: does it run at all?")
     parser.add_argument("--only", help="apps, separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into that page")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds = 1, 0.1
     if options.rounds < 1:
         parser.error("--rounds takes a whole number, 1 or more")
+    if options.page and not (
+        options.page.exists() and END in options.page.read_text().partition(BEGIN)[2]
+    ):
+        parser.error(f"--page takes a page with lines {BEGIN} and {END} to put the tables between")
     options.names = options.only.split(",") if options.only else list(APPS)
     unknown = [name for name in options.names if name not in APPS]
     if unknown:
@@ -164,6 +192,8 @@ def main(arguments: list[str]) -> None:
                 tables.append(table)
                 print("\n".join(table.lines()), flush=True)
     print(closing(about, tables, options.json))
+    if options.page:
+        put_into(options.page, about, tables)
 
 
 if __name__ == "__main__":
