@@ -316,7 +316,7 @@ def test_an_app_that_started_before_its_database_serves_as_soon_as_that_is_up(
             return str(cursor.fetchone())
 
     breakable_postgres.stop("immediate")
-    assert site.client().get("/").status_code == 500
+    assert site.client().get("/").status_code == 503
     breakable_postgres.start()
     wait_until(lambda: site.client().get("/").status_code == 200, message="it serves")
 
