@@ -492,3 +492,15 @@ def test_looks_from_many_threads_do_not_collide(pg_pool: MakePool) -> None:
         sweeper.result(PATIENCE)
     assert pool.get_stats()["connections_closed"] == {}
     expect_full_capacity(pool)
+
+
+def test_one_whose_life_is_over_is_not_lent_though_a_look_finds_nothing(
+    stub_pool: MakePool,
+) -> None:
+    pool = stub_pool(max_size=1, validate_after=0)
+    conn = pool.getconn()
+    pool.putconn(conn)
+    (entry,) = pool._entries
+    entry.expires_at = time.monotonic()  # and no sweep has come by yet
+    assert pool.getconn() is not conn
+    assert conn.closed

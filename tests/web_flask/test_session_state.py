@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Response, stream_with_context
 
+from dbpool._session import Reports
 from dbpool_flask import DBPool
 from tests.web_flask.conftest import DRIVER, Database, MakeSite, Site, pg
 
@@ -269,3 +270,21 @@ def test_a_wrong_word_is_refused_with_those_that_are_possible(database: Database
     app.config.update(DBPOOL_URL=database.url, DBPOOL_OPTIONS={"reset": "auot"})
     with pytest.raises(ValueError, match="reset='auot' is not possible: it takes \"auto\", "):
         DBPool(app)
+
+
+def test_sessions_that_began_differently_are_each_compared_with_their_own_beginning(
+    site: Site,
+) -> None:
+    reports = Reports()
+    zones = ("UTC", "UTC", "Asia/Tokyo")
+    connections = [pg.connect(site.database.dsn, options=f"-c TimeZone={zone}") for zone in zones]
+    try:
+        for conn in connections:
+            reports.configure(conn)
+        assert [reports.differ(conn) for conn in connections] == [False, False, False]
+        for conn, zone in zip(connections, ("UTC", "Asia/Tokyo", "UTC"), strict=True):
+            conn.cursor().execute(f"SET TimeZone TO '{zone}'")
+        assert [reports.differ(conn) for conn in connections] == [False, True, True]
+    finally:
+        for conn in connections:
+            conn.close()
