@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from . import _ending, _growth, _handover, _knock, _role, _socket, drivers
 from ._entry import Entry
 from ._fork_gate import NoFork
 from ._keeper import Guard, keeper
-from .drivers.base import IDLE, PERMANENT
+from .drivers.base import IDLE, PERMANENT, UNKNOWN
 from .errors import PoolError
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ class Attempt:
     point gives the slot back.
     """
 
-    __slots__ = ("__weakref__", "arrived", "overdue_at", "since", "unwanted")
+    __slots__ = ("__weakref__", "arrived", "in_callback", "overdue_at", "since", "unwanted")
 
     def __init__(self, now: float, connect_timeout: float) -> None:
         self.arrived = False  # its connection is one of the pool's, and on its way to a caller
+        self.in_callback = False  # whether one of the user's is at work
         self.unwanted = ""  # why its connection is to be closed on arrival
         self.since = now
         self.overdue_at = now + connect_timeout + OVERRUN
@@ -51,11 +53,12 @@ class Attempt:
 class Failure:
     """Why connecting failed, as a waiter is told; each raises an exception of its own."""
 
-    __slots__ = ("error", "reason")
+    __slots__ = ("error", "in_callback", "reason")
 
-    def __init__(self, error: BaseException, reason: str) -> None:
+    def __init__(self, error: BaseException, reason: str, in_callback: bool = False) -> None:
         self.error = error
         self.reason = reason
+        self.in_callback = in_callback  # of the user's: it says nothing about the server
 
 
 def make(pool: ConnectionPool, attempt: Attempt) -> None:
@@ -66,10 +69,10 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
     try:
         conn = connect(pool, f"dbpool:{pool.name}", attempt)
         _check_role(pool, conn)
-        _configure(pool, conn)
+        _configure(pool, attempt, conn)
         entry = _admit(pool, attempt, conn, started)
     except BaseException as error:
-        _failed(pool, attempt, error)
+        _failed(pool, attempt, error, conn)
         if not isinstance(error, Exception):
             raise
     finally:
@@ -95,12 +98,12 @@ def connect(
     """
     conninfo, kwargs = pool._conninfo, pool._kwargs
     if callable(conninfo):
-        conninfo = conninfo()
+        conninfo = _call(attempt, conninfo)
         if conninfo is None:  # what choose() takes for one that comes later
             raise TypeError("the conninfo callable returned None: it must return a string")
         conninfo = drivers.choose(conninfo, pool._driver)[1] or ""
     if callable(kwargs):
-        kwargs = kwargs()
+        kwargs = _call(attempt, kwargs)
     if own_name and (option := getattr(pool._driver, "name_option", None)):
         kwargs = {**kwargs, option: name}
     if (address := getattr(pool._driver, "address", None)) is not None:
@@ -131,6 +134,16 @@ def _wait_for_answer(pool: ConnectionPool, where: Any) -> None:
         raise pool._driver.OperationalError("timeout expired: nothing answers at that address")
 
 
+def _call(attempt: Attempt | None, callback: Callable[..., Any], *args: Any) -> Any:
+    """Call one of the user's, whose error is none of the server's."""
+    if attempt is None:
+        return callback(*args)
+    attempt.in_callback = True
+    answer = callback(*args)
+    attempt.in_callback = False
+    return answer
+
+
 def _check_role(pool: ConnectionPool, conn: Any) -> None:
     if not _role.fits(pool, conn):
         raise pool._driver.OperationalError(
@@ -139,17 +152,23 @@ def _check_role(pool: ConnectionPool, conn: Any) -> None:
         )
 
 
-def _configure(pool: ConnectionPool, conn: Any) -> None:
+def _configure(pool: ConnectionPool, attempt: Attempt, conn: Any) -> None:
     if pool._configure is None:
         return
     with Guard(pool, conn, pool._connect_timeout):
-        pool._configure(conn)
+        _call(attempt, pool._configure, conn)
     status = pool._driver.transaction_status(conn)
-    if status != IDLE:
+    if status == IDLE:
+        return
+    attempt.in_callback = True
+    if status == UNKNOWN:
         raise PoolError(
-            f"configure left a connection of pool {pool.name!r} in a transaction (status "
-            f"{status}): commit there, or set autocommit"
+            f"configure left a connection of pool {pool.name!r} closed, or its link was lost"
         )
+    raise PoolError(
+        f"configure left a connection of pool {pool.name!r} in a transaction (status "
+        f"{status}): commit there, or set autocommit"
+    )
 
 
 def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) -> Entry | None:
@@ -223,12 +242,19 @@ def _in_callbacks(traceback: TracebackType | None) -> TracebackType | None:
     return None if str(ours).startswith("dbpool.") else traceback
 
 
-def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> None:
-    """Put the next attempt off, and tell those whom waiting cannot help."""
+def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: Any) -> None:
+    """Put the next attempt off, and tell those whom waiting cannot help.
+
+    Arguments: `conn`, still open, if it was the callback for it that failed.
+    """
     now = time.monotonic()
-    reason = pool._driver.reason(error)
+    # What a callback met with is the server's word only if the link was lost beneath it.
+    in_callback = attempt.in_callback and not (
+        conn is not None and pool._driver.is_disconnect(conn, error)
+    )
+    reason = "connect_failed" if in_callback else pool._driver.reason(error)
     error = error.with_traceback(_in_callbacks(error.__traceback__))
-    failure = Failure(error, reason)
+    failure = Failure(error, reason, in_callback)
     with pool._lock:
         pool._connecting.pop(id(attempt), None)
         pool._totals.connects += 1

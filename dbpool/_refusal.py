@@ -57,6 +57,11 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
                 f"no new connection passes its check ({type(cause).__name__}): see the cause, and "
                 "what check does"
             )
+        elif failure.in_callback:
+            why = (
+                f"connecting fails with {type(cause).__name__}, in a callback: see the cause, and "
+                "what conninfo, kwargs and configure do"
+            )
         elif not isinstance(cause, (pool._driver.OperationalError, OSError)):
             why = (
                 f"connecting fails with {type(cause).__name__}, which is none of the server's "

@@ -811,6 +811,16 @@ def test_a_configure_that_leaves_a_transaction_is_the_cause_and_says_what_to_do(
     wait_until(lambda: count_sessions(postgres, "dbpool:left open") == 0, PATIENCE)
 
 
+def test_a_configure_that_closes_the_connection_is_not_told_of_a_transaction(
+    pg_pool: MakePool,
+) -> None:
+    pool = pg_pool(configure=lambda conn: conn.close())
+    with pytest.raises(PoolTimeout) as caught:
+        pool.getconn(timeout=0.5)
+    assert "closed" in str(caught.value.__cause__)
+    assert "transaction" not in str(caught.value.__cause__)
+
+
 class Interrupted(BaseException):
     """Neither driver nor user meant it."""
 

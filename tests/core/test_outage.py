@@ -188,16 +188,34 @@ def test_one_failed_connect_is_no_outage_while_something_is_open(
     assert pool.get_stats()["connections_errors"] == 1
 
 
-def test_an_error_of_a_callback_is_no_outage(stub_pool: MakePool, stub: StubDriver) -> None:
-    def fail(conn: object) -> None:
-        raise KeyError("no such setting")
+@pytest.mark.parametrize("error", [KeyError("no such setting"), StubError("auth")], ids=repr)
+@pytest.mark.parametrize("option", ["configure", "kwargs", "conninfo"])
+def test_an_error_of_a_callback_is_no_outage(
+    option: str, error: Exception, new_pool: MakePool, stub: StubDriver
+) -> None:
+    """Nor is one of the driver's own, from a setting refused, or from where passwords are kept."""
 
-    pool = stub_pool(configure=fail, down_wait=0.0)
+    def fail(*_: object) -> Any:
+        raise error
+
+    given: dict[str, Any] = {option: fail}
+    pool = new_pool(given.pop("conninfo", ""), driver=stub, down_wait=0.0, **given)
     gave_up_until(lambda: pool._backoff.failure is not None, pool)
-    with pytest.raises(PoolTimeout) as caught:
+    with pytest.raises(PoolTimeout, match="in a callback") as caught:
         pool.getconn(timeout=0.5)
     assert not isinstance(caught.value, PoolDown)
+    assert caught.value.__cause__ is error
     assert pool.state == "ok"
+
+
+def test_a_link_that_is_lost_in_configure_is_an_outage(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    def cut(conn: Any) -> None:
+        conn.alive = False
+        raise StubError("connect_refused")
+
+    assert told(stub_pool(configure=cut, down_wait=0.0)).cause == "connect_refused"
 
 
 @pytest.mark.outage
