@@ -59,7 +59,7 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
             )
         elif failure.in_callback:
             why = (
-                f"connecting fails with {type(cause).__name__}, in a callback: see the cause, and "
+                f"connecting fails with {type(cause).__name__}, in a callback: see its cause, and "
                 "what conninfo, kwargs and configure do"
             )
         elif not isinstance(cause, (pool._driver.OperationalError, OSError)):
