@@ -24,6 +24,7 @@ __all__ = ["answers", "found_dead", "ping_or_retire", "sweep", "take_idle", "upk
 logger = logging.getLogger("dbpool.pool")
 
 LEAST = 0.05  # seconds that the server is given for an answer, however little time is left
+NEW = 1.0  # seconds for which a connection that has not been lent yet is a new one
 LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quiet pool
 
 
@@ -38,15 +39,21 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
             retire(pool, held, entry.why)
             return False
         if pool._validate != "off":
+            error: Exception | None = None
             seen = _socket.look(entry.poll)
             if seen == _socket.DEAD:
-                found_dead(pool, held)
-                return False
-            if (
+                error = PoolError("the server has closed it already")
+            elif (
                 seen == _socket.SUSPECT
                 or pool._validate == "ping"
                 or now - entry.proved_at >= pool._ping_after
-            ) and not answers(pool, held, min(pool._ping_timeout, max(deadline - now, LEAST))):
+            ):
+                error = _ask(pool, held, min(pool._ping_timeout, max(deadline - now, LEAST)))
+            if error is not None:
+                # A pooler takes connections also while its server is away. Not where no new one
+                # has to answer: there nothing would tell that they do again.
+                if pool._validate == "ping" and not entry.uses and now - entry.born < NEW:
+                    _connecting.rejected(pool, error)
                 found_dead(pool, held)
                 return False
         else:
@@ -56,19 +63,29 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
     except BaseException:
         retire(pool, held, "broken")
         raise
+    if pool._backoff.checking:
+        with pool._lock:
+            pool._backoff.clear()
     return True
 
 
 def answers(pool: ConnectionPool, held: Held, seconds: float) -> bool:
     """Return whether the server answers a ping on this connection in time."""
+    return _ask(pool, held, seconds) is None
+
+
+def _ask(pool: ConnectionPool, held: Held, seconds: float) -> Exception | None:
+    """Ping; return what speaks against lending this connection, without its frames."""
     conn, entry = held
     try:
         with Guard(pool, conn, seconds):
             pool._driver.ping(conn)
-    except Exception:
-        return False
+    except Exception as error:
+        return error.with_traceback(None)
     pool._proved_at = entry.proved_at = time.monotonic()
-    return pool._driver.transaction_status(conn) == IDLE and _role.fits(pool, conn)
+    if pool._driver.transaction_status(conn) != IDLE:
+        return PoolError("a ping left the connection in a state of no use")
+    return None if _role.fits(pool, conn) else PoolError("the server is read-only")
 
 
 def ping_or_retire(pool: ConnectionPool, held: Held) -> None:
@@ -92,11 +109,7 @@ def _passes_check(pool: ConnectionPool, held: Held, deadline: float) -> bool:
         error: Exception = PoolError("the check left the connection in a state of no use")
     except Exception as raised:
         keep, error = False, raised
-    if keep:
-        if pool._backoff.checking:
-            with pool._lock:
-                pool._backoff.clear()
-    else:
+    if not keep:
         if not entry.uses:
             _connecting.rejected(pool, error)
         with pool._lock:

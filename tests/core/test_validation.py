@@ -411,6 +411,31 @@ def test_a_check_that_nothing_passes_is_tried_ever_less_often_and_is_blamed(
     assert pool._backoff.failure is None
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_new_connections_that_answer_no_ping_are_no_storm_of_connects(
+    background: bool, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """A pooler in front of a server that is away takes them all."""
+    away = [True]
+
+    def ping(conn: StubConnection) -> None:
+        if away:
+            raise StubError("no server behind it")
+
+    stub.hooks["ping"] = ping
+    pool = stub_pool(max_size=3, max_connecting=1, validate="ping", background=background)
+    callers = [in_thread(pool.getconn, 1.5) for _ in range(3)]
+    for caller in callers:
+        with pytest.raises(PoolTimeout, match=r"answers a ping \(StubError\): see") as e:
+            caller.result(PATIENCE)
+        assert str(e.value.__cause__) == "no server behind it"
+    assert len(stub.made) <= 3 + 15, "1.5 s of pauses of a tenth"
+    assert pool._backoff.pause > 0.15, "they do not grow"
+    away.clear()
+    expect_full_capacity(pool)
+    assert pool._backoff.failure is None
+
+
 def test_a_used_connection_that_fails_its_check_puts_no_connect_off(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
