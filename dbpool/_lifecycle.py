@@ -10,6 +10,7 @@ from . import _ending, _fork, _growth, _handover, _validation, options
 from ._handover import CLOSED
 from ._keeper import keeper
 from ._refusal import GONE, refusal
+from ._state import DOWN
 from ._waiting import Waiter, nap
 from .errors import PoolTimeout
 
@@ -125,8 +126,12 @@ def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
         for entry in order[: max(0, len(order) - max_size)]:
             _ending.expire(entry, "excess")
         pool.min_size, pool.max_size = min_size, max_size
+        if pool._reach.name == DOWN and len(pool._entries) >= max_size:
+            pool._reach.recover(pool)  # it has all that it may have: no connect would tell it
+            pool._backoff.clear()
     _end_idle(pool)
     _growth.grow(pool)
+    _growth.settle(pool)
 
 
 def _end_idle(pool: ConnectionPool) -> None:

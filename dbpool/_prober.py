@@ -115,7 +115,9 @@ class Prober:
 
     def _role_due(self, pool: ConnectionPool, now: float, known: Verdict) -> bool:
         """Return whether the role should be asked for, though all is known to be well."""
-        if known.status == FAIL or (self._good and now - self._good.at < ROLE_EVERY):
+        if known.status == FAIL or pool._reach.paused:
+            return False
+        if self._good and now - self._good.at < ROLE_EVERY:
             return False
         # A new connection is not worth it where nobody has said which role is right.
         return bool(pool._idle) or self._spare is not None or is_primary(pool)
@@ -190,7 +192,7 @@ class Prober:
                 if not finding.reason:
                     self._good = finding
                 # Without threads nobody would close it when it has been unused for a minute.
-                if pool._state == "closed" or not pool._background:
+                if pool._state == "closed" or pool._reach.paused or not pool._background:
                     unwanted, self._spare = self._spare, None
             flight.finding = finding
         flight.done.set()

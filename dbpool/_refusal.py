@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GONE", "refusal", "timed_out"]
 
+AT_ONCE = 0.05  # seconds in which nothing can be told of a server
 GONE = object()  # the answer a waiter gives itself when it stops waiting
 
 
@@ -72,6 +73,8 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
             )
     elif pool._reach.full:
         why = "the server has no room for more connections (too_many_connections)"
+    elif waited < AT_ONCE and in_use < pool.max_size:
+        why = "none is idle just now, and there was no time to wait for one"
     elif pool._connecting and in_use < pool.max_size:
         why = "connecting takes too long: is the database slow or unreachable?"
     elif in_use < pool.max_size:

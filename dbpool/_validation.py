@@ -229,7 +229,7 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
             due = min(due, max(pool._backoff.retry_at, now + 0.5))
         if pool._reach.name == DOWN:
             due = min(due, pool._reach.tell_at)
-            if not pool._backoff.given_up:
+            if not (pool._backoff.given_up or pool._reach.paused):
                 due = min(due, max(pool._backoff.retry_at, now + 0.01))
     # What could not be done at its time (an expired one that is lent) waits for the next look.
     return due if due > now else now + 1.0

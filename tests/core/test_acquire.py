@@ -297,3 +297,15 @@ def test_connecting_that_takes_too_long_is_told_apart_from_a_full_pool(
     go.set()
     wait_until(lambda: pool.get_stats()["pool_available"], PATIENCE, "what came late is kept")
     expect_full_capacity(pool)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_who_does_not_wait_is_not_told_that_the_database_is_ill(
+    background: bool, stub_pool: MakePool, stub: StubDriver
+) -> None:
+    go = threading.Event()
+    stub.hooks["connect"] = lambda _: go.wait(PATIENCE)
+    with pytest.raises(PoolTimeout, match="none is idle") as caught:
+        stub_pool(background=background).getconn(timeout=0)
+    go.set()
+    assert "database" not in str(caught.value)

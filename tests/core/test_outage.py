@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, PoolClosed, PoolDown, PoolTimeout, _state
+from dbpool import ConnectionPool, PoolClosed, PoolDown, PoolTimeout, _state, _validation
 from dbpool._state import Server
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
@@ -639,6 +639,46 @@ def test_pause_waits_for_what_is_lent_and_callers_for_their_timeout(
     pool.resume()
     pool.putconn(waiter.result(PATIENCE))
     expect_full_capacity(pool)
+
+
+def test_a_pool_that_is_paused_while_down_rests(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise StubError("connect_refused")
+
+    stub.hooks["connect"] = refuse
+    pool = stub_pool(down_wait=0.0)
+    told(pool)
+    assert pool.state == "down"
+    pool.pause()
+    later = time.monotonic() + 5.0
+    assert _validation.upkeep(pool, later) >= later + 1.0, "nothing is due a hundred times a second"
+    pool.resume()
+    told(pool)
+
+
+def test_a_pool_that_is_made_no_larger_than_what_is_open_is_not_down(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """It connects no more, so nothing else would ever end that."""
+
+    def refuse(_: object) -> None:
+        raise StubError("connect_refused")
+
+    pool = stub_pool(max_size=4, down_wait=0.0)
+    with lent(pool, 3):
+        stub.hooks["connect"] = refuse
+        waiting = in_thread(pool.getconn, PATIENCE)
+        with pytest.raises(PoolDown):
+            waiting.result(PATIENCE)
+        pool.resize(0, 3)
+        assert pool.state in ("recovering", "ok")
+        with pytest.raises(PoolTimeout, match="return connections sooner") as caught:
+            pool.getconn(timeout=0.05)
+        assert not isinstance(caught.value, PoolDown)
+    pool.putconn(pool.getconn())
+    wait_until(lambda: pool.state == "ok", PATIENCE)
 
 
 def test_a_connect_under_way_at_the_pause_is_not_kept(

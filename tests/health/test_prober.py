@@ -221,6 +221,32 @@ def test_a_pool_closed_during_a_probe_leaves_no_spare(
     wait_until(lambda: count_sessions(postgres, "dbpool-health:closing") == 0)
 
 
+def test_a_pool_paused_during_a_probe_leaves_no_spare(
+    postgres: Postgres, driver: CountingDriver
+) -> None:
+    """One that is open keeps a server from stopping, in mode smart."""
+    go_on = threading.Event()
+    driver.on_probe = lambda: go_on.wait(10)
+    with ConnectionPool(postgres.url(), driver=driver, name="pausing probe") as pool:
+        caller = threading.Thread(target=ask, args=(check_of(pool, deadline=9.0),))
+        caller.start()
+        wait_until(lambda: driver.probes == 1)
+        pool.pause()
+        go_on.set()
+        caller.join()
+        wait_until(lambda: count_sessions(postgres, "dbpool-health:pausing probe") == 0)
+
+
+def test_a_paused_pool_is_not_asked_for_its_role(
+    postgres: Postgres, driver: CountingDriver
+) -> None:
+    with ConnectionPool(postgres.url(), driver=driver, role="primary") as pool:
+        pool.pause()
+        assert ask(check_of(pool)) == ("warn", ("recovering",))
+        assert prober_of(pool)._flight is None
+        assert driver.spares == 0
+
+
 def test_a_dropped_pool_leaves_no_spare(postgres: Postgres) -> None:
     pool = ConnectionPool(postgres.url(), name="dropped")
     assert ask(check_of(pool)) == PASS
