@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GONE", "refusal", "timed_out"]
 
-AT_ONCE = 0.05  # seconds in which nothing can be told of a server
 GONE = object()  # the answer a waiter gives itself when it stops waiting
 
 
@@ -28,8 +28,13 @@ def timed_out(pool: ConnectionPool, waited: float, *, queued: bool) -> BaseExcep
     return refusal(pool, GONE, waited)
 
 
-def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
-    """Return the error for a caller that gets no connection."""
+def refusal(
+    pool: ConnectionPool, answer: Any, waited: float, allowed: float = math.inf
+) -> BaseException:
+    """Return the error for a caller that gets no connection.
+
+    Arguments: `waited`, seconds; `allowed`, how many it would have waited.
+    """
     if answer is CLOSED:
         return pool._error(PoolClosed)(
             f"pool {pool.name!r} was closed while this caller waited for a connection"
@@ -73,7 +78,7 @@ def refusal(pool: ConnectionPool, answer: Any, waited: float) -> BaseException:
             )
     elif pool._reach.full:
         why = "the server has no room for more connections (too_many_connections)"
-    elif waited < AT_ONCE and in_use < pool.max_size:
+    elif allowed <= 0 and in_use < pool.max_size:
         why = "none is idle just now, and there was no time to wait for one"
     elif pool._connecting and in_use < pool.max_size:
         why = "connecting takes too long: is the database slow or unreachable?"

@@ -91,7 +91,7 @@ def wait_for_connection(
         answer = waiter.withdraw()
         if isinstance(answer, tuple):
             return answer  # a connection and its entry
-        raise refusal(pool, answer, time.monotonic() - started)
+        raise refusal(pool, answer, time.monotonic() - started, deadline - started)
     except BaseException:
         answer = waiter.withdraw()
         dequeue(pool, waiter)
@@ -131,7 +131,9 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
             reclaim(pool)
         now = time.monotonic()
         left = min(deadline, pool._reach.patience(pool, waiter.since)) - now
-        if left > 0 or pool._background:  # a connect made here takes time that must be left
+        # A connect made here takes time that must be left; down_wait need not be, since without
+        # a thread nobody else would find out that the server is back.
+        if pool._background or now < deadline:
             _growth.grow(pool)
         if waiter.wait(min(left, nap(pool, now, waiter.since))):
             return

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -199,3 +199,30 @@ def test_an_exception_in_upkeep_costs_the_caller_no_slot(
         pass
     time.sleep(0)
     expect_full_capacity(pool)
+
+
+def test_a_server_that_is_back_is_found_by_callers_that_do_not_wait_for_it(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """With down_wait=0 the first caller that is told leaves nobody behind who would connect."""
+    away = [True]
+
+    def connect(_: object) -> None:
+        if away:
+            raise StubError("connect_refused")
+
+    stub.hooks["connect"] = connect
+    pool = stub_pool(background=False, down_wait=0.0)
+    with pytest.raises(PoolDown):
+        pool.getconn(PATIENCE)
+    away.clear()
+
+    def served() -> bool:
+        try:
+            use(pool)
+        except PoolDown:
+            return False
+        return True
+
+    wait_until(served, PATIENCE)
+    assert pool.state in ("recovering", "ok")
