@@ -1,8 +1,9 @@
 """Measure a Django view with one query beside the other ways to connect, all in one run.
 
-    make bench-django                             everything, some minutes
+    make bench-django                             everything, less than four minutes
     make bench-django ARGS='--rounds 40'          with more rounds
     make bench-django ARGS='--only requests'      one measurement
+    make bench-django ARGS='--markdown FILE'      with the tables for docs/django.md
 
 Each way has a process of its own, in which the view is called through Django's WSGI handler; they
 take turns within every round, so that what else the machine does hits all of them. Figures are
@@ -115,7 +116,7 @@ def crowd(processes: list[Process], rounds: int, quick: bool) -> Table:
     table.notes.append(f"CONN_MAX_AGE: a connection for each thread, {THREADS} of them")
     for number in range(rounds):
         for process in rotated(processes, number):
-            found = process.measure("crowd", seconds=0.2 if quick else 2.0)
+            found = process.measure("crowd", seconds=0.2 if quick else 1.0)
             table.add(process.variant.name, **found)
     for driver in DRIVERS:
         ours = f"dbpool, {driver}"
@@ -182,6 +183,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each measurement (9)")
     parser.add_argument("--quick", action="store_true", help="seconds only: does it run at all?")
     parser.add_argument("--only", help="measurements, separated by commas")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
@@ -203,6 +205,11 @@ def main(arguments: list[str]) -> None:
         server.sql(_TABLES)
         print(opening(about))
         tables = measure(server, options.names, options.rounds, options.quick)
+    if options.markdown:
+        lines = [line + "  " for line in opening(about).splitlines()]
+        for table in tables:
+            lines += ["", *table.page()]
+        options.markdown.write_text("\n".join(lines) + "\n")
     print(closing(about, tables, options.json))
 
 
