@@ -16,6 +16,8 @@ __all__ = ["NEVER", "Entry", "Held"]
 
 NEVER = -math.inf
 
+_TERM = 0.05  # seconds until the next renewal where nothing is handed out without a look
+
 Held = tuple[Any, "Entry"]  # a connection in the pool's hands, and its entry
 
 
@@ -89,10 +91,11 @@ class Entry(weakref.ref[Any]):
     def renew(self, now: float, seconds: float) -> bool:
         """Let it be handed out without a look for `seconds`. False if its life is over.
 
-        Due at a return when half of that is gone: until then the old term will do.
+        Due at a return when half of that is gone: until then the old term will do. Where there is
+        none, it is due now and then, since there may be one by then (`_suspicion.relax`).
         """
         self.good_until = min(now + seconds, self.expires_at)
-        self.renew_at = min(now + seconds / 2, self.expires_at)
+        self.renew_at = min(now + (seconds / 2 or _TERM), self.expires_at)
         # Read again after both are written: a suspicion, drain, resize and close write them the
         # other way. Until it has answered a ping, what is suspect has no credit.
         if self.proved_at == NEVER:
