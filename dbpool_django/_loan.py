@@ -21,7 +21,7 @@ logger = logging.getLogger("dbpool.django")
 class Supplier:
     """A pool as the adapter sees it: with the options that are the adapter's own."""
 
-    __slots__ = ("isolation_level", "opener", "pool", "releases", "resets")
+    __slots__ = ("is_plain", "isolation_level", "opener", "pool", "releases", "resets")
 
     def __init__(
         self,
@@ -30,12 +30,14 @@ class Supplier:
         *,
         resets: bool = False,
         releases: bool = False,
+        is_plain: bool = True,
         isolation_level: Any = None,
     ) -> None:
         self.pool = pool
         self.opener = opener
         self.resets = resets  # reset="auto"
         self.releases = releases  # release="transaction"
+        self.is_plain = is_plain  # the wrapper's class adds nothing to how a connection is taken
         self.isolation_level = isolation_level
 
 
@@ -45,17 +47,25 @@ class Loan:
     Whoever drops the wrapper's `connection` without `close()` thereby gives the slot back.
     """
 
-    __slots__ = ("_broken", "_cursors", "_unread", "changed", "holdable", "supplier")
+    __slots__ = ("_broken", "_holdable", "_unread", "changed", "cursors", "supplier")
 
     def __init__(self, supplier: Supplier) -> None:
         self.supplier = supplier
         self.changed = False  # the session is not what the next borrower should find
-        # Names of cursors WITH HOLD that nobody has closed yet. One that is dropped unclosed stays
-        # open on the server.
-        self.holdable: set[str] = set()
+        self.cursors: list[weakref.ref[Any]] | None = None  # so that they end with the loan
         self._broken = False
-        self._cursors: list[weakref.ref[Any]] | None = None
+        self._holdable: set[str] | None = None
         self._unread: weakref.WeakSet[Any] | None = None
+
+    @property
+    def holdable(self) -> set[str]:
+        """Names of cursors WITH HOLD that nobody has closed yet.
+
+        One that is dropped unclosed stays open on the server.
+        """
+        if self._holdable is None:
+            self._holdable = set()
+        return self._holdable
 
     @property
     def unread(self) -> weakref.WeakSet[Any]:
@@ -75,9 +85,9 @@ class Loan:
 
     def add_cursor(self, cursor: Any) -> None:
         """Know a cursor, so that it ends with the loan."""
-        cursors = self._cursors
+        cursors = self.cursors
         if cursors is None:
-            self._cursors = [weakref.ref(cursor)]
+            self.cursors = [weakref.ref(cursor)]
             return
         if len(cursors) >= 100:
             cursors[:] = [ref for ref in cursors if ref() is not None]
@@ -85,7 +95,7 @@ class Loan:
 
     def open_cursors(self) -> list[Any]:
         """Return the cursors that somebody still holds and has not closed."""
-        found = [ref() for ref in self._cursors or ()]
+        found = [ref() for ref in self.cursors or ()]
         return [
             cursor
             for cursor in found
@@ -105,18 +115,20 @@ class Loan:
         Raises ValueError if the pool has not lent it (any more).
         """
         supplier = self.supplier
-        pool, opener = supplier.pool, supplier.opener
-        # Where connections go back between statements, cursors see to it themselves.
-        if self._cursors and not (supplier.releases and not self.is_pinned):
-            self._close_cursors()
-        close = self._broken or (doubtful and opener.is_disconnect(conn, Exception()))
+        pool = supplier.pool
+        for ref in self.cursors or ():
+            # Where connections go back between statements, cursors see to it themselves.
+            if ref() is not None and not (supplier.releases and not self.is_pinned):
+                self._close_cursors()
+                break
+        close = self._broken or (doubtful and supplier.opener.is_disconnect(conn, Exception()))
         if always_open and not close:
             close = roll_back(pool, conn)
-        if not close and supplier.resets:
+        if supplier.resets and not close:
             if conn.closed:
                 close = True
-            elif self.changed or self.holdable or opener.has_drifted(conn):
-                if opener.transaction_status(conn) != IDLE:
+            elif self.changed or self._holdable or supplier.opener.has_drifted(conn):
+                if supplier.opener.transaction_status(conn) != IDLE:
                     logger.warning(
                         "pool %r: a connection came back in an open transaction: rolled back",
                         pool.name,

@@ -19,22 +19,18 @@ class Owner:
     nobody who would. Both references are weak: the pool must not keep a thread's data alive.
     """
 
-    __slots__ = ("_thread", "_wrapper")
+    __slots__ = ("_wrapper", "thread")
 
     def __init__(self, wrapper: BaseDatabaseWrapper, thread: threading.Thread) -> None:
         self._wrapper = weakref.ref(wrapper)
-        self._thread = weakref.ref(thread)
-
-    def is_thread(self, thread: threading.Thread) -> bool:
-        """Return whether this owner stands for that thread (idents are reused, objects are not)."""
-        return self._thread() is thread
+        self.thread = weakref.ref(thread)  # idents are reused, objects are not
 
     def is_alive(self) -> bool:
         """Return False if the connection will never be given back. Any thread may ask."""
         wrapper = self._wrapper()
         if wrapper is None:
             return False
-        thread = self._thread()
+        thread = self.thread()
         if thread is not None and (
             # A thread that Python did not start says nothing of its end.
             isinstance(thread, threading._DummyThread) or thread.is_alive()

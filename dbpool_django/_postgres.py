@@ -18,6 +18,7 @@ from ._cursors import (
     ReleasingCursor,
     ReleasingDebugCursor,
 )
+from ._lean import LeanCursor
 from ._loan import Supplier
 from ._postgres_opener import PostgresOpener
 from ._raw_cursors import is_noticing
@@ -49,7 +50,6 @@ _FOR_THE_DRIVER = frozenset(
 class PooledPostgres(PooledWrapper):
     """Goes before Django's PostgreSQL wrapper, or one made from it."""
 
-    isolation_level: Any
     _dbpool_reset = "auto"
 
     def _dbpool_make(self) -> Supplier:
@@ -65,16 +65,24 @@ class PooledPostgres(PooledWrapper):
         releases = options.pop("release", "request") == "transaction"
         level = self._dbpool_isolation_level()
         pool = ConnectionPool(driver=opener, configure=opener.configure, **options)
-        return Supplier(pool, opener, resets=resets, releases=releases, isolation_level=level)
+        return Supplier(
+            pool,
+            opener,
+            resets=resets,
+            releases=releases,
+            is_plain=self._dbpool_is_plain,
+            isolation_level=level,
+        )
 
     def make_cursor(self, cursor: Any) -> Any:
         """Return Django's cursor wrapper, one that does what `reset` and `release` ask for."""
         loan = self._dbpool_loan
-        if loan is not None and loan.supplier.releases:
-            return ReleasingCursor(cursor, self)
-        if loan is not None and loan.supplier.resets and not is_noticing(cursor):
-            return NoticingCursor(cursor, self)
-        return super().make_cursor(cursor)
+        if loan is not None:
+            if loan.supplier.releases:
+                return ReleasingCursor(cursor, self)
+            if loan.supplier.resets and not is_noticing(cursor):
+                return NoticingCursor(cursor, self)
+        return LeanCursor(cursor, self)
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         """Return the same for DEBUG."""
@@ -84,18 +92,6 @@ class PooledPostgres(PooledWrapper):
         if loan is not None and loan.supplier.resets and not is_noticing(cursor):
             return NoticingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
-
-    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """Return the driver's own connection object, out of the pool where there is one."""
-        conn = super().get_new_connection(conn_params)
-        if self._dbpool_loan is not None:
-            self.isolation_level = self._dbpool_loan.supplier.isolation_level
-        return conn
-
-    def _set_autocommit(self, autocommit: bool) -> None:
-        # As it is out of the pool, and setting it costs as much as taking the connection.
-        if self.connection.autocommit is not autocommit:
-            super()._set_autocommit(autocommit)  # type: ignore[misc]
 
     def _dbpool_isolation_level(self) -> Any:
         # As Django's own does, which makes the connection at the same time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dbpool.drivers._session import changes_session
+from dbpool.drivers._session import REMEMBERED, changes_session, remembered
 
 __all__ = ["is_noticing", "noticing"]
 
@@ -24,12 +24,15 @@ def noticing(base: Any, mark: Callable[[Any], object]) -> Any:
     plain: Any = base
 
     class Noticing(plain):  # type: ignore[misc]
+        __slots__ = ()  # the driver's own has no dictionary either
         _dbpool_notices = True
 
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            if changes_session(query, self):
+            # The ordinary case without a call in between: this runs at each statement.
+            ordinary = type(query) is str and len(query) < REMEMBERED
+            if remembered(query) if ordinary else changes_session(query, self):
                 mark(self.connection)
-            return super().execute(query, *args, **kwargs)
+            return plain.execute(self, query, *args, **kwargs)
 
         def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             if changes_session(query, self):

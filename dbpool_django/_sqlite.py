@@ -51,6 +51,9 @@ class PooledSqlite(PooledWrapper):
     def _dbpool_is_wanted(self) -> bool:
         return super()._dbpool_is_wanted() and not self.is_in_memory_db()  # type: ignore[attr-defined]
 
+    def _dbpool_settle(self) -> None:
+        self._dbpool_parameters()  # Django's keeps the transaction mode on the wrapper
+
     def _dbpool_make(self) -> Supplier:
         options = _settings.pool_options(self.settings_dict, self.alias)
         driver, _ = drivers.choose(None, "sqlite3")
@@ -59,4 +62,4 @@ class PooledSqlite(PooledWrapper):
             options["reset"] = None  # what it looks for is PostgreSQL's
         options.pop("release", None)
         pool = ConnectionPool(driver=opener, configure=opener.configure, **options)
-        return Supplier(pool, opener)
+        return Supplier(pool, opener, is_plain=self._dbpool_is_plain)

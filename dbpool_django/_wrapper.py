@@ -5,26 +5,30 @@ Taken at the first query, given back by `close()`, which Django calls at the end
 
 from __future__ import annotations
 
-import threading
-import time
-import weakref
+from asyncio import _get_running_loop
+from threading import current_thread
+from time import monotonic
 from typing import Any
+from weakref import ref
 
-from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
+from django.db.backends.base.base import NO_DB_ALIAS, RAN_DB_VERSION_CHECK
+from django.db.backends.signals import connection_created
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
-from dbpool import ConnectionPool, PoolClosed, _fork
-from dbpool.drivers.base import IDLE
+from dbpool import ConnectionPool, PoolClosed
 
-from . import _settings, pools
+from . import _forks, _settings, pools
+from ._errors import ErrorWrapper
+from ._lean import LeanWrapper
 from ._loan import Loan, Supplier
 from ._owner import Owner
+from ._transactions import TransactionEnds
 
 __all__ = ["PooledWrapper"]
 
 
-class PooledWrapper(BaseDatabaseWrapper):
+class PooledWrapper(TransactionEnds, LeanWrapper):
     """What a pooled backend puts before Django's own wrapper class.
 
     Django looks at `if self.pool` in several methods and then acts on psycopg_pool's; each of
@@ -38,16 +42,25 @@ class PooledWrapper(BaseDatabaseWrapper):
     _dbpool_reset: str | None = None  # the default of the option
     _dbpool_connecting = False
     _dbpool_chosen: Supplier | None = None  # who supplies the connection being taken
-    _dbpool_known: tuple[Supplier, dict[str, Any]] | None = None  # its connection parameters
-    # The supplier for these settings, and the settings it was looked up for.
-    _dbpool_found: tuple[tuple[Any, ...], Supplier] | None = None
+    _dbpool_is_plain = True  # no class of the project's own has a part in taking a connection
+    # The settings that a supplier was looked up for, its zone by name and object, and the supplier.
+    _dbpool_found: tuple[dict[str, Any], str, Any, Supplier] | None = None
+
+    isolation_level: Any = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        hooks = (cls.get_new_connection, cls.init_connection_state)
+        cls._dbpool_is_plain = all(
+            hook.__module__.startswith(("dbpool_django.", "django.db.")) for hook in hooks
+        )
 
     def _dbpool_make(self) -> Supplier:
         """Make a pool for these settings; the backend knows how."""
         raise NotImplementedError
 
     def _dbpool_stamp(self) -> tuple[Any, ...]:
-        """Return everything that tells one pool from another; cheap, it runs at each checkout.
+        """Return everything that tells one pool from another.
 
         Settings are mutable and get mutated (the test runner renames databases in place), so a
         pool is never chosen by alias alone.
@@ -69,18 +82,35 @@ class PooledWrapper(BaseDatabaseWrapper):
     def pool(self) -> ConnectionPool | None:
         """The pool that serves these settings; None where pooling is off."""
         supplier = self._dbpool_supplier()
+        if supplier is not None and supplier.pool.closed:
+            supplier = self._dbpool_successor()
         return None if supplier is None else supplier.pool
 
     def _dbpool_supplier(self) -> Supplier | None:
+        """Return who supplies a wrapper with these settings, maybe with a pool closed meanwhile."""
         found = self._dbpool_found
-        if found is not None and found[0] == self._dbpool_stamp() and not found[1].pool.closed:
-            return found[1]
+        if (
+            found is not None
+            and found[0] == self.settings_dict  # much sooner than by the stamp, at each checkout
+            and found[1] == self.timezone_name
+            and found[2] == self.timezone
+        ):
+            return found[3]
+        return self._dbpool_successor()
+
+    def _dbpool_successor(self) -> Supplier | None:
+        """Return who supplies a wrapper with these settings now."""
+        self._dbpool_found = None
         if not self._dbpool_is_wanted():
             return None
-        stamp = tuple(map(_settings.copied, self._dbpool_stamp()))
+        settings = _settings.copied(self.settings_dict)
         supplier = pools.supplier_for(self)
-        self._dbpool_found = stamp, supplier
+        self._dbpool_settle()
+        self._dbpool_found = settings, self.timezone_name, self.timezone, supplier
         return supplier
+
+    def _dbpool_settle(self) -> None:
+        """Take from the settings what Django's own class does when it connects."""
 
     def _dbpool_is_wanted(self) -> bool:
         return self.alias != NO_DB_ALIAS and _settings.wants_pool(self.settings_dict)
@@ -91,15 +121,7 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return what Django passes to the driver; `OPTIONS["pool"]` is not part of it."""
-        chosen = self._dbpool_chosen
-        if chosen is None:
-            return self._dbpool_parameters()
-        # Taking a connection needs none, but a subclass may look at them, and Django's for SQLite
-        # keeps one on the wrapper: they are built once for each pool that this wrapper uses.
-        known = self._dbpool_known
-        if known is None or known[0] is not chosen:
-            known = self._dbpool_known = chosen, self._dbpool_parameters()
-        return known[1].copy()
+        return self._dbpool_parameters()
 
     def _dbpool_parameters(self) -> dict[str, Any]:
         settings = self.settings_dict
@@ -114,8 +136,46 @@ class PooledWrapper(BaseDatabaseWrapper):
             self.settings_dict = settings
 
     def connect(self) -> None:
-        """Take a connection; `close_old_connections` at the request's end gives it back."""
-        self._dbpool_chosen = self._dbpool_supplier()
+        """Take a connection; `close_old_connections` at the request's end gives it back.
+
+        Does to the wrapper all that Django's own does; to the connection, what is not done yet.
+        """
+        supplier = self._dbpool_supplier()
+        if supplier is None or not supplier.is_plain or _get_running_loop() is not None:
+            self._dbpool_connect_as_django(supplier)
+            return
+        settings = self.settings_dict
+        if settings["TIME_ZONE"] is not None:
+            self.check_settings()
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        self.health_check_enabled = settings["CONN_HEALTH_CHECKS"]
+        # At once: without an age Django never looks, and no connection would go back.
+        self.close_at = monotonic()
+        self.closed_in_transaction = False
+        self.errors_occurred = False
+        self.health_check_done = True
+        self._dbpool_connecting = True
+        try:
+            self.connection = self._dbpool_take(supplier)
+            if settings["AUTOCOMMIT"]:
+                self.autocommit = True  # as every connection is that comes out of the pool
+                self.run_commit_hooks_on_set_autocommit_on = False
+            else:
+                self.set_autocommit(False)
+            # With reset="auto" each connection comes with its zone; else somebody's may be left.
+            if not supplier.resets or self.alias not in RAN_DB_VERSION_CHECK:
+                self.init_connection_state()
+            if connection_created.receivers:
+                connection_created.send(sender=self.__class__, connection=self)
+        finally:
+            self._dbpool_connecting = False
+        self.run_on_commit = []
+
+    def _dbpool_connect_as_django(self, supplier: Supplier | None) -> None:
+        self._dbpool_chosen = supplier
         self._dbpool_connecting = True
         try:
             super().connect()
@@ -123,33 +183,36 @@ class PooledWrapper(BaseDatabaseWrapper):
             self._dbpool_connecting = False
             self._dbpool_chosen = None
         if self._dbpool_loan is not None:
-            self.close_at = time.monotonic()
+            self.close_at = monotonic()
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return the driver's own connection object, out of the pool where there is one."""
-        # Django's decorator for async code is on connect(), which alone calls this.
         self._dbpool_loan = None
         supplier = self._dbpool_chosen
         if supplier is None:
             return super().get_new_connection(conn_params)
-        thread = threading.current_thread()
+        return self._dbpool_take(supplier)
+
+    def _dbpool_take(self, supplier: Supplier) -> Any:
+        self._dbpool_loan = None  # of a connection that somebody has dropped without close()
+        thread = current_thread()
         owner = self._dbpool_owner
-        if owner is None or not owner.is_thread(thread):
+        if owner is None or owner.thread() is not thread:
             owner = self._dbpool_owner = Owner(self, thread)
-            _know(self)
+            _forks.know(self)
         while True:
             try:
                 conn = supplier.pool.getconn()
                 break
             except PoolClosed:
                 # close_pool() came in between: the next generation serves this caller.
-                self._dbpool_chosen = None
-                successor = self._dbpool_supplier()
+                successor = self._dbpool_successor()
                 if successor is None or successor is supplier:
                     raise
                 supplier = successor
         supplier.pool.own(conn, owner)
         self._dbpool_loan = Loan(supplier)
+        self.isolation_level = supplier.isolation_level
         return conn
 
     def create_cursor(self, name: str | None = None) -> Any:
@@ -157,7 +220,10 @@ class PooledWrapper(BaseDatabaseWrapper):
         cursor = super().create_cursor(name)
         loan = self._dbpool_loan
         if loan is not None:
-            loan.add_cursor(cursor)
+            if loan.cursors is None:
+                loan.cursors = [ref(cursor)]
+            else:
+                loan.add_cursor(cursor)
             if name and self.connection.autocommit:  # Django makes it WITH HOLD then
                 loan.holdable.add(name)
         return cursor
@@ -165,7 +231,7 @@ class PooledWrapper(BaseDatabaseWrapper):
     @cached_property
     def wrap_database_errors(self) -> DatabaseErrorWrapper:
         """Django's, which turns the driver's errors into its own; they are judged before."""
-        return _ErrorWrapper(self)
+        return ErrorWrapper(self)
 
     def _dbpool_note_error(self, error: BaseException) -> None:
         loan, conn = self._dbpool_loan, self.connection
@@ -173,6 +239,20 @@ class PooledWrapper(BaseDatabaseWrapper):
             loan is not None and conn is not None and isinstance(error, self.Database.Error)  # type: ignore[attr-defined]
         ):
             loan.note_error(conn, error)
+
+    def close(self) -> None:
+        """Give the connection back, whatever is open; without one, do what Django does."""
+        if (
+            self._dbpool_loan is None
+            or self.in_atomic_block
+            or self.closed_in_transaction
+            or _get_running_loop() is not None
+        ):
+            super().close()
+            return
+        self.validate_thread_sharing()
+        self.run_on_commit = []
+        self._close()
 
     def _close(self) -> None:
         """Give the connection back; in an atomic block too, where the pool rolls it back."""
@@ -182,64 +262,17 @@ class PooledWrapper(BaseDatabaseWrapper):
             super()._close()  # type: ignore[misc]
             return
         self.connection = None
-        with self.wrap_database_errors:
-            try:
-                loan.give_back(
-                    conn, self.errors_occurred, always_open=not self.settings_dict["AUTOCOMMIT"]
-                )
-            except ValueError:
+        try:
+            loan.give_back(
+                conn, self.errors_occurred, always_open=not self.settings_dict["AUTOCOMMIT"]
+            )
+        except Exception as error:
+            with self.wrap_database_errors:
+                if not isinstance(error, ValueError):
+                    raise
                 # Not lent any more: taken back from a thread that had ended, or not ours at all
                 # because somebody has set `connection.connection`. Nobody else will close it.
                 conn.close()
-
-    def _commit(self) -> None:
-        asks = self._dbpool_ends_transaction()
-        super()._commit()  # type: ignore[misc]
-        if asks is not None:
-            asks.pool.proved()
-
-    def _rollback(self) -> None:
-        asks = self._dbpool_ends_transaction()
-        super()._rollback()  # type: ignore[misc]
-        if asks is not None:
-            asks.pool.proved()
-
-    def _dbpool_ends_transaction(self) -> Supplier | None:
-        """Return whose server is to be asked now; an answer spares a health check its question.
-
-        No driver asks the server to end a transaction that no statement has begun.
-        """
-        loan, conn = self._dbpool_loan, self.connection
-        if loan is None or conn is None:
-            return None
-        idle = loan.supplier.opener.transaction_status(conn) == IDLE
-        return None if idle else loan.supplier
-
-    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
-        """Begin or end transactions; Django does this at the end of each atomic block."""
-        if autocommit and self._dbpool_connecting and self._dbpool_loan is not None:
-            self.autocommit = True  # as every connection is that comes out of the pool
-            self.run_commit_hooks_on_set_autocommit_on = False
-            return
-        super().set_autocommit(autocommit, *args, **kwargs)
-        if autocommit:
-            self._dbpool_release()
-
-    def _dbpool_release(self) -> None:
-        """For `release="transaction"`: give back what nothing needs until the next statement."""
-        loan = self._dbpool_loan
-        if (
-            loan is not None
-            and loan.supplier.releases
-            and self.autocommit
-            and not self.in_atomic_block
-            and not self._dbpool_connecting
-            and not self.allow_thread_sharing
-            and not loan.is_pinned
-            and not (loan.supplier.resets and loan.supplier.opener.has_drifted(self.connection))
-            and loan.supplier.opener.transaction_status(self.connection) == IDLE
-        ):
-            self.close()
 
     def close_if_health_check_failed(self) -> None:
         """Do nothing where the pool has looked already."""
@@ -248,9 +281,11 @@ class PooledWrapper(BaseDatabaseWrapper):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Give back what is held; Django's own would ask the server first after an error."""
+        if self.connection is None:
+            return
         if self._dbpool_loan is None:
             super().close_if_unusable_or_obsolete()
-        elif self.connection is not None:
+        else:
             self.close()
 
     def _dbpool_start_in_child(self) -> None:
@@ -263,36 +298,3 @@ class PooledWrapper(BaseDatabaseWrapper):
         if self.in_atomic_block:  # as if closed in it: no query until the block has ended
             self.closed_in_transaction = True
             self.needs_rollback = True
-
-
-class _ErrorWrapper(DatabaseErrorWrapper):
-    wrapper: PooledWrapper
-
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        if exc_type is not None:
-            self.wrapper._dbpool_note_error(exc_value)
-            super().__exit__(exc_type, exc_value, traceback)
-
-
-# Wrappers that have ever leased, by id. A plain dict: a fork can come between any two operations.
-_live: dict[int, weakref.ref[PooledWrapper]] = {}
-
-
-def _know(wrapper: PooledWrapper) -> None:
-    key = id(wrapper)
-
-    def forget(ref: weakref.ref[PooledWrapper]) -> None:
-        if _live.get(key) is ref:
-            del _live[key]
-
-    _live[key] = weakref.ref(wrapper, forget)
-
-
-def _start_in_child() -> None:
-    for ref in list(_live.values()):
-        wrapper = ref()
-        if wrapper is not None:
-            wrapper._dbpool_start_in_child()
-
-
-_fork.on_child(_start_in_child)

@@ -11,7 +11,9 @@ import functools
 import re
 from typing import Any
 
-__all__ = ["changes_session"]
+__all__ = ["REMEMBERED", "changes_session", "remembered"]
+
+REMEMBERED = 4096  # characters of the longest text that is worth remembering
 
 # Statements that can change the session only by one of the words of the second list.
 _ORDINARY = ("select", "insert", "update", "delete", "with", "savepoint", "release", "rollback to")
@@ -75,7 +77,7 @@ def changes_session(sql: Any, cursor: Any = None) -> bool:
     elif not isinstance(sql, str):
         sql = sql.as_string(cursor) if hasattr(sql, "as_string") else str(sql)
     # Projects run the same few hundred texts over and over; bulk inserts are not worth keeping.
-    return _remembered(sql) if len(sql) < 4096 else _changes(sql)
+    return remembered(sql) if len(sql) < REMEMBERED else _changes(sql)
 
 
 def _changes(sql: str) -> bool:
@@ -88,7 +90,8 @@ def _changes(sql: str) -> bool:
     return plain is None or _CHANGES.search(plain) is not None
 
 
-_remembered = functools.lru_cache(maxsize=512)(_changes)
+# The verdict on a text, without a Python frame where it was judged before.
+remembered = functools.lru_cache(maxsize=512)(_changes)
 
 
 def _plain(sql: str) -> str | None:

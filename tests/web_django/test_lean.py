@@ -1,0 +1,162 @@
+"""Taking a connection and querying do what Django's own methods do, with less around them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+_MADE = """
+    savepoint_ids atomic_blocks in_atomic_block needs_rollback health_check_enabled
+    closed_in_transaction errors_occurred health_check_done autocommit run_on_commit
+    run_commit_hooks_on_set_autocommit_on isolation_level close_at
+"""
+
+
+def _state(connect: Any, autocommit: bool) -> dict[str, Any]:
+    """Return what `connect(wrapper)` makes of a wrapper whose last connection came to a bad end."""
+    from django.db import connection
+
+    wrapper = connection.copy()
+    wrapper.settings_dict["AUTOCOMMIT"] = autocommit
+    spoilt = {name: True for name in vars(wrapper) if isinstance(vars(wrapper)[name], bool)}
+    spoilt |= {"savepoint_ids": ["s1"], "atomic_blocks": [1], "run_on_commit": [1], "close_at": 1.0}
+    spoilt |= {"health_check_done": False, "autocommit": not autocommit}
+    # (a wrapper with hooks to run has set this one already)
+    vars(wrapper).update(spoilt, run_commit_hooks_on_set_autocommit_on=False)
+    assert wrapper.wrap_database_errors  # cached by whoever asks
+    connect(wrapper)
+    found = {
+        name: value if isinstance(value, (bool, list)) else type(value)
+        for name, value in vars(wrapper).items()
+        if not name.startswith("_")
+    }
+    wrapper.close()
+    return found
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.project(pool={"max_size": 2})
+def test_taking_a_connection_leaves_the_wrapper_as_django_would(autocommit: bool) -> None:
+    def as_django(wrapper: Any) -> None:
+        wrapper._dbpool_connect_as_django(wrapper._dbpool_supplier())
+
+    _state(as_django, autocommit)  # the server's version is checked once, by whoever is the first
+    ours, djangos = (_state(how, autocommit) for how in (lambda w: w.connect(), as_django))
+    assert {*_MADE.split()} <= {*ours}
+    assert ours == djangos
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_a_class_of_the_projects_own_has_its_part_in_taking_a_connection() -> None:
+    from django.db import connection, connections
+
+    asked: list[str] = []
+
+    class Own(type(connections["default"])):  # type: ignore[misc]
+        def get_connection_params(self) -> Any:
+            asked.append("parameters")
+            return super().get_connection_params()
+
+    class Initial(Own):
+        def init_connection_state(self) -> None:
+            asked.append("state")
+            super().init_connection_state()
+
+    class New(Own):
+        def get_new_connection(self, params: Any) -> Any:
+            asked.append(f"new on {params['dbname']}")
+            return super().get_new_connection(params)
+
+    name = connection.settings_dict["NAME"]
+    expected = {Own: [], Initial: ["parameters", "state"], New: ["parameters", f"new on {name}"]}
+    for own, wanted in expected.items():
+        wrapper = own(connection.copy().settings_dict, "default")
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        # Once to see that they are possible, and by the pool for the connection that it opens.
+        assert asked.count("parameters") >= 2
+        wrapper.close()
+        asked.clear()
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert asked == wanted
+        wrapper.close()
+        assert wrapper.pool.get_stats()["pool_available"] == 1
+        wrapper.close_pool()
+        asked.clear()
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_async_code_is_refused_as_by_django(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.core.exceptions import SynchronousOnlyOperation
+    from django.db import connection
+
+    async def call(method: Any) -> None:
+        method()
+
+    unsafe = ("connect", "ensure_connection", "cursor", "close")
+    for held in (False, True):
+        if held:
+            connection.ensure_connection()
+        for name in unsafe:
+            with pytest.raises(SynchronousOnlyOperation):
+                asyncio.run(call(getattr(connection, name)))
+        assert (connection.connection is not None) is held
+    connection.close()
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+    for name in ("ensure_connection", "cursor", "close", "connect", "close"):
+        asyncio.run(call(getattr(connection, name)))
+    assert connection.pool.get_stats()["pool_available"] == 1
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_errors_of_cursors_are_djangos() -> None:
+    from django.db import DatabaseError, connection, transaction
+    from django.db.transaction import TransactionManagementError
+
+    with connection.cursor() as cursor:
+        for fetch in (cursor.fetchone, cursor.fetchall, lambda: cursor.fetchmany(3)):
+            with pytest.raises(DatabaseError) as caught:
+                fetch()
+            assert isinstance(caught.value.__cause__, connection.Database.Error)
+        for arguments in (("SELECT nowhere",), ("SELECT %s::int", ["x"])):
+            with pytest.raises(DatabaseError) as caught:
+                cursor.execute(*arguments)
+            assert isinstance(caught.value.__cause__, connection.Database.Error)
+        assert connection.errors_occurred
+        cursor.execute("SELECT 1 UNION SELECT 2 ORDER BY 1")
+        assert (cursor.fetchone(), cursor.fetchmany(1), cursor.fetchall()) == ((1,), [(2,)], [])
+    with transaction.atomic(), connection.cursor() as cursor:
+        transaction.set_rollback(True)
+        with pytest.raises(TransactionManagementError):
+            cursor.execute("SELECT 1")
+    connection.close()
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_an_execute_of_somebody_elses_is_called() -> None:
+    """Tools that watch queries replace that of Django's class, or add a wrapper."""
+    from django.db import connection
+    from django.db.backends import utils
+
+    seen: list[str] = []
+    execute = utils.CursorWrapper.execute
+
+    def watching(self: Any, sql: Any, params: Any = None) -> Any:
+        seen.append(f"class: {sql}")
+        return execute(self, sql, params)
+
+    def wrapping(execute: Any, sql: Any, *args: Any) -> Any:
+        seen.append(f"wrapper: {sql}")
+        return execute(sql, *args)
+
+    utils.CursorWrapper.execute = watching  # type: ignore[method-assign]
+    try:
+        with connection.execute_wrapper(wrapping), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        utils.CursorWrapper.execute = execute  # type: ignore[method-assign]
+        connection.close()
+    assert seen == ["class: SELECT 1", "wrapper: SELECT 1"]
