@@ -60,18 +60,7 @@ def connects(app: Flask, dsn: str) -> None:
 
 def psycopg2_pool(app: Flask, dsn: str) -> None:
     """psycopg2's pool in `g`. It raises where a thread should wait: a semaphore goes before it."""
-    pool = psycopg2.pool.ThreadedConnectionPool(CONNECTIONS, CONNECTIONS, dsn)
-    free = threading.BoundedSemaphore(CONNECTIONS)
-
-    def connection() -> Any:
-        if "db" not in g:
-            free.acquire()
-            try:
-                g.db = pool.getconn()
-            except BaseException:
-                free.release()
-                raise
-        return g.db
+    pool, free, connection = _psycopg2_pool(dsn)
 
     @app.teardown_appcontext
     def put_back(error: BaseException | None) -> None:
@@ -95,18 +84,7 @@ def psycopg2_pool_with_care(app: Flask, dsn: str) -> None:
     Still without a look at the connection before it is lent, which a restart of the server asks
     for, and without anything for streams.
     """
-    pool = psycopg2.pool.ThreadedConnectionPool(CONNECTIONS, CONNECTIONS, dsn)
-    free = threading.BoundedSemaphore(CONNECTIONS)
-
-    def connection() -> Any:
-        if "db" not in g:
-            free.acquire()
-            try:
-                g.db = pool.getconn()
-            except BaseException:
-                free.release()
-                raise
-        return g.db
+    pool, free, connection = _psycopg2_pool(dsn)
 
     @app.after_request
     def commit(response: Any) -> Any:
@@ -128,6 +106,23 @@ def psycopg2_pool_with_care(app: Flask, dsn: str) -> None:
                 free.release()
 
     _with_cursor(app, connection)
+
+
+def _psycopg2_pool(dsn: str) -> tuple[Any, threading.BoundedSemaphore, Callable[[], Any]]:
+    pool = psycopg2.pool.ThreadedConnectionPool(CONNECTIONS, CONNECTIONS, dsn)
+    free = threading.BoundedSemaphore(CONNECTIONS)
+
+    def connection() -> Any:
+        if "db" not in g:
+            free.acquire()
+            try:
+                g.db = pool.getconn()
+            except BaseException:
+                free.release()
+                raise
+        return g.db
+
+    return pool, free, connection
 
 
 def psycopg_pool(app: Flask, dsn: str) -> None:
