@@ -27,7 +27,7 @@ from testproject._postgres_cluster import Cluster
 from testproject._postgres_guard import Process, processes, send
 from testproject._postgres_programs import PostgresUnavailable, find_programs
 
-__all__ = ["PostgresServer", "PostgresUnavailable"]
+__all__ = ["PostgresServer", "PostgresUnavailable", "claim_port"]
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 # Below the ports that kernels lend to clients: a client that keeps trying while the server is down
@@ -53,10 +53,10 @@ class PostgresServer:
         ssl: bool = False,
         programs: str | None = None,
     ) -> None:
-        self.port = _free_port()
         self.password = password
         self.ssl = ssl
         self._cluster = Cluster(settings=conf or {}, password=password, ssl=ssl, programs=programs)
+        self.port, self._claim = claim_port()
         self._postmaster: subprocess.Popen[bytes] | None = None
         self._frozen: list[int] = []
         self._owner = os.getpid()
@@ -129,6 +129,7 @@ class PostgresServer:
         if self._postmaster:
             self._postmaster.wait()
             self._postmaster = None
+        self._claim.close()
 
     # Faults
 
@@ -250,16 +251,24 @@ class PostgresServer:
             return False
 
 
-def _free_port() -> int:
+def claim_port() -> tuple[int, socket.socket]:
+    """Return a free port, and what keeps other test runs from taking it until it is closed.
+
+    That is the UDP port of the same number, which no server here uses: the TCP port is free again
+    whenever a server is not started yet, or is stopped.
+    """
     while True:
         port = random.choice(PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        except OSError:
+            claim.close()
+            continue
+        return port, claim
 
 
 def _main() -> None:

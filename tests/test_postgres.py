@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 
 from testproject import _postgres_guard as guard
 from testproject import _postgres_programs as programs
-from testproject.postgres import PostgresServer, PostgresUnavailable
+from testproject.postgres import PostgresServer, PostgresUnavailable, claim_port
 from tests.conftest import SCRAM_PASSWORD
 from tests.support.servers import GivenPostgres, count_sessions
 from tests.support.waiting import wait_until
@@ -428,6 +429,19 @@ def test_tls_with_a_certificate_that_verifies() -> None:
         verified: dict[str, Any] = {"sslmode": "verify-full", "sslrootcert": server.certificate}
         for address in (server.dsn(), server.url(), server.dsn(**verified)):
             assert asked(address, encrypted) is True
+
+
+def test_a_server_that_is_stopped_keeps_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the test runs beside this one, too: several go at once, each with dozens of servers."""
+    first, claim = claim_port()
+    second, other = claim_port()
+    other.close()
+    chosen = iter([first, second])
+    with claim:
+        monkeypatch.setattr(random, "choice", lambda _: next(chosen))
+        port, kept = claim_port()
+        kept.close()
+    assert port == second != first
 
 
 def test_sessions_are_counted_by_application_name(own_postgres: PostgresServer) -> None:

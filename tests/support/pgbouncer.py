@@ -21,7 +21,7 @@ import psycopg2
 
 from testproject._postgres_address import as_dsn
 from testproject._postgres_programs import account_to_run_as, dropped_to
-from testproject.postgres import PostgresServer
+from testproject.postgres import PostgresServer, claim_port
 from tests.support.waiting import wait_until
 
 __all__ = ["PgBouncer", "find_pgbouncer"]
@@ -63,9 +63,7 @@ class PgBouncer:
         self._program = program
         self._account = account_to_run_as()
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port, self._claim = claim_port()
         # In the server's own directory: what names it is ended when the test run ends.
         self._directory = server.directory / f"pgbouncer-{self.port}"
         self._directory.mkdir()
@@ -84,6 +82,7 @@ class PgBouncer:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        self._claim.close()
 
     def start(self) -> None:
         """Start it, and return when it answers."""

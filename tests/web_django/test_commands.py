@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from testproject.postgres import claim_port
 from tests.support.servers import Postgres, count_sessions
 from tests.support.waiting import wait_until
 from tests.web_django.project import database
@@ -147,9 +147,7 @@ def test_runserver_serves_its_threads_from_the_pool(
     (tmp_path / "shop_urls.py").write_text(SHOP_URLS)
     with (tmp_path / "shop_settings.py").open("a") as settings:
         settings.write('ROOT_URLCONF = "shop_urls"\nDEBUG = True\n')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, claim = claim_port()
     environ = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path))),
@@ -179,6 +177,7 @@ def test_runserver_serves_its_threads_from_the_pool(
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
+        claim.close()
     assert "Traceback" not in log.read_text(), log.read_text()
     run("-c", "print()")  # and no session is left
 
