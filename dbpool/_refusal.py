@@ -63,8 +63,8 @@ def refusal(
                 f"no new connection passes its check ({type(cause).__name__}): see the cause, and "
                 "what check does"
                 if pool._check is not None
-                else f"no new connection answers a ping ({type(cause).__name__}): see the cause; is "
-                "the database up, behind what takes the connections?"
+                else f"no new connection answers a ping ({type(cause).__name__}): see the cause; "
+                "is the database up, behind what takes the connections?"
             )
         elif failure.in_callback:
             why = (

@@ -209,6 +209,11 @@ class _Tracking:
     def executescript(self, *args: Any) -> Any:
         return self._dbpool_track(super().executescript(*args))  # type: ignore[misc]
 
+    if hasattr(sqlite3.Connection, "blobopen"):  # from Python 3.11 on
+
+        def blobopen(self, *args: Any, **kwargs: Any) -> Any:
+            return self._dbpool_track(super().blobopen(*args, **kwargs))  # type: ignore[misc]
+
 
 @functools.lru_cache(maxsize=64)
 def tracking(factory: type[Any]) -> type[Any]:
@@ -221,13 +226,19 @@ def tracking(factory: type[Any]) -> type[Any]:
 
 
 def end_cursors(conn: Any) -> bool:
-    """Close the cursors that a borrower still has. False if another thread is at work in one."""
+    """Close the cursors that a borrower still has. False if another thread is at work in one.
+
+    And its blobs: an open one keeps the file locked, and what it wrote from being committed.
+    """
     known = getattr(conn, "_dbpool_cursors", [])  # none if its __init__ was interrupted
     while known:
         cursor = known[-1]()
         if cursor is not None:
             try:
-                sqlite3.Cursor.close(cursor)
+                if isinstance(cursor, sqlite3.Cursor):
+                    sqlite3.Cursor.close(cursor)
+                else:
+                    cursor.close()
             except sqlite3.ProgrammingError:
                 return False
         known.pop()

@@ -118,11 +118,21 @@ class PsycopgDriver:
 
     @staticmethod
     def forget_password(error: BaseException | None) -> None:
-        """Take out of a connect's error what psycopg keeps of the connection, its password too."""
-        while error is not None:
+        """Take out of a connect's error what psycopg keeps of the connection, its password too.
+
+        That is the PGconn, and in the errors that led to it the frames of what reads the conninfo.
+        """
+        known: set[int] = set()
+        errors = [error]
+        while errors:
+            error = errors.pop()
+            if error is None or id(error) in known:
+                continue
+            known.add(id(error))
             if getattr(error, "_pgconn", None) is not None:
                 error._pgconn = None  # type: ignore[attr-defined]
-            error = error.__context__
+            error.__traceback__ = None
+            errors += (error.__cause__, error.__context__)
 
     def canceller(self, conn: Any) -> Callable[[], None] | None:
         """Return what has the server end its statement; psycopg's own keeps the GIL meanwhile."""
@@ -237,6 +247,9 @@ class PsycopgDriver:
         """Forget all session state (`DISCARD ALL`); the connection is not in a transaction."""
         self._in_autocommit(conn, "DISCARD ALL")
         conn._prepared.clear()  # psycopg looks at the answer only if it has prepared something
+        backlog = getattr(conn, "_notifies_backlog", None)  # from 3.2.4 on
+        if backlog is not None:
+            backlog.clear()  # what it has heard goes with its LISTEN
 
     def ping(self, conn: Any) -> None:
         """Make one round trip that leaves no transaction behind."""

@@ -207,6 +207,43 @@ def test_prepared_statements_are_forgotten_by_reset_discard(pg_pool: MakePool) -
     assert (stats["connections_num"], stats["returns_bad"]) == (1, 0)
 
 
+def test_what_a_borrower_has_heard_is_forgotten_by_reset_discard(pg_pool: MakePool) -> None:
+    pool = pg_pool(reset="discard")
+    with pool.connection() as conn:
+        run(conn, "LISTEN news")
+        conn.commit()
+        run(conn, "NOTIFY news, 'private'")
+        conn.commit()
+        run(conn, "SELECT 1")  # psycopg keeps what comes with it for a later notifies()
+    with pool.connection() as other:
+        assert other is conn
+        assert list(other.notifies(timeout=0)) == []
+
+
+def test_an_error_of_psycopgs_own_keeps_no_frame_with_the_password(
+    new_pool: MakePool, postgres: Postgres
+) -> None:
+    """It reads connect_timeout itself, and its error has one of Python's for its cause."""
+    dsn = f"{postgres.dsn()} password=sEcReT connect_timeout=soon"
+    pool = new_pool(lambda: dsn, driver="psycopg")
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    failure = pool._backoff.failure
+    assert failure is not None
+    errors: list[BaseException | None] = [failure.error]
+    shown = 0
+    while errors:
+        error = errors.pop()
+        if error is None:
+            continue
+        shown += 1
+        traceback = error.__traceback__
+        while traceback is not None:
+            frame, traceback = traceback.tb_frame, traceback.tb_next
+            assert "sEcReT" not in repr(frame.f_locals)
+        errors += (error.__cause__, error.__context__)
+    assert shown > 1, "there is no cause to look at"
+
+
 def test_the_pools_own_questions_are_not_prepared(pg_pool: MakePool) -> None:
     pool = pg_pool(validate="ping")
     for _ in range(10):

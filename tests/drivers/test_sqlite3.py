@@ -215,6 +215,25 @@ def test_a_cursor_in_the_middle_of_its_rows_ends_with_the_loan(
     assert pool.get_stats()["returns_bad"] == 0
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 opens no blobs")
+def test_a_blob_that_is_left_open_ends_with_the_loan(file: Path, new_pool: MakePool) -> None:
+    """It would keep the file locked, and write into what is somebody else's by then."""
+    pool = new_pool(f"sqlite:///{file}", max_size=2, kwargs={"timeout": 0.05})
+    with pool.connection() as conn:
+        run(conn, "CREATE TABLE b (b blob)")
+        run(conn, "INSERT INTO b VALUES (zeroblob(5))")
+    with lent(pool, 2) as (first, second):
+        blob = first.blobopen("b", "b", 1)
+        blob.write(b"hello")
+        pool.putconn(first)
+        run(second, INSERT)
+        second.commit()
+        assert pool.getconn() is first
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            blob.write(b"!")
+    assert pool.get_stats()["returns_bad"] == 0
+
+
 def test_cursors_that_are_gone_are_not_remembered(file: Path, new_pool: MakePool) -> None:
     with new_pool(f"sqlite:///{file}").connection() as conn:
         for _ in range(1000):
