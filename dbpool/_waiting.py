@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiter", "nap", "wait_for_connection"]
 
+SOON = 0.02  # seconds that one who asks a full pool waits before it sees to anything
 BELT = 0.5  # seconds after which a waiter looks for itself what nobody told it
 COLLECT_EVERY = 10.0  # seconds between two garbage collections that waiters ask for
 _collected_at = 0.0
@@ -52,7 +53,7 @@ class Waiter:
         """Sleep until answered, at most `seconds`; True if answered."""
         if seconds > 0 and not self._answer:
             self._lock.acquire(True, seconds)  # a keyword would cost as much as the lock
-        return bool(self._answer)
+        return 0 in self._answer
 
     def withdraw(self) -> Any:
         """Stop waiting. Return the answer that came first, else GONE."""
@@ -87,9 +88,12 @@ def wait_for_connection(
             raise pool._closed_error()
         if pool._idle or FREE_THREADED:
             settle(pool)
-        _sleep(pool, waiter, deadline)
+        # The ordinary case of a busy pool: it is served soon, and has seen to nothing.
+        full = len(pool._entries) >= pool.max_size
+        if not (full and waiter.wait(min(SOON, deadline - started))):
+            _sleep(pool, waiter, deadline)
         answer = waiter.withdraw()
-        if isinstance(answer, tuple):
+        if type(answer) is tuple:
             return answer  # a connection and its entry
         raise refusal(pool, answer, time.monotonic() - started, deadline - started)
     except BaseException:

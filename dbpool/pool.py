@@ -195,39 +195,54 @@ class ConnectionPool:
         Raises PoolTimeout, TooManyRequests, PoolClosed, or ConnectFailed where waiting cannot
         help; each is also the driver's OperationalError.
         """
+        if not self._idle:  # asked first: an IndexError costs as much as all of this
+            return self._acquire_slowly(timeout)
         take = self._take  # called by a local name, here and below: CPython looks methods up first
         try:
             conn, entry = take()
-        except IndexError:
-            conn, entry, now = self._acquire_slowly(timeout)
-        else:
-            now = monotonic()
-            if now >= entry.good_until:
-                conn, entry, now = self._look_again((conn, entry), now, timeout)
+        except IndexError:  # somebody was quicker
+            return self._acquire_slowly(timeout)
+        now = monotonic()
+        if now >= entry.good_until:
+            return self._look_again((conn, entry), now, timeout)
         entry.since = now
         entry.uses += 1.0
         self._in_use[entry.key] = entry  # after both: max_use and reclaim read them from there
         entry.holder = get_ident()
         return conn
 
-    def _acquire_slowly(self, timeout: float | None) -> tuple[Any, Entry, float]:
+    def _acquire_slowly(self, timeout: float | None) -> Any:
         started = monotonic()
         deadline = started + self._seconds(timeout)
         held = wait_for_connection(self, started, deadline)
+        now = monotonic()
+        entry = held[1]
+        if self._background and (now < entry.good_until or self._quiet(entry, now)):
+            entry.count_wait(now - started)  # the ordinary case: it has just come back
+            return self._lend(held, now)
         return self._fit(held, started, deadline, queued=True)
 
-    def _look_again(
-        self, held: Held, now: float, timeout: float | None
-    ) -> tuple[Any, Entry, float]:
-        entry = held[1]
-        # A look will do, and finds nothing: the ordinary case of the adapters, who want one always.
-        if (
+    def _lend(self, held: Held, now: float) -> Any:
+        """Do what `getconn` does where it need not wait."""
+        conn, entry = held
+        entry.since = now
+        entry.uses += 1.0
+        self._in_use[entry.key] = entry
+        entry.holder = get_ident()
+        return conn
+
+    def _quiet(self, entry: Entry, now: float) -> bool:
+        """Whether a look will do, and finds nothing: what the adapters want at each hand-out."""
+        return (
             self._looks
             and now < entry.expires_at
             and now - entry.proved_at < self._ping_after
             and _socket.look(entry.poll) == _socket.ALIVE
-        ):
-            return held[0], entry, now
+        )
+
+    def _look_again(self, held: Held, now: float, timeout: float | None) -> Any:
+        if self._quiet(held[1], now):
+            return self._lend(held, now)
         try:
             deadline = now + self._seconds(timeout)
         except ValueError:  # looked at only now, since most calls need none
@@ -236,17 +251,15 @@ class ConnectionPool:
         return self._fit(held, now, deadline, queued=False)
 
     def _seconds(self, timeout: float | None) -> float:
-        left = seconds_left()
         if timeout is None:
-            return min(self.timeout, left)
-        if not options.is_number(timeout) or timeout == math.inf:
+            timeout = self.timeout
+        elif not options.is_number(timeout) or timeout == math.inf:
             raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
-        return min(timeout, left)
+        left = seconds_left()
+        return timeout if timeout < left else left
 
-    def _fit(
-        self, held: Held, started: float, deadline: float, *, queued: bool
-    ) -> tuple[Any, Entry, float]:
-        """Return this connection, or the first after it, that may be handed out."""
+    def _fit(self, held: Held, started: float, deadline: float, *, queued: bool) -> Any:
+        """Lend this connection, or the first after it, that may be handed out."""
         now = monotonic()
         while now >= held[1].good_until and not _validation.usable(self, held, now, deadline):
             now = monotonic()
@@ -262,7 +275,7 @@ class ConnectionPool:
             held[1].count_wait(now - started)
         if not self._background and now >= self._due:
             self._due = self._upkeep(now)
-        return held[0], held[1], now
+        return self._lend(held, now)
 
     def putconn(self, conn: Any, close: bool = False) -> None:
         """Give a connection back; roll back what it left open.
