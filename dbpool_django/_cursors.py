@@ -60,6 +60,19 @@ class _Noticing:
             loan.holdable.discard(name)
 
 
+def _sending(name: str) -> Any:
+    """Return a method of the driver's that sends something, on a connection that is ours now."""
+
+    def method(self: Any) -> Any:
+        self._dbpool_notice("")
+        try:
+            return getattr(super(_Releasing, self), name)  # as Django has it for DEBUG
+        except AttributeError:
+            return self.__getattr__(name)
+
+    return property(method)
+
+
 class _Releasing(_Noticing):
     """For `release="transaction"`: the connection goes back when a result has been read.
 
@@ -68,6 +81,12 @@ class _Releasing(_Noticing):
 
     _dbpool_loan: Loan | None = None  # the one that `cursor` belongs to
     _dbpool_closed = False
+
+    copy = _sending("copy")
+    copy_expert = _sending("copy_expert")
+    copy_from = _sending("copy_from")
+    copy_to = _sending("copy_to")
+    stream = _sending("stream")
 
     def __init__(self, cursor: Any, db: Any) -> None:
         super().__init__(cursor, db)  # type: ignore[call-arg]

@@ -6,12 +6,16 @@ the wrapper: `connection.connection.cursor()`, psycopg 3's `connection.connectio
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from dbpool.drivers._session import REMEMBERED, changes_session, remembered
 
 __all__ = ["is_noticing", "noticing"]
+
+# Methods that one driver has and the other has not, and what they call their statement.
+_STATEMENTS = {"copy": "statement", "copy_expert": "sql", "stream": "query"}
 
 
 def noticing(base: Any, mark: Callable[[Any], object]) -> Any:
@@ -44,9 +48,22 @@ def noticing(base: Any, mark: Callable[[Any], object]) -> Any:
                 mark(self.connection)
             return super().callproc(procname, *args, **kwargs)
 
+    for name, keyword in _STATEMENTS.items():
+        if hasattr(base, name):
+            setattr(Noticing, name, _watched(getattr(base, name), keyword, mark))
     Noticing.__name__, Noticing.__qualname__ = base.__name__, base.__qualname__
     Noticing.__module__, Noticing.__doc__ = base.__module__, base.__doc__
     return Noticing
+
+
+def _watched(method: Any, keyword: str, mark: Callable[[Any], object]) -> Any:
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if changes_session(args[0] if args else kwargs.get(keyword, ""), self):
+            mark(self.connection)
+        return method(self, *args, **kwargs)
+
+    return called
 
 
 def is_noticing(cursor: Any) -> bool:

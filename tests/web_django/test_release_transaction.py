@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,6 +101,51 @@ def test_a_cursor_goes_on_with_another_connection(project: Project) -> None:
     with pytest.raises(InterfaceError, match="closed"):
         cursor.execute("SELECT 5")
     assert _held() == 0
+
+
+def _copy(cursor: Any, title: str) -> None:
+    with cursor.copy("COPY shelf_book (title) FROM STDIN") as copy:
+        copy.write(f"{title}\n")
+
+
+_WITHOUT_EXECUTE: dict[str, Callable[[Any, str], object]] = {
+    "copy": _copy,
+    "copy_expert": lambda cursor, title: cursor.copy_expert(
+        "COPY shelf_book (title) FROM STDIN", io.StringIO(f"{title}\n")
+    ),
+    "copy_from": lambda cursor, title: cursor.copy_from(
+        io.StringIO(f"{title}\n"), "shelf_book", columns=["title"]
+    ),
+    "stream": lambda cursor, title: list(
+        cursor.stream("INSERT INTO shelf_book (title) VALUES (%s) RETURNING 1", [title])
+    ),
+}
+
+
+@pytest.mark.project(pool={**ONE, "max_size": 2})
+def test_what_sends_without_execute_takes_another_connection_too(project: Project) -> None:
+    from django.db import connection
+
+    sent = []
+    for debug in (False, True):
+        connection.force_debug_cursor = debug
+        for how, send in _WITHOUT_EXECUTE.items():
+            with connection.cursor() as cursor:
+                if not hasattr(cursor.cursor, how):
+                    continue
+                cursor.execute("SELECT 1")
+                assert cursor.fetchall() == [(1,)]
+                assert _held() == 0
+                with connection.pool.connection() as others:  # the one that this cursor has used
+                    others.autocommit = False
+                    others.cursor().execute("SELECT 1")
+                    sent.append(f"{how}, {debug}")
+                    send(cursor, sent[-1])
+                    others.rollback()
+            assert _held() == 0
+    assert len(sent) == 4  # each driver has two of them
+    assert set(project.titles()) == set(sent)
+    connection.pool._audit()
 
 
 @pytest.mark.project(pool=ONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -183,7 +184,17 @@ _HOW = {
     "executemany": lambda raw, sql: raw.cursor().executemany(sql, [()]),
     "parameters": lambda raw, sql: raw.cursor().execute(sql.replace("4321", "%s"), [4321]),
     "psycopg 3's execute": lambda raw, sql: raw.execute(sql),
+    "psycopg 3's stream": lambda raw, sql: list(raw.cursor().stream(sql)),
+    "copy": lambda raw, sql: _copy_out(raw.cursor(), f"COPY ({sql}) TO STDOUT"),
 }
+
+
+def _copy_out(cursor: Any, sql: str) -> None:
+    if hasattr(cursor, "copy_expert"):
+        cursor.copy_expert(sql, io.StringIO())
+    else:
+        with cursor.copy(sql) as copy:
+            assert list(copy)
 
 
 @pytest.mark.project(pool={"max_size": 1})
