@@ -14,7 +14,7 @@ from psycopg.pq.misc import find_libpq_full_path
 
 from .. import _socket
 from . import _cancel, _hosts, _postgres
-from .base import ACTIVE, IDLE
+from .base import ACTIVE, UNKNOWN
 
 __all__ = ["PsycopgDriver"]
 
@@ -167,7 +167,7 @@ class PsycopgDriver:
         """
         pgconn = conn.pgconn
         status: int = pgconn.transaction_status
-        if pgconn.pipeline_status or (status == IDLE and conn.lock.locked()):
+        if pgconn.pipeline_status or (status != UNKNOWN and conn.lock.locked()):
             return ACTIVE
         return status
 

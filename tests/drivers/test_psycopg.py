@@ -85,6 +85,16 @@ def notifies(conn: Any) -> Any:
     return found
 
 
+def notifies_in_a_transaction(conn: Any) -> Any:
+    conn.execute("LISTEN news")
+    conn.execute("NOTIFY news, 'theirs'")
+    conn.commit()
+    conn.execute("SELECT 1")
+    found = conn.notifies(timeout=PATIENCE)
+    next(found)  # heard before
+    return found
+
+
 def transaction(conn: Any) -> Any:
     block = conn.transaction()
     block.__enter__()
@@ -105,6 +115,7 @@ MIDDLES = [
     copy_in,
     stream,
     notifies,
+    notifies_in_a_transaction,
     transaction,
     transaction_ended_by_sql,
 ]
@@ -134,7 +145,7 @@ def test_a_connection_in_the_middle_of_something_is_replaced(
     del kept
 
 
-@pytest.mark.parametrize("leave", [notifies, stream])
+@pytest.mark.parametrize("leave", [notifies, notifies_in_a_transaction, stream])
 def test_a_block_that_ends_in_the_middle_raises_instead_of_waiting_for_itself(
     leave: Callable[[Any], Any], pg_pool: MakePool
 ) -> None:
