@@ -151,7 +151,8 @@ class AppState:
             commit = response.status_code < 400 and not (
                 self._veto and scope.used and self._veto(flask.request, response)
             )
-            if not (scope.keeps_open and commit and response.is_streamed and scope.start_stream()):
+            streams = scope.keeps_open and commit and _is_stream(response)
+            if not (streams and scope.start_stream()):
                 scope.finish(commit)
         except BaseException:
             # The answer is dropped. If it is a stream that has its context pushed (Flask up to
@@ -178,6 +179,13 @@ class AppState:
         if scope.used and not (torn or scope.ended):
             _tell_of_loss(scope, error)
         scope.clean(torn)
+
+
+def _is_stream(response: Response) -> bool:
+    """Return whether a server is going to iterate over the body; by the rule of Werkzeug."""
+    status = response.status_code
+    bodiless = flask.request.method == "HEAD" or status < 200 or status in (204, 304)
+    return response.is_streamed and not bodiless
 
 
 def _tell_of_loss(scope: Scope, error: BaseException | None) -> None:

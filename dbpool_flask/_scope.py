@@ -172,13 +172,14 @@ class Scope:
         """Whether a stream has asked to be the end of this unit."""
         return self._stream is not None
 
-    def keep_open(self, deadline: float) -> None:
+    def keep_open(self, deadline: float) -> Stream:
         """Let the end of a stream, which is to come by the deadline, be the end of this unit."""
         if not self.dispatched or self.ended:
             raise RuntimeError("db.keep_open() is for the answer of a view: call it there")
         if self._stream is not None:
             raise RuntimeError("this request's transaction is kept open by a stream already")
         self._stream = Stream(deadline, self._owner)
+        return self._stream
 
     def start_stream(self) -> bool:
         """The answer is a stream: leave the end to it, if it asked for that.
@@ -195,10 +196,14 @@ class Scope:
         stream.runs = True
         return True
 
-    def end_stream(self, commit: bool) -> None:
+    def end_stream(self, stream: Stream, commit: bool) -> None:
         """The stream has ended. Nothing is left to do if the request has ended without it."""
-        if self._stream is not None and self._stream.runs:
+        if self._stream is not stream:
+            return
+        if stream.runs:
             self.finish(commit)
+        else:  # read before the answer began, by an after_request function: it is no stream now
+            self._stream = None
 
     # -- the end
 
@@ -207,7 +212,24 @@ class Scope:
         self.mode = mode
         self.dispatched = True
         self.ended = False
+        if self._fences and (mode.autocommit or mode.read_only):
+            self._change_mode()
         self.routed = mode.database is not None or (mode.read_only and self.replica is not None)
+
+    def _change_mode(self) -> None:
+        """Have the view's mode count on connections that were taken before its URL was matched.
+
+        By the session or a URL converter. What these did is a unit of its own then.
+        """
+        self.commit(None)
+        for lease in self._leases(None):
+            lease.rollback()  # a replica's, which is never committed
+            if lease.lost:
+                continue
+            if self.mode.autocommit:
+                lease.set_autocommit()
+            if self.mode.read_only and lease.name != self.replica:
+                lease.make_read_only()
 
     def finish(self, commit: bool) -> None:
         """End the request's unit: commit or roll back, and give everything back.

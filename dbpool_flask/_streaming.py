@@ -30,7 +30,7 @@ class KeptOpen:
         self._body = body
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
-        scope.keep_open(self._deadline)
+        self._stream = scope.keep_open(self._deadline)
         # The outer object closes what the inner generator never got to: closing a generator that
         # was not started runs nothing of it.
         self._chunks: Iterator[Any] = stream_with_context(self._in_context())
@@ -53,14 +53,14 @@ class KeptOpen:
                     )
             whole = True
         finally:
-            self._scope.end_stream(commit=whole)
+            self._scope.end_stream(self._stream, commit=whole)
 
     def close(self) -> None:
         """Called by the server when it is done with the body, whole or not."""
         try:
             self._chunks.close()  # type: ignore[attr-defined]
         finally:
-            self._scope.end_stream(commit=False)
+            self._scope.end_stream(self._stream, commit=False)
             close = getattr(self._body, "close", None)
             if close is not None:
                 close()

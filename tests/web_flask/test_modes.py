@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Request, Response, abort
 from flask.views import MethodView
+from werkzeug.routing import BaseConverter
 
 from dbpool_flask import DBPool
 from tests.web_flask.conftest import MakeSite, Site, pg
@@ -315,3 +316,67 @@ def test_a_veto_that_fails_is_an_error_of_the_request(make_site: MakeSite) -> No
     assert site.client().post("/").status_code == 500
     assert site.database.notes() == []
     assert site.lent() == 0
+
+
+# -- what queries before the view is known: URL converters, and sessions
+
+
+@pytest.fixture
+def early(site: Site) -> Site:
+    """A site with a URL converter that writes, and so takes the connection before its view."""
+
+    class Noted(BaseConverter):
+        def to_python(self, value: str) -> str:
+            site.write(f"converted {value}")
+            return value
+
+    site.app.url_map.converters["noted"] = Noted
+    return site
+
+
+def test_a_read_only_view_cannot_write_on_a_connection_that_was_taken_before_it(
+    early: Site,
+) -> None:
+    @early.app.get("/<noted:name>")
+    @early.db.read_only
+    def view(name: str) -> Any:
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
+            early.write("by the view")
+        early.db.rollback()
+        with pytest.raises(pg.errors.ReadOnlySqlTransaction):
+            early.write("by the view")
+        early.db.rollback()
+        return "ok"
+
+    @early.app.get("/writes/<name>")
+    def writes(name: str) -> Any:
+        early.write("by the next request")
+        return "ok"
+
+    assert early.client().get("/a").status_code == 200
+    assert early.database.notes() == ["converted a"]
+    assert early.client().get("/writes/a").status_code == 200  # on the same connection
+    assert early.database.notes() == ["converted a", "by the next request"]
+
+
+def test_an_autocommit_view_commits_on_a_connection_that_was_taken_before_it(early: Site) -> None:
+    seen: list[list[str]] = []
+
+    @early.app.get("/<noted:name>")
+    @early.db.autocommit
+    def view(name: str) -> Any:
+        early.write("by the view")
+        seen.append(early.database.notes())
+        return "ok"
+
+    assert early.client().get("/a").status_code == 200
+    assert seen == [["converted a", "by the view"]]
+
+
+def test_other_views_keep_what_was_begun_before_them(early: Site) -> None:
+    @early.app.get("/<noted:name>")
+    def view(name: str) -> Any:
+        abort(409)
+
+    assert early.client().get("/a").status_code == 409
+    assert early.database.notes() == []

@@ -473,3 +473,41 @@ def test_a_stream_that_is_reading_keeps_its_connection_however_many_wait(
     thread.join()
     assert waited == [True]
     assert site.pool.get_stats()["connections_dropped"] == 0
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_kept_open_stream_that_is_read_before_the_answer_ends_with_the_request(
+    site: Site, status: int
+) -> None:
+    @site.app.after_request
+    def pack(response: Response) -> Response:
+        whole = response.get_data()
+        response.response = (chunk for chunk in [whole])  # a stream again, of another body
+        response.status_code = status
+        return response
+
+    @site.app.post("/")
+    def view() -> Any:
+        def rows() -> Iterator[str]:
+            site.write("by the stream")
+            yield "row"
+
+        return Response(site.db.keep_open(rows()))
+
+    assert site.client().post("/").text == "row"
+    assert site.lent() == 0
+    assert site.database.notes() == (["by the stream"] if status == 200 else [])
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+def test_an_answer_without_a_body_is_committed_though_a_stream_was_to_keep_it_open(
+    site: Site, method: str, status: int
+) -> None:
+    @site.app.get("/")
+    def view() -> Any:
+        site.write("kept")
+        return Response(site.db.keep_open(iter(["row"])), status)
+
+    assert site.client().open("/", method=method).status_code == status
+    assert site.lent() == 0
+    assert site.database.notes() == ["kept"]
