@@ -10,8 +10,9 @@ from dbpool.drivers.base import INERROR, INTRANS
 if TYPE_CHECKING:
     from ._hooks import Unit
     from ._lease import ContextLease
+    from ._modes import Mode
 
-__all__ = ["check_ended", "commit_all", "give_back_all"]
+__all__ = ["change_mode", "check_ended", "commit_all", "give_back_all"]
 
 logger = logging.getLogger("dbpool.flask")
 
@@ -37,6 +38,21 @@ def commit_all(leases: list[ContextLease], unit: Unit) -> None:
                     error.add_note(note)
             raise
         done.append(lease.name)
+
+
+def change_mode(leases: list[ContextLease], mode: Mode, replica: str | None) -> None:
+    """Have the view's mode count on connections that were taken, and committed, before it.
+
+    By the session or a URL converter: these query before the URL is matched with a view.
+    """
+    for lease in leases:
+        lease.rollback()  # a replica's, which is never committed
+        if lease.lost:
+            continue
+        if mode.autocommit:
+            lease.set_autocommit()
+        if mode.read_only and lease.name != replica:
+            lease.make_read_only()
 
 
 def check_ended(leases: list[ContextLease], autocommit: bool) -> None:

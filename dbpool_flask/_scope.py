@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dbpool.options import nearest
 
 from ._context import ContextOwner
-from ._ending import check_ended, commit_all, give_back_all
+from ._ending import change_mode, check_ended, commit_all, give_back_all
 from ._fence import FencedConnection
 from ._hooks import Unit
 from ._late import LateLease
@@ -213,23 +213,9 @@ class Scope:
         self.dispatched = True
         self.ended = False
         if self._fences and (mode.autocommit or mode.read_only):
-            self._change_mode()
+            self.commit(None)  # the session's, or a URL converter's: a unit of its own then
+            change_mode(self._leases(None), mode, self.replica)
         self.routed = mode.database is not None or (mode.read_only and self.replica is not None)
-
-    def _change_mode(self) -> None:
-        """Have the view's mode count on connections that were taken before its URL was matched.
-
-        By the session or a URL converter. What these did is a unit of its own then.
-        """
-        self.commit(None)
-        for lease in self._leases(None):
-            lease.rollback()  # a replica's, which is never committed
-            if lease.lost:
-                continue
-            if self.mode.autocommit:
-                lease.set_autocommit()
-            if self.mode.read_only and lease.name != self.replica:
-                lease.make_read_only()
 
     def finish(self, commit: bool) -> None:
         """End the request's unit: commit or roll back, and give everything back.
