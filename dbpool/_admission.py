@@ -52,7 +52,9 @@ class CoDel:
         """
         with self._lock:
             if now >= self._ends:  # nobody is refused on this turn
-                self._begin(now, self._shortest > self.target, waited)
+                # A queue whose head has come since the interval ended was empty in between.
+                stands = now - waited <= self._ends
+                self._begin(now, stands and self._shortest > self.target, waited)
                 return False
             if self._slow and others and waited > 2 * self.target:
                 return True

@@ -127,6 +127,15 @@ def test_a_burst_that_ends_within_the_interval_is_left_alone() -> None:
         assert not ours.refuses(1.5, now, others=50)
 
 
+def test_a_burst_after_a_quiet_time_is_left_alone_without_a_timer() -> None:
+    """Who returns to an idle pool tells nobody, and with background=False nothing else does."""
+    ours = codel()
+    for now in (2.0, 2.5):
+        assert not ours.refuses(0.5, now, others=1)
+    for now in (60.5, 60.6, 60.7):
+        assert not ours.refuses(0.5, now, others=50)
+
+
 def test_overload_ends_with_the_first_interval_in_which_somebody_waited_short() -> None:
     ours = overloaded()
     assert ours.refuses(1.0, 4.1, others=9)
