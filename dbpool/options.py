@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import re
 import sys
@@ -115,7 +116,8 @@ def _one_of(*words: str) -> Callable[[Any], bool]:
 
 
 def _callable_or_none(value: Any) -> bool:
-    return value is None or callable(value)
+    # What a coroutine function returns would be awaited by nobody: a check that passes everything.
+    return value is None or (callable(value) and not inspect.iscoroutinefunction(value))
 
 
 def _name_or_none(value: Any) -> bool:
@@ -129,6 +131,7 @@ _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 _LONGEST = 2_147_483  # seconds: in ms, what the server and libpq can hold
 
 _SECONDS = "a finite number of seconds greater than 0"
+_CALLABLE = "a callable that is no coroutine function, or None"
 _SERVER_SECONDS = f"a number of seconds greater than 0, {_LONGEST} at most"
 
 OPTIONS: dict[str, Option] = {
@@ -214,23 +217,21 @@ OPTIONS: dict[str, Option] = {
         300.0, "seconds of failed connects before reconnect_failed is called", _SECONDS, _positive
     ),
     "reconnect_failed": Option(
-        None, "called with the pool, once per outage", "a callable or None", _callable_or_none
+        None, "called with the pool, once per outage", _CALLABLE, _callable_or_none
     ),
-    "configure": Option(
-        None, "called with each new connection", "a callable or None", _callable_or_none
-    ),
+    "configure": Option(None, "called with each new connection", _CALLABLE, _callable_or_none),
     "check": Option(
         None,
         "called with a connection before it is handed out; raises if it is not good",
-        "a callable or None",
+        _CALLABLE,
         _callable_or_none,
     ),
     "reset": Option(
         None,
         "what cleans a returned connection beyond its transaction: nothing, DISCARD ALL, or a "
         "callable",
-        '"rollback", "discard", a callable or None',
-        lambda v: v is None or callable(v) or v in ("rollback", "discard"),
+        f'"rollback", "discard", {_CALLABLE}',
+        lambda v: _callable_or_none(v) or v in ("rollback", "discard"),
     ),
     "max_use": Option(
         None,

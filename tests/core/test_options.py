@@ -108,6 +108,10 @@ def test_what_psycopg_pool_shows_of_its_options_is_shown_here_too(stub_pool: Mak
     assert (pool.max_lifetime, pool.max_idle) == (None, None)
 
 
+async def coroutine(*_: object) -> None:
+    """What nobody would await."""
+
+
 WRONG: dict[str, list[Any]] = {
     "min_size": [-1, 1.5, "2", None, True],
     "max_size": [0, -3, 2.0, "10", False],
@@ -126,10 +130,10 @@ WRONG: dict[str, list[Any]] = {
     "connect_timeout": [2_147_484, 0, -5, None, math.inf],
     "down_wait": [10**400, -1, None, math.inf, "1"],
     "reconnect_timeout": [10**400, 0, None, math.inf],
-    "reconnect_failed": ["call me", 1],
-    "configure": ["SET x = 1", 1],
-    "check": ["SELECT 1", True],
-    "reset": ["auto", "DISCARD ALL", 1, True],
+    "reconnect_failed": [coroutine, "call me", 1],
+    "configure": [coroutine, "SET x = 1", 1],
+    "check": [coroutine, "SELECT 1", True],
+    "reset": [coroutine, "auto", "DISCARD ALL", 1, True],
     "max_use": [10**400, 0, -1, math.inf, "60", True],
     "statement_timeout": [2_147_484, 10**400, 0, -1, math.inf, "60", True],
     "idle_in_transaction_session_timeout": [2_147_484, 0, -1, math.inf, "60", True],
