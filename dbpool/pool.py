@@ -331,11 +331,15 @@ class ConnectionPool:
 
         Arguments: `owner`, an object with `is_alive()`, which must not hold the connection. When
         the pool is exhausted, connections whose owner is not alive are taken back and closed.
-        Raises ValueError if this pool has not lent `conn`.
+        Raises ValueError if this pool has not lent `conn`; TypeError for an owner that is none.
         """
         entry = self._in_use.get(id(conn))
         if entry is None or entry() is not conn:
             raise ValueError(f"pool {self.name!r} has not lent this connection")
+        if not callable(getattr(owner, "is_alive", None)):  # callers in need of a slot would fail
+            raise TypeError(
+                f"owner is of type {type(owner).__name__}: it takes an object with is_alive()"
+            )
         entry.owner = (entry.uses, owner)
         self._owned = True
 

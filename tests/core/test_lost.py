@@ -357,3 +357,13 @@ def test_an_exception_keeps_what_it_saw_and_no_slot(stub_pool: MakePool) -> None
     fail(in_block)
     expect_full_capacity(pool)
     assert len(errors) == 1
+
+
+def test_an_owner_that_cannot_say_whether_it_lives_is_refused(stub_pool: MakePool) -> None:
+    """Else whoever next finds the pool exhausted would get that error."""
+    pool = stub_pool(max_size=1)
+    with lent(pool, 1) as (conn,):
+        with pytest.raises(TypeError, match="owner is of type object"):
+            pool.own(conn, object())
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
