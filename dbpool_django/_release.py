@@ -51,8 +51,9 @@ class ReleaseBeforeResponse:
     """Middleware: give connections back when the answer is made, before its first byte is sent.
 
     Django gives them back after the last one, so clients that read slowly hold connections. What
-    is in use stays: an open transaction, and a cursor that the body of the answer still reads
-    from. A body that queries later takes a connection again, until the request's end.
+    is in use stays: an open transaction, a cursor that the body of the answer still reads from,
+    and, where the body is a stream, a session that was changed. A body that queries later takes a
+    connection again, until the request's end.
 
     Put it first, or after HealthMiddleware: what middleware above it queries on the way out is
     given back by Django, at the end.
@@ -72,13 +73,13 @@ class ReleaseBeforeResponse:
         if self._async:
             return self._later(request)
         response = self.get_response(request)
-        _release_unused()
+        _release_unused(response)  # type: ignore[arg-type] # no coroutine: see below
         return response  # an HttpResponseBase, since get_response is no coroutine function
 
     async def _later(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
         # Connections belong to the thread in which Django runs this request's synchronous code.
-        await sync_to_async(_release_unused, thread_sensitive=True)()
+        await sync_to_async(_release_unused, thread_sensitive=True)(response)
         return response
 
 
@@ -91,13 +92,16 @@ def _with_loans() -> list[Any]:
     ]
 
 
-def _release_unused() -> None:
+def _release_unused(response: HttpResponseBase) -> None:
     for wrapper in _with_loans():
         loan = wrapper._dbpool_loan
+        opener, conn = loan.supplier.opener, wrapper.connection
         if (
             not wrapper.in_atomic_block
             and not wrapper.allow_thread_sharing
-            and loan.supplier.opener.transaction_status(wrapper.connection) == IDLE
+            and opener.transaction_status(conn) == IDLE
             and not loan.open_cursors()
+            # A body that queries later would do so without its tenant, or lock, or table.
+            and not (response.streaming and (loan.changed or opener.has_drifted(conn)))
         ):
             wrapper.close()

@@ -204,6 +204,33 @@ def test_a_cursor_that_the_body_reads_from_stays_open(site: Site) -> None:
 
 
 @pytest.mark.project(pool={"max_size": 1}, settings=RELEASE)
+def test_a_session_that_was_changed_stays_for_a_stream_alone(site: Site) -> None:
+    from django.db import connection
+    from django.http import HttpResponse, StreamingHttpResponse
+
+    def answer(request: Any, kind: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('app.tenant', 'ours', false)")
+
+        def rows() -> Any:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT current_setting('app.tenant')")
+                yield cursor.fetchone()[0]
+
+        return kind(rows())
+
+    site.view("stream")(lambda request: answer(request, StreamingHttpResponse))
+    site.view("whole")(lambda request: answer(request, HttpResponse))
+    assert site.get("stream").text == "ours"
+    assert _held() == 0
+    status, response = site.start("whole")
+    assert (status, _held()) == (200, 0)
+    assert b"".join(response) == b"ours"
+    response.close()
+    connection.pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 1}, settings=RELEASE)
 @pytest.mark.parametrize("begin", ["BEGIN", "autocommit off"])
 def test_a_transaction_that_is_open_stays_until_the_end(site: Site, begin: str) -> None:
     from django.db import connection, transaction
