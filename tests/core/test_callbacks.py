@@ -11,7 +11,13 @@ import pytest
 
 from dbpool import ConnectionPool, PoolError
 from dbpool._growth import Backoff
-from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, settled
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    settled,
+    unseen_by_the_keeper,
+)
 from tests.support.stub_driver import StubDriver
 from tests.support.waiting import wait_until
 
@@ -124,6 +130,7 @@ def test_all_idle_ones_go_though_closing_one_of_them_raises(
 ) -> None:
     pool = stub_pool(max_size=4)
     expect_full_capacity(pool)
+    unseen_by_the_keeper(pool)  # whose thread would keep the error, and with it what was closed
     stub.hooks["close"] = callback = Raising(kind)
     act = {
         "close": lambda: pool.close(timeout=PATIENCE),
