@@ -49,14 +49,14 @@ _CHANGES_ANYWHERE = re.compile(r"set_config | pg_ (?: try_ )? advisory_lock", re
 
 _TOKEN = re.compile(
     r"""
-      (?P<space> \s+ | --[^\n]* )
+      (?P<space> \s+ | --[^\n\r]* )
     | (?P<comment> /\* )
     | (?P<string>
-          e'[^'\\]* (?: (?: \\. | '' ) [^'\\]* )* '
+          [eE]'[^'\\]* (?: (?: \\. | '' ) [^'\\]* )* '
         | '[^']* (?: '' [^']* )* '
         | \$ (?P<tag> (?: [^\W\d]\w* )? ) \$ .*? \$ (?P=tag) \$
       )
-    | (?P<spelt> u&" )
+    | (?P<spelt> [uU]&" )
     | (?P<text> "[^"]* (?: "" [^"]* )* " | \w[\w$]* | ; )
     | (?P<open> ['"] )
     | .
@@ -86,7 +86,7 @@ def _changes(sql: str) -> bool:
         return False
     if _CHANGES_ANYWHERE.search(lowered):
         return True
-    plain = _plain(lowered)
+    plain = _plain(sql)  # the tags of dollar quotes are told apart by case
     return plain is None or _CHANGES.search(plain) is not None
 
 
@@ -95,7 +95,7 @@ remembered = functools.lru_cache(maxsize=512)(_changes)
 
 
 def _plain(sql: str) -> str | None:
-    """Return a lower-case text without its comments and the contents of its strings.
+    """Return a text in lower case without its comments and the contents of its strings.
 
     One space is between any two words. None if the text does not come apart as SQL should.
     """
@@ -112,13 +112,13 @@ def _plain(sql: str) -> str | None:
             place = end
         elif kind in ("string", "tag"):
             # With standard_conforming_strings off, a backslash would have kept it open.
-            if token[0].endswith("\\'") and token[0][0] != "e":
+            if token[0].endswith("\\'") and token[0][0] not in "eE":
                 return None
             found.append("''")
         elif kind in ("open", "spelt"):
             return None
         elif kind != "space":
-            found.append(token[0])
+            found.append(token[0].lower())
     return " ".join(found)
 
 
