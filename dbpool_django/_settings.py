@@ -10,7 +10,7 @@ from django.utils.module_loading import import_string
 
 from dbpool import options
 
-__all__ = ["DEFAULTS", "IGNORED", "OWN", "copied", "frozen", "pool_options", "wants_pool"]
+__all__ = ["DEFAULTS", "IGNORED", "OWN", "copied", "frozen", "others", "pool_options", "wants_pool"]
 
 # A look at the socket costs about 1 µs and spares a request the error of a dead connection.
 DEFAULTS: dict[str, Any] = {"validate_after": 0.0}
@@ -21,6 +21,15 @@ OWN = {"release": ("request", "transaction")}
 # psycopg_pool's, for settings that were written for Django's own pool: a pool here opens with the
 # first request that queries, and connects in threads that live as long as a connect.
 IGNORED = frozenset(("num_workers", "open"))
+
+# What Django has in an entry of DATABASES.
+_DJANGOS = frozenset(
+    (
+        *("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS", "TIME_ZONE", "TEST"),
+        *("CONN_MAX_AGE", "CONN_HEALTH_CHECKS", "ATOMIC_REQUESTS", "AUTOCOMMIT"),
+        "DISABLE_SERVER_SIDE_CURSORS",
+    )
+)
 
 # What other pools call it.
 _ELSEWHERE = {
@@ -49,6 +58,11 @@ def wants_pool(settings: Mapping[str, Any]) -> bool:
     """
     given = settings["OPTIONS"].get("pool", True)
     return given is not None and given is not False
+
+
+def others(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Django has not: a class of the project's own may connect by these."""
+    return {name: value for name, value in settings.items() if name not in _DJANGOS}
 
 
 def pool_options(settings: Mapping[str, Any], alias: str) -> dict[str, Any]:

@@ -62,8 +62,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
     def _dbpool_stamp(self) -> tuple[Any, ...]:
         """Return everything that tells one pool from another.
 
-        Settings are mutable and get mutated (the test runner renames databases in place), so a
-        pool is never chosen by alias alone.
+        Settings get mutated (the test runner renames databases): the alias alone tells nothing.
         """
         settings = self.settings_dict
         return (
@@ -74,6 +73,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
             settings["PORT"],
             settings["CONN_MAX_AGE"],
             settings["OPTIONS"],
+            _settings.others(settings),
             self.timezone_name,
             self.timezone,
         )

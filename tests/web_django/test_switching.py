@@ -102,3 +102,34 @@ def test_a_backend_of_the_projects_own_sees_the_parameters_of_each_connect() -> 
     assert wrapper.pool is not None
     assert wrapper.pool.get_stats()["connections_num"] == 1
     wrapper.close_pool()
+
+
+@pytest.mark.project(pool={"max_size": 1}, tables=False)
+def test_aliases_that_differ_in_a_setting_of_the_projects_own_have_pools_of_their_own() -> None:
+    from django.db import connection
+
+    from dbpool_django.backends.postgresql.base import DatabaseWrapper
+
+    class Searching(DatabaseWrapper):
+        def get_connection_params(self) -> Any:
+            schema = self.settings_dict["SCHEMA"]
+            return {**super().get_connection_params(), "options": f"-c search_path={schema}"}
+
+    def alias(name: str, schema: str, **settings: Any) -> Any:
+        return Searching({**connection.settings_dict, "SCHEMA": schema, **settings}, name)
+
+    one, two = alias("one", "first"), alias("two", "second")
+    for wrapper, schema in ((one, "first"), (two, "second")):
+        with wrapper.cursor() as cursor:
+            cursor.execute("SHOW search_path")
+            assert cursor.fetchone() == (schema,)
+        wrapper.close()
+    assert one.pool is not two.pool
+    assert alias("three", "first", ATOMIC_REQUESTS=True).pool is one.pool
+    one.settings_dict["SCHEMA"] = "third"
+    with one.cursor() as cursor:
+        cursor.execute("SHOW search_path")
+        assert cursor.fetchone() == ("third",)
+    one.close()
+    one.close_pool()
+    two.close_pool()
