@@ -7,6 +7,7 @@ import weakref
 from typing import Any
 
 from dbpool import ConnectionPool
+from dbpool._keeper import Guard
 from dbpool._lease import roll_back
 from dbpool._session import clean_session
 from dbpool.drivers.base import IDLE
@@ -119,7 +120,7 @@ class Loan:
         for ref in self.cursors or ():
             # Where connections go back between statements, cursors see to it themselves.
             if ref() is not None and not (supplier.releases and not self.is_pinned):
-                self._close_cursors()
+                self._close_cursors(conn)
                 break
         close = self._broken or (doubtful and supplier.opener.is_disconnect(conn, Exception()))
         if always_open and not close:
@@ -136,11 +137,17 @@ class Loan:
                 close = not clean_session(pool, conn)
         pool.putconn(conn, close)
 
-    def _close_cursors(self) -> None:
+    def _close_cursors(self, conn: Any) -> None:
         # One that is still in somebody's hands would reach into the next borrower's session.
+        pool = self.supplier.pool
         for cursor in self.open_cursors():
+            guard = Guard(pool, conn, pool._ping_timeout)  # the server may be frozen
             try:
-                cursor.close()
-                self.holdable.discard(getattr(cursor, "name", None) or "")
-            except Exception:  # noqa: S110 - the server's cursor, in a session that has ended
-                pass
+                if getattr(cursor, "name", None):
+                    with guard:
+                        cursor.close()
+                    self.holdable.discard(cursor.name)
+                else:
+                    cursor.close()  # sends nothing
+            except Exception:  # the server's cursor, in a session that has ended
+                self._broken = self._broken or guard.fired

@@ -219,3 +219,31 @@ def test_a_connection_lost_in_a_request_makes_the_pool_doubt_the_others(
     connection.close()
     assert site.get("query").status == 200
     pool._audit()
+
+
+@pytest.mark.filterwarnings("ignore:.*was deleted while still open")  # psycopg 3 tells its users
+@pytest.mark.project
+def test_an_open_server_side_cursor_does_not_wait_for_a_frozen_server(
+    server: PostgresServer,
+) -> None:
+    from django.db import connection
+
+    _use(server, max_size=1, min_size=0, ping_timeout=0.2)
+    given_back = threading.Event()
+
+    def work() -> None:
+        cursor = connection.chunked_cursor()
+        cursor.execute("SELECT generate_series(1, 1000)")
+        server.freeze()
+        connection.close()
+        given_back.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        assert given_back.wait(20)
+    finally:
+        server.thaw()
+        thread.join()
+    assert connection.pool.get_stats()["pool_size"] == 0  # cut off, and not lent again
+    connection.pool._audit()
