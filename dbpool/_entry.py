@@ -92,7 +92,7 @@ class Entry(weakref.ref[Any]):
         """Let it be handed out without a look for `seconds`. False if its life is over.
 
         Due at a return when half of that is gone: until then the old term will do. Where there is
-        none, it is due now and then, since there may be one by then (`_suspicion.relax`).
+        none (0 seconds), everything is looked at when it is lent, and this is due now and then.
         """
         self.good_until = min(now + seconds, self.expires_at)
         self.renew_at = min(now + (seconds / 2 or _TERM), self.expires_at)
