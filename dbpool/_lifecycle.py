@@ -60,9 +60,12 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
         raise refusal(pool, answer, time.monotonic() - started)
     failure = pool._backoff.failure
     size = len(pool._entries)
+    why = f"; connecting fails ({failure.reason})" if failure else ""
+    if pool._reach.paused:
+        why = "; the pool is paused: call resume() first"
     error = pool._error(PoolTimeout)(
         f"pool {pool.name!r}: {size} of min_size={pool.min_size} connections were open after "
-        f"{timeout:.2f} s" + (f"; connecting fails ({failure.reason})" if failure else "")
+        f"{timeout:.2f} s{why}"
     )
     error.waited, error.size = time.monotonic() - started, size
     pool.close(timeout=0)  # what is still connecting is closed on arrival

@@ -46,10 +46,17 @@ def is_dead(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
 
 def report(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
     """Judge an error of the driver's; return whether it ends the session."""
-    if not _lease.ends_session(pool, conn, error):
-        return False
     entry = pool._in_use.get(id(conn))
-    if entry is not None and entry() is conn:
+    if entry is not None and entry() is not conn:
+        entry = None
+    try:
+        if not _lease.ends_session(pool, conn, error):
+            return False
+    except Exception:
+        if entry is not None:
+            raise
+        return False  # what is nobody's may be no connection at all
+    if entry is not None:
         _ending.expire(entry, "broken")
     suspect(pool)
     return True

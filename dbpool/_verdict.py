@@ -68,7 +68,8 @@ def judge(
         return _well(pool, good, now, limits)
     # The pool has a prober of its own at work: another connect would tell no more.
     if reach.name == DOWN and pool._background and not pool._backoff.given_up:
-        return Verdict(FAIL, (reach.cause,))
+        # A driver of the user's own may have words of its own.
+        return Verdict(FAIL, (reach.cause if reach.cause in REASONS[FAIL] else "connect_failed",))
     return None
 
 

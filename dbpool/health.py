@@ -163,7 +163,10 @@ class HealthCheck:
         verdict = min(known.values(), key=_by_severity)
         body = None
         if "" not in known and self._is_verbose(query, headers, remote_addr):
-            body = _described(verdict, known, self._pools())
+            try:
+                body = _described(verdict, known, self._pools())
+            except Exception:  # the pools are not those any more that were asked: never a 500
+                logger.exception("a health check cannot be described, and is answered without")
         return _answer(method, self._status(verdict), verdict.status, body)
 
     def _is_verbose(self, query: str, headers: Mapping[str, str], remote_addr: str) -> bool:

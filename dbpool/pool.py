@@ -241,7 +241,7 @@ class ConnectionPool:
         )
 
     def _look_again(self, held: Held, now: float, timeout: float | None) -> Any:
-        if self._quiet(held[1], now):
+        if timeout is None and self._quiet(held[1], now):
             return self._lend(held, now)
         try:
             deadline = now + self._seconds(timeout)

@@ -704,6 +704,15 @@ def test_a_connect_under_way_at_the_pause_is_not_kept(
     assert pool.get_stats()["connections_closed"] == {"paused": 1}
 
 
+def test_waiting_for_the_minimum_of_a_paused_pool_says_that_it_is_paused(
+    stub_pool: MakePool,
+) -> None:
+    pool = stub_pool(min_size=1)
+    pool.pause()
+    with pytest.raises(PoolTimeout, match="paused: call resume"):
+        pool.wait(0.01)
+
+
 def test_a_paused_pool_can_be_closed_and_a_closed_one_not_paused(stub_pool: MakePool) -> None:
     pool = stub_pool()
     pool.pause()

@@ -207,6 +207,15 @@ def test_a_server_that_has_become_read_only_is_reported_as_lost(stub_pool: MakeP
     expect_full_capacity(pool)
 
 
+@pytest.mark.parametrize("stranger", [None, object()], ids=["None", "an object"])
+def test_a_report_of_what_is_no_connection_raises_nothing(
+    stranger: object, pg_pool: MakePool
+) -> None:
+    pool = pg_pool(max_size=1)
+    assert pool.report(stranger, FromTheServer("23505")) is False
+    expect_full_capacity(pool)
+
+
 def test_a_connection_its_borrower_has_broken_costs_the_others_no_more_than_a_ping(
     pg_pool: MakePool, postgres: Postgres
 ) -> None:

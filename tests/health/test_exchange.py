@@ -294,6 +294,15 @@ def test_detail_says_what_is_wrong_in_numbers_and_closed_words_only(postgres: Po
             assert secret not in body
 
 
+def test_pools_that_have_changed_meanwhile_cost_the_detail_and_no_500(postgres: Postgres) -> None:
+    with ConnectionPool(postgres.url()) as pool:
+        answers = iter([{"default": pool}, {}])
+        check = HealthCheck(lambda: next(answers), token=golden.TOKEN)
+        knowing = {"authorization": f"Bearer {golden.TOKEN}"}
+        status, _, body = check.respond("GET", "/healthz/db", "verbose", knowing, "10.0.0.1")
+        assert (status, body) == (200, b'{"status":"pass"}\n')
+
+
 def test_the_docs_list_every_word_that_detail_may_say() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "health.md").read_text()
     listed = page.partition("`output` is")[2].partition("A response time")[0]

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dbpool import ConnectionPool
+from dbpool import ConnectionPool, PoolTimeout
 from dbpool._prober import prober_of
 from testproject.postgres import PostgresServer
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed, why
@@ -63,6 +63,18 @@ def test_what_nobody_thought_of_is_internal(
     with ConnectionPool(postgres.url()) as pool:
         monkeypatch.setattr("dbpool._probe.Spare", lambda *args: dict[str, int]()["hush"])
         assert why(check_of(pool)) == "internal"
+
+
+def test_a_word_of_somebody_elses_driver_is_not_passed_on(postgres: Postgres) -> None:
+    class Talkative(CountingDriver):
+        def reason(self, error: BaseException) -> str:
+            return "no_route_to_db.internal"
+
+    with place("down", postgres) as url, ConnectionPool(url, driver=Talkative()) as pool:
+        with pytest.raises(PoolTimeout):
+            pool.getconn()
+        wait_until(lambda: pool.state == "down")
+        assert why(check_of(pool)) == "connect_failed"
 
 
 # The log
