@@ -14,8 +14,23 @@ from typing import Any
 from django.apps import apps
 from django.db.backends import utils
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.asyncio import async_unsafe
 
-__all__ = ["LeanWrapper"]
+__all__ = ["LeanWrapper", "connects_by_djangos"]
+
+_GUARDED = async_unsafe(len).__code__  # of each method that Django keeps out of async code
+
+
+def connects_by_djangos() -> bool:
+    """Return whether connecting is left to Django's own connect().
+
+    In async code, which it refuses, and where a tool that watches it has put its own in its place
+    (maybe before this is imported).
+    """
+    return (
+        _get_running_loop() is not None
+        or getattr(BaseDatabaseWrapper.connect, "__code__", None) is not _GUARDED
+    )
 
 
 class LeanWrapper(BaseDatabaseWrapper):
@@ -34,8 +49,7 @@ class LeanWrapper(BaseDatabaseWrapper):
     def _cursor(self, name: str | None = None) -> Any:
         if self.health_check_enabled:
             self.close_if_health_check_failed()
-        if self.connection is None:
-            self.ensure_connection()
+        self.ensure_connection()  # always, and Django's: test tools forbid queries in its place
         try:
             return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
         except Exception:
@@ -45,17 +59,6 @@ class LeanWrapper(BaseDatabaseWrapper):
     def make_cursor(self, cursor: Any) -> Any:
         """Return Django's wrapper of a cursor of the driver's."""
         return LeanCursor(cursor, self)
-
-    def ensure_connection(self) -> None:
-        """Connect if there is no connection."""
-        if _get_running_loop() is not None or (self.in_atomic_block and self.connection is None):
-            super().ensure_connection()
-        elif self.connection is None:
-            try:
-                self.connect()
-            except Exception:
-                with self.wrap_database_errors:
-                    raise
 
     def validate_thread_sharing(self) -> None:
         """Raise DatabaseError in a thread that is neither the wrapper's nor allowed to use it."""

@@ -20,7 +20,7 @@ from dbpool import ConnectionPool, PoolClosed
 
 from . import _forks, _settings, pools
 from ._errors import ErrorWrapper
-from ._lean import LeanWrapper
+from ._lean import LeanWrapper, connects_by_djangos
 from ._loan import Loan, Supplier
 from ._owner import Owner
 from ._transactions import TransactionEnds
@@ -141,7 +141,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         Does to the wrapper all that Django's own does; to the connection, what is not done yet.
         """
         supplier = self._dbpool_supplier()
-        if supplier is None or not supplier.is_plain or _get_running_loop() is not None:
+        if supplier is None or not supplier.is_plain or connects_by_djangos():
             self._dbpool_connect_as_django(supplier)
             return
         settings = self.settings_dict

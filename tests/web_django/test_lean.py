@@ -160,3 +160,39 @@ def test_an_execute_of_somebody_elses_is_called() -> None:
         utils.CursorWrapper.execute = execute  # type: ignore[method-assign]
         connection.close()
     assert seen == ["class: SELECT 1", "wrapper: SELECT 1"]
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_what_a_tool_puts_in_the_place_of_djangos_methods_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pytest-django forbids queries by ensure_connection(), error trackers watch connect()."""
+    from django.db import connection
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    with connection.cursor() as cursor:  # the pool connects, in its own way
+        cursor.execute("SELECT 1")
+    connection.close()
+    called: list[str] = []
+    for name in ("ensure_connection", "connect"):
+        monkeypatch.setattr(BaseDatabaseWrapper, name, _noting(called, name))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert called[:2] == ["ensure_connection", "connect"]
+    called.clear()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert called == ["ensure_connection"], "it is asked also while there is a connection"
+    connection.close()
+
+
+def _noting(called: list[str], name: str) -> Any:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    own = getattr(BaseDatabaseWrapper, name)
+
+    def method(self: Any) -> Any:
+        called.append(name)
+        return own(self)
+
+    return method
