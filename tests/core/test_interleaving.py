@@ -56,6 +56,19 @@ def test_a_return_against_queueing(timeout: float) -> None:
     assert schedule.explore(_scene(workers), bound=3) > 10
 
 
+def test_a_return_as_the_first_short_sleep_of_a_caller_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that asks a full pool sleeps twice: before it sees to anything, and after."""
+    monkeypatch.setattr(_waiting, "SOON", TIMED)
+
+    def workers(s: Scenery) -> Sequence[Callable[[], object]]:
+        box = [s.pool.getconn()]
+        return [lambda: s.pool.putconn(box.pop()), lambda: s.borrow(UNTIMED)]
+
+    assert schedule.explore(_scene(workers), bound=3) > 10
+
+
 def test_a_newcomer_does_not_overtake_who_waited_before_a_return() -> None:
     """Not even between two steps of the return: what is given back never lies idle before it."""
 

@@ -144,6 +144,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Keeper:
     monkeypatch.setattr(_waiting.Waiter, "__init__", be_born_and_modelled)
     # And no belt: a lost wake-up must show as one.
     monkeypatch.setattr(_waiting, "nap", lambda *args: schedule.FOREVER * 2)
+    monkeypatch.setattr(_waiting, "SOON", schedule.FOREVER * 2)
     monkeypatch.setattr(_waiting, "_collect", lambda *args: None)
     return keeper
 
