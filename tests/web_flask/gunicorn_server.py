@@ -90,7 +90,8 @@ class GunicornServer:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(20)
+            # A worker that is told while it still boots does not hear: gunicorn waits 30 s for it.
+            return self._process.wait(50)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             return self._process.wait()
