@@ -13,12 +13,12 @@ import pytest
 
 from dbpool import ConnectionPool, PoolTimeout, _connecting, _handover, _suspicion, _waiting
 from tests.support import schedule
-from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models
+from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models, step_suspicions
 
 __all__ = ["models"]
 
 # All computing, and so as slow as whatever runs beside it lets it be.
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(800)
 
 
 def _scene(
@@ -133,8 +133,11 @@ def test_close_against_a_return_and_a_waiter() -> None:
 
 
 @pytest.mark.parametrize("returned", [1, 2])
-def test_what_a_suspicion_takes_no_return_gives_back(returned: int) -> None:
+def test_what_a_suspicion_takes_no_return_gives_back(
+    returned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not even one that has begun before: each is asked before it is lent next."""
+    step_suspicions(monkeypatch)
 
     def make() -> Scene:
         s = Scenery(size=2, opened=2)

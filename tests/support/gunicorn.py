@@ -43,7 +43,7 @@ def gunicorn(target: str, *options: str, variables: Mapping[str, str], log: Path
     finally:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(20)
+            server.wait(50)  # gunicorn waits 30 s for a worker that still boots
         server.kill()
         server.wait()
     assert server.returncode == 0, log.read_text()

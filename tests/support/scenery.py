@@ -31,7 +31,16 @@ from dbpool import pool as pool_module
 from tests.support import schedule
 from tests.support.stub_driver import StubDriver
 
-__all__ = ["TIMED", "UNTIMED", "Cancelled", "Keeper", "Scene", "Scenery", "models"]
+__all__ = [
+    "TIMED",
+    "UNTIMED",
+    "Cancelled",
+    "Keeper",
+    "Scene",
+    "Scenery",
+    "models",
+    "step_suspicions",
+]
 
 UNTIMED, TIMED = schedule.FOREVER * 2, 1.0
 
@@ -69,7 +78,7 @@ class Keeper:
 
 
 class SteppedEntry(_entry.Entry):
-    """What a return, a drain and a suspicion write across each other is a switch point.
+    """What a return and a drain write across each other is a switch point.
 
     It hashes to its number in the scene, so that a set of them has the same order each time.
     """
@@ -102,8 +111,13 @@ def _stepped(name: str) -> property:
     return property(read, write)
 
 
-for _name in ("good_until", "renew_at", "expires_at", "proved_at"):
+for _name in ("good_until", "renew_at", "expires_at"):
     setattr(SteppedEntry, _name, _stepped(_name))
+
+
+def step_suspicions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what a suspicion writes be a switch point, too; other scenes only grow by it."""
+    monkeypatch.setattr(SteppedEntry, "proved_at", _stepped("proved_at"))
 
 
 @pytest.fixture(autouse=True)
