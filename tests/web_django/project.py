@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -64,7 +65,8 @@ class Project:
         self._settings = dict(settings or {})
         self._database = dict(database or {})
         self._tables = tables
-        self.schema = f"dbpool_test_{os.getpid()}"
+        # Not by the process alone: numbers of processes come again, also of those that were killed.
+        self.schema = f"dbpool_test_{os.getpid()}_{secrets.token_hex(4)}"
 
     @property
     def dsn(self) -> str:
