@@ -106,11 +106,11 @@ def test_the_prober_connects_when_something_answers(
 
     def answers(endpoints: Any, seconds: float) -> bool:
         asked.append(endpoints)
-        assert seconds == 5.0
+        assert seconds == PATIENCE
         return answered[len(asked) - 1]
 
     monkeypatch.setattr(_knock, "answers", answers)
-    pool = new_pool(postgres.dsn(), timeout=PATIENCE, down_wait=PATIENCE, connect_timeout=5.0)
+    pool = new_pool(postgres.dsn(), timeout=PATIENCE, down_wait=PATIENCE, connect_timeout=PATIENCE)
     silent_for_long(pool)
     pool.putconn(pool.getconn())
     assert len(asked) == 3

@@ -74,7 +74,9 @@ def test_the_pools_write_down_what_they_open_and_close(server: AppServer) -> Non
     ]
     opened = [line for line in lines if line["event"] == "opened"]
     closed = [line for line in lines if line["event"] == "closed"]
-    assert len(opened) == len(closed) == before.opened
+    # A connection may be opened after `before` was read: for a request whose caller then got one
+    # that came back sooner.
+    assert before.opened <= len(opened) == len(closed) <= servers.MOST_SESSIONS
     assert all(1 <= line["open"] <= servers.MAX_SIZE for line in opened)
 
 
