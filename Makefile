@@ -25,20 +25,21 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 	@$(RUN) -m testproject.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
-	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(call side_by_side,-m "not long"))
+	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(call side_by_side,,not long and ))
 
-# Most tests wait for something most of their time, so three runs go side by side: the adapters and
-# all else, the core, and both with the other driver. What the latter say comes at the end.
-# $(call side_by_side,OPTIONS): one shell command.
+# Most tests wait for something most of their time, so four runs go side by side: the adapters and
+# all else, the core, both with the other driver, and what waits for nothing: that takes what the
+# others leave of the machine. What the last three say comes at the end.
+# $(call side_by_side,OPTIONS,CONDITION and ): one shell command.
 define side_by_side
 	said=$$(mktemp -d); \
-	$(PYTEST) $(1) tests/core >"$$said/core" 2>&1 & core=$$!; \
+	$(PYTEST) $(1) -m "$(2)not computes" tests/core >"$$said/core" 2>&1 & core=$$!; \
+	nice -n 19 $(PYTEST) $(1) -m "$(2)computes" tests/core >"$$said/computes" 2>&1 & computes=$$!; \
 	$(MAKE) --no-print-directory test-psycopg >"$$said/psycopg" 2>&1 & other=$$!; \
-	trap 'kill $$core $$other; rm -rf "$$said"; exit 130' INT TERM; \
-	$(PYTEST) $(1) --ignore=tests/core; failed=$$?; \
-	wait $$core || failed=1; \
-	wait $$other || failed=1; \
-	cat "$$said/core" "$$said/psycopg"; rm -rf "$$said"; \
+	trap 'kill $$core $$computes $$other; rm -rf "$$said"; exit 130' INT TERM; \
+	$(PYTEST) $(1) -m "$(2)not computes" --ignore=tests/core; failed=$$?; \
+	for part in $$core $$other $$computes; do wait $$part || failed=1; done; \
+	cat "$$said/core" "$$said/computes" "$$said/psycopg"; rm -rf "$$said"; \
 	exit $$failed
 endef
 
@@ -70,7 +71,7 @@ test-long: $(VENV)/.ready postgres ## run the tests that take minutes
 	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)
 
 test-every: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run every test, the long ones too
-	@$(if $(ARGS),$(PYTEST) -o faulthandler_timeout=3600 $(ARGS),$(call side_by_side,-o faulthandler_timeout=3600))
+	@$(if $(ARGS),$(PYTEST) -o faulthandler_timeout=3600 $(ARGS),$(call side_by_side,-o faulthandler_timeout=3600,))
 
 test-all: $(VENV)/.ready ## run every test on each Python there is, and on Django 5.2 and the newest
 	@$(RUN) -m tests.interpreters $(ARGS)

@@ -28,6 +28,16 @@ for _number, _usual in (
 SCRAM_PASSWORD = "it's a \\secret/?@: ünd %41"
 
 
+COMPUTING = 800.0  # seconds after which one that `computes` hangs, whatever runs beside it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give those that only compute the time that they need beside all others."""
+    for item in items:
+        if item.get_closest_marker("computes") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(COMPUTING))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The server for ordinary tests: our own, or that of DBPOOL_TEST_DSN. Do not break it."""

@@ -18,7 +18,7 @@ from tests.support.injection import explore
 from tests.support.stub_driver import StubDriver, StubError
 
 # All computing, and so as slow as whatever runs beside it lets it be.
-pytestmark = pytest.mark.timeout(800)
+pytestmark = pytest.mark.computes
 
 PACKAGE = os.path.dirname(dbpool.__file__) + os.sep
 Run = Callable[[Callable[[], object]], None]

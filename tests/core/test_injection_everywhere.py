@@ -32,7 +32,7 @@ from tests.support.stub_driver import StubDriver
 from tests.support.wired_driver import WiredDriver
 
 # All computing, and so as slow as whatever runs beside it lets it be.
-pytestmark = pytest.mark.timeout(800)
+pytestmark = pytest.mark.computes
 
 Scenario = Callable[[Run], Check]
 

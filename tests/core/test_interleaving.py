@@ -18,7 +18,7 @@ from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models, step_s
 __all__ = ["models"]
 
 # All computing, and so as slow as whatever runs beside it lets it be.
-pytestmark = pytest.mark.timeout(800)
+pytestmark = pytest.mark.computes
 
 
 def _scene(

@@ -19,7 +19,7 @@ from tests.support.scenery import TIMED, UNTIMED, Cancelled, Keeper, Scene, Scen
 __all__ = ["models"]
 
 # All computing, and so as slow as whatever runs beside it lets it be.
-pytestmark = pytest.mark.timeout(800)
+pytestmark = pytest.mark.computes
 
 PACKAGE = os.path.dirname(dbpool.__file__) + os.sep
 Worker = Callable[[], object]

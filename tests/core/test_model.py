@@ -40,7 +40,7 @@ from tests.support.stub_driver import StubError
 from tests.support.wired_driver import Wire, WiredDriver
 
 # All computing, and so as slow as whatever runs beside it lets it be.
-pytestmark = pytest.mark.timeout(800)
+pytestmark = pytest.mark.computes
 
 VALIDATE_AFTER, PING_AFTER, LIFETIME, MAX_IDLE = 0.1, 30.0, 200.0, 60.0
 LONGEST_BACKOFF = 5.0

@@ -414,6 +414,7 @@ def matrix() -> list[Any]:
     ]
 
 
+@pytest.mark.computes
 @pytest.mark.parametrize(("interrupted", "handler"), matrix())
 def test_a_handler_may_use_the_pool_at_any_point_of_its_own_code(
     interrupted: Use, handler: Use

@@ -44,6 +44,7 @@ class LossyLink:
         self._ours, self.host = f"{subnet}.1", f"{subnet}.2"
         self.port = 0
         self._sockets: list[socket.socket] = []
+        self._accepting: threading.Thread | None = None
 
     def __enter__(self) -> LossyLink:
         try:
@@ -62,10 +63,14 @@ class LossyLink:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for sock in self._sockets:
+        while self._sockets:  # the listener first; then no more are added
+            sock = self._sockets.pop(0)
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
+            if self._accepting is not None:
+                self._accepting.join()
+                self._accepting = None
         for command in (f"link del {self._link}", f"netns del {self._namespace}"):
             subprocess.run([_ip() or "ip", *command.split()], check=False, capture_output=True)
 
@@ -104,16 +109,19 @@ class LossyLink:
             raise OSError("the namespace could not be entered")
         self._sockets.append(made[0])
         self.port = made[0].getsockname()[1]
-        threading.Thread(target=self._accept, args=(made[0],), daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, args=(made[0],), daemon=True)
+        self._accepting.start()
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client = listener.accept()[0]
-                server = socket.create_connection(self._upstream)
+                self._sockets.append(client)
+                server = socket.create_connection(self._upstream, 5.0)
+                server.settimeout(None)
+                self._sockets.append(server)
                 for sock in (client, server):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    self._sockets.append(sock)
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=pair, daemon=True).start()
 
