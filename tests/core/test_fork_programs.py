@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from testproject.postgres import PostgresServer
+from tests.support import file_broker
 from tests.support.forking import DRIVER
 from tests.support.gunicorn import get, gunicorn
 from tests.support.servers import Postgres, count_sessions
@@ -113,8 +114,7 @@ def test_preloaded_workers_of_gunicorn(
 def test_prefork_workers_of_celery(
     variables: dict[str, str], server: Postgres, tmp_path: Path
 ) -> None:
-    for name in ("queue", "results", "control"):
-        (tmp_path / name).mkdir()
+    file_broker.make(tmp_path)
     environ = {**os.environ, **variables, "CELERY_FOLDER": str(tmp_path)}
     log = tmp_path / "log"
     options = ["--pool", "prefork", "--concurrency", "2", "--without-mingle", "--without-gossip"]

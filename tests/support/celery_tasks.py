@@ -15,18 +15,12 @@ from pathlib import Path
 from celery import Celery
 from celery.signals import worker_init
 
-from tests.support import pool_tasks
+from tests.support import file_broker, pool_tasks
 
 folder = Path(os.environ["CELERY_FOLDER"])
-queue = str(folder / "queue")
 app = Celery("pool", broker="filesystem://", backend=(folder / "results").as_uri())
 app.conf.update(
-    broker_transport_options={
-        "data_folder_in": queue,
-        "data_folder_out": queue,
-        "control_folder": str(folder / "control"),
-        "polling_interval": 0.05,
-    },
+    broker_transport_options={**file_broker.options(folder), "polling_interval": 0.05},
     worker_prefetch_multiplier=1,
 )
 parents: list[int] = []
@@ -51,5 +45,6 @@ if __name__ == "__main__":
     answers: list[list[int]] = []
     while len(answers) < int(sys.argv[1]) or len({process for process, *_ in answers}) < 2:
         sent = [task.delay(len(answers) + number) for number in range(20)]
+        file_broker.post(folder)
         answers += [result.get(timeout=60) for result in sent]
     print(json.dumps(answers))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import file_broker
 from tests.support.servers import Postgres, count_sessions
 from tests.support.waiting import wait_until
 from tests.web_django.project import database
@@ -38,15 +39,15 @@ WORKER = """
 import os
 import django
 django.setup()
+from pathlib import Path
 from celery import Celery
 from django.db import connection
+from tests.support import file_broker
 
 place = {place!r}
 app = Celery("shop", broker="filesystem://", backend="file://" + place + "/results")
 app.conf.update(
-    broker_transport_options={{
-        "data_folder_in": place + "/queue", "data_folder_out": place + "/queue"
-    }},
+    broker_transport_options=file_broker.options(Path(place)),
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=1,
     task_serializer="json",
@@ -85,8 +86,7 @@ def shop(
     settings = database(postgres.dsn(application_name=name), pool)
     (tmp_path / "celery_settings.py").write_text(SETTINGS.format(database=settings))
     (tmp_path / "celery_shop.py").write_text(WORKER.format(place=str(tmp_path)))
-    for folder in ("queue", "results"):
-        (tmp_path / folder).mkdir()
+    file_broker.make(tmp_path)
     environ = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "celery_settings",
@@ -117,8 +117,9 @@ def shop(
 
 ASK = """
 import json
-from celery_shop import ask
+from celery_shop import Path, ask, file_broker, place
 sent = [ask.delay(number) for number in range({tasks})]
+file_broker.post(Path(place))
 print(json.dumps([result.get(timeout=60) for result in sent]))
 """
 
