@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from ._errors import released
+from ._handed import fenced
 
 if TYPE_CHECKING:
     from ._lease import ContextLease
@@ -32,7 +33,8 @@ class _Fenced:
         raise NotImplementedError
 
     def _result(self, result: Any) -> Any:
-        raise NotImplementedError
+        """Return what to hand out for what a method of the driver's has returned."""
+        return fenced(result, self._lease)
 
     @property
     def raw(self) -> Any:
@@ -104,7 +106,7 @@ class FencedConnection(_Fenced):
             return self
         if hasattr(result, "fetchone"):  # psycopg 3 and sqlite3 execute on connections, too
             return self._cursor_type(self, self._lease, self._lease.adopt(result))
-        return result
+        return super()._result(result)
 
     def cursor(self, *args: Any, **kwargs: Any) -> FencedCursor:
         """Make a cursor of the driver's, with the driver's arguments."""
@@ -179,7 +181,7 @@ class FencedCursor(_Fenced):
     def _result(self, result: Any) -> Any:
         if result is self._cursor:
             return self
-        return self._connection if result is self._lease.conn else result
+        return self._connection if result is self._lease.conn else super()._result(result)
 
     @property
     def connection(self) -> FencedConnection:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dbpool import PoolTimeout
 from dbpool._lease import roll_back
 from dbpool._session import clean_session
-from dbpool.drivers.base import IDLE, INTRANS
+from dbpool.drivers.base import ACTIVE, IDLE, INTRANS
 
 from . import _dialect
 from ._hooks import Unit
@@ -199,9 +199,10 @@ class IsolatedLease(ContextLease):
     def leave(self) -> None:
         """A use has ended: so has its unit in autocommit mode."""
         if self._autocommit and not self.blocks:
-            if super().status() == INTRANS:
+            status = super().status()
+            if status == INTRANS:
                 self._pinned.commit(self)
-            else:
+            elif status != ACTIVE:  # as between two rows of psycopg 3's `stream`
                 self._pinned.rollback(self)
 
     def status(self) -> int:

@@ -518,6 +518,79 @@ def test_what_the_driver_offers_on_the_connection_itself_is_fenced_too(shop: Sho
             use()
 
 
+@pytest.mark.parametrize("shop", [PSYCOPG, "sqlite3"], indirect=True)
+def test_what_the_driver_hands_out_to_be_used_later_is_fenced_too(shop: Shop) -> None:
+    """Generators and blocks talk to the connection when they are run, not when they are made."""
+    with shop.app.app_context():
+        connection, kept = shop.db.connection, {}
+        if shop.driver == "sqlite3":
+            kept = {"iterdump": connection.iterdump(), "begun": connection.iterdump()}
+            begun = [next(kept["begun"])]
+        else:
+            cursor = connection.cursor()
+            begun = list(cursor.stream("SELECT 1 UNION ALL SELECT 2"))
+            with cursor.copy("COPY (SELECT 1) TO STDOUT") as copy:
+                assert b"".join(copy) == b"1\n"
+            with connection.transaction() as transaction:
+                assert transaction.status.name == "ACTIVE"  # the driver's own object
+            kept = {
+                "notifies": connection.notifies(timeout=0),
+                "stream": cursor.stream("SELECT 1"),
+                "transaction": connection.transaction(),
+                "pipeline": connection.pipeline(),
+                "copy": cursor.copy("COPY note TO STDOUT"),
+            }
+        assert len(begun) == (1 if shop.driver == "sqlite3" else 2)
+        raw = connection.raw
+    with shop.app.app_context():
+        assert shop.db.connection.raw is raw  # the same session, lent again
+        shop.write("kept")
+        for what, use in kept.items():
+            with (
+                pytest.raises(ConnectionReleased),
+                use if hasattr(use, "__enter__") else closing(use),
+            ):
+                assert next(use, None) is None, f"{what} was used"
+        shop.db.commit()
+    assert shop.look() == ["kept"]
+
+
+@pytest.mark.parametrize("shop", [PSYCOPG], indirect=True)
+@pytest.mark.parametrize("error", [None, KeyError()])
+def test_a_block_of_psycopgs_that_is_left_after_the_end_is_told(
+    shop: Shop, error: Exception | None
+) -> None:
+    with shop.app.app_context():
+        block = shop.db.connection.transaction()
+        block.__enter__()
+        shop.write("undone")
+    if error is None:
+        with pytest.raises(ConnectionReleased):
+            block.__exit__(None, None, None)
+    else:  # which says more
+        assert not block.__exit__(type(error), error, None)
+    assert shop.look() == []
+
+
+@pytest.mark.parametrize("shop", [PSYCOPG], indirect=True)
+def test_rows_that_psycopg_streams_work_under_isolation_in_autocommit_mode(shop: Shop) -> None:
+    @shop.app.post("/")
+    @shop.db.autocommit
+    def view() -> Any:
+        cursor = shop.db.connection.cursor()
+        sql = "INSERT INTO note (text) VALUES ('a'), ('b') RETURNING text"
+        texts = [text for (text,) in cursor.stream(sql)]
+        return {"texts": texts}, 409
+
+    with shop.db.test_isolation(shop.app):
+        for _ in range(2):
+            assert shop.app.test_client().post("/").json == {"texts": ["a", "b"]}
+        with shop.app.app_context(), closing(shop.db.connection.cursor()) as cursor:
+            cursor.execute("SELECT count(*) FROM note")
+            assert cursor.fetchone() == (4,)
+    assert shop.look() == []
+
+
 @pytest.mark.parametrize("shop", [PSYCOPG], indirect=True)
 def test_psycopgs_own_transaction_blocks_are_seen_by_the_end(shop: Shop) -> None:
     @shop.app.post("/<int:status>")

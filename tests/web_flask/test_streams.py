@@ -14,7 +14,7 @@ from flask import Response, stream_with_context
 from dbpool import PoolError, PoolTimeout
 from dbpool_flask import ConnectionReleased
 from tests.support.waiting import wait_until
-from tests.web_flask.conftest import MakeSite, Site, pg
+from tests.web_flask.conftest import DRIVER, MakeSite, Site, pg
 
 
 @pytest.mark.parametrize("kept_context", [True, False])
@@ -444,8 +444,15 @@ def test_a_stream_that_writes_in_a_block_keeps_its_connection(
     assert site.database.notes() == ["kept"]
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "execute",
+        pytest.param("stream", marks=pytest.mark.skipif(DRIVER != "psycopg", reason="psycopg 3's")),
+    ],
+)
 def test_a_stream_that_is_reading_keeps_its_connection_however_many_wait(
-    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr("dbpool_flask._late.PATIENCE", 1.2)
     site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 10})
@@ -455,7 +462,7 @@ def test_a_stream_that_is_reading_keeps_its_connection_however_many_wait(
         def rows() -> Iterator[str]:
             with site.db.connection.cursor() as cursor:
                 # Until somebody waits, and then for longer than the pool takes to look.
-                cursor.execute("SELECT pg_sleep(2.5)")
+                assert len(list(getattr(cursor, way)("SELECT pg_sleep(2.5)") or cursor)) == 1
                 yield "whole"
 
         return Response(stream_with_context(rows()))
