@@ -110,8 +110,8 @@ def guestbook(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_the_tutorial_ends_with_an_app_that_serves(guestbook: Tutorial) -> None:
     first = [command.split()[0] for command in guestbook.commands]
     assert first == [
-        "python3", ".", "pip", "createdb", "export", "flask", "flask", "createdb", "python",
-        "gunicorn", "curl", "curl", "curl", "curl", "curl",
+        "mkdir", "cd", "python3", ".", "pip", "createdb", "export", "flask", "flask", "createdb",
+        "python", "gunicorn", "curl", "curl", "curl", "curl", "curl",
     ]  # fmt: skip
 
 

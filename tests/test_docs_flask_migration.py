@@ -12,9 +12,10 @@ from typing import Any
 
 import psycopg2
 import pytest
+from flask import Flask
 
 from dbpool.options import OPTIONS
-from dbpool_flask import _config
+from dbpool_flask import DBPool, _config
 from tests.support.documents import Document
 from tests.support.servers import Postgres
 
@@ -41,6 +42,27 @@ def test_links_lead_somewhere() -> None:
 def test_the_options_that_keep_their_names_are_there() -> None:
     (kept,) = re.findall(r"^(`min_size`.*?) keep their names", PAGE.text, re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`(\w+)`", kept)) <= {*OPTIONS, *_config._OPTIONS}
+
+
+def test_sql_is_written_as_the_table_says(database: dict[str, str]) -> None:
+    for word in (
+        "| `LIKE 'A%%'` where parameters",
+        ", `:` |",
+        "| `= ANY(%(names)s)`, given a list |",
+    ):
+        assert word in PAGE.text
+    app = Flask("page")
+    app.config["DBPOOL_URL"] = database["postgresql+psycopg2://app@db/shop"]
+    db = DBPool(app)
+    with app.app_context(), db.connection.cursor() as cursor:
+        cursor.execute("INSERT INTO orders VALUES ('Ada'), ('Bob'), ('Alan')")
+        cursor.execute(
+            "SELECT customer::text FROM orders"
+            " WHERE customer LIKE 'A%%' AND customer = ANY(%(names)s)",
+            {"names": ["Ada", "Bob"]},
+        )
+        assert cursor.fetchall() == [("Ada",)]
+        db.pools["default"].close()
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ class Tutorial:
         """Run one command."""
         self.commands.append(line)
         words = shlex.split(self._here(line))
-        if words[:3] == ["python3", "-m", "venv"] or words[0] in (".", "createdb"):
+        if words[:3] == ["python3", "-m", "venv"] or words[0] in (".", "cd", "mkdir", "createdb"):
             assert not shown
         elif words[:2] == ["pip", "install"]:
             _installable(words[2:])

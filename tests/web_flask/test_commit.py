@@ -13,7 +13,7 @@ from dbpool import CommitUnknown, TransactionAborted
 from tests.web_flask.conftest import MakeSite, Site, pg
 
 
-@pytest.mark.parametrize("status", [200, 201, 204, 302, 303])
+@pytest.mark.parametrize("status", [200, 201, 204, 302, 303, 399])
 def test_a_status_below_400_commits(site: Site, status: int) -> None:
     @site.app.post("/")
     def view() -> Any:

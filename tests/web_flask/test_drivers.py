@@ -556,23 +556,6 @@ def test_what_the_driver_hands_out_to_be_used_later_is_fenced_too(shop: Shop) ->
 
 
 @pytest.mark.parametrize("shop", [PSYCOPG], indirect=True)
-@pytest.mark.parametrize("error", [None, KeyError()])
-def test_a_block_of_psycopgs_that_is_left_after_the_end_is_told(
-    shop: Shop, error: Exception | None
-) -> None:
-    with shop.app.app_context():
-        block = shop.db.connection.transaction()
-        block.__enter__()
-        shop.write("undone")
-    if error is None:
-        with pytest.raises(ConnectionReleased):
-            block.__exit__(None, None, None)
-    else:  # which says more
-        assert not block.__exit__(type(error), error, None)
-    assert shop.look() == []
-
-
-@pytest.mark.parametrize("shop", [PSYCOPG], indirect=True)
 def test_rows_that_psycopg_streams_work_under_isolation_in_autocommit_mode(shop: Shop) -> None:
     @shop.app.post("/")
     @shop.db.autocommit

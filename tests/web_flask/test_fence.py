@@ -7,6 +7,7 @@ import gc
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
@@ -203,6 +204,35 @@ def test_methods_and_iterators_that_were_kept_are_refused_too(site: Site) -> Non
     for use in kept:
         with pytest.raises(ConnectionReleased):
             use()
+
+
+@pytest.mark.parametrize("error", [None, KeyError()])
+def test_a_block_of_the_drivers_that_is_left_after_the_end_does_nothing_any_more(
+    make_site: MakeSite, error: Exception | None
+) -> None:
+    left = []
+
+    class WithBlocks(extensions.connection):
+        @contextmanager
+        def block(self) -> Iterator[str]:
+            try:
+                yield "the block's own"
+            finally:
+                left.append(self)
+
+    site = make_site(DBPOOL_OPTIONS={"kwargs": {"connection_factory": WithBlocks}})
+    with site.app.app_context():
+        with site.db.connection.block() as own:
+            assert own == "the block's own"
+        assert len(left) == 1
+        block = site.db.connection.block()
+        block.__enter__()
+    if error is None:
+        with pytest.raises(ConnectionReleased):
+            block.__exit__(None, None, None)
+    else:  # which says more
+        assert not block.__exit__(type(error), error, None)
+    assert len(left) == 1
 
 
 def test_closing_after_the_end_is_harmless_and_closed_is_true(site: Site) -> None:

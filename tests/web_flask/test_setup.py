@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from typing import Any
 
@@ -76,6 +77,8 @@ def test_everything_can_come_from_prefixed_environment_variables(
     monkeypatch.setenv("FLASK_DBPOOL_OPTIONS__max_idle", "null")
     monkeypatch.setenv("FLASK_DBPOOL_DATABASES__replica__url", database.url)
     monkeypatch.setenv("FLASK_DBPOOL_DATABASES__replica__max_size", "5")
+    monkeypatch.setenv("FLASK_DBPOOL_REPLICA", "replica")
+    monkeypatch.setenv("FLASK_DBPOOL_TRANSACTION", "manual")
     monkeypatch.setenv("FLASK_DBPOOL_HEALTH_TTL", "2.5")
     app = Flask("environment")
     app.config.from_prefixed_env()
@@ -85,6 +88,8 @@ def test_everything_can_come_from_prefixed_environment_variables(
             "default": 3,
             "replica": 5,
         }
+    state = app.extensions["dbpool"]
+    assert (state.replica, state._mode.commits) == ("replica", False)
 
 
 def test_a_callable_url_is_asked_at_each_connect(database: Database) -> None:
@@ -166,6 +171,26 @@ def test_a_pool_that_somebody_else_holds_closes_with_the_app_too(database: Datab
     del app
     wait_until(lambda: gc.collect() >= 0 and pool.closed, message="the pool is closed")
     wait_until(lambda: database.sessions() == [], message="its sessions are gone")
+
+
+def test_whoever_collects_an_app_does_not_close_its_pools_itself(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may happen anywhere, under any lock: the finaliser only asks."""
+    closers, close = [], ConnectionPool.close
+
+    def noted(pool: ConnectionPool, *args: Any, **kwargs: Any) -> None:
+        closers.append(threading.current_thread())
+        close(pool, *args, **kwargs)
+
+    app = configured(DBPOOL_URL=database.url)
+    db = DBPool(app)
+    with app.app_context():
+        db.connection.cursor().execute("SELECT 1")
+    monkeypatch.setattr(ConnectionPool, "close", noted)
+    del app
+    wait_until(lambda: gc.collect() >= 0 and closers, message="the pool is closed")
+    assert threading.current_thread() not in closers
 
 
 # -- what does not
