@@ -177,7 +177,7 @@ class DBPool:
         """Roll back on any exception that leaves the view, whatever its error handler answers.
 
         Commits at the end of the request in apps whose DBPOOL_TRANSACTION is another one, too. On
-        a function that is not called in a request: `with db.transaction()` around it.
+        a function that is not the view of a request: `with db.transaction()` around it.
         """
         return mark(atomic(view, self._scope, self.transaction), "request")
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import flask
+
 from dbpool import TransactionAborted
 from dbpool.drivers.base import IDLE, INERROR
 
@@ -141,27 +143,34 @@ def atomic(view: V, scope: Callable[[], Scope], transaction: Callable[[], Transa
 
         @functools.wraps(view)
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            with _Atomic(scope(), transaction):
+            with _Atomic(view, scope(), transaction):
                 return await view(*args, **kwargs)
 
         return cast("V", awaited)
 
     @functools.wraps(view)
     def called(*args: Any, **kwargs: Any) -> Any:
-        with _Atomic(scope(), transaction):
+        with _Atomic(view, scope(), transaction):
             return view(*args, **kwargs)
 
     return cast("V", called)
 
 
 class _Atomic:
-    """In a request it costs nothing and takes no connection; elsewhere it is a block."""
+    """Around the view of the request it costs nothing and takes no connection.
+
+    What that undoes is the whole request. Around any other function it is a block, since whoever
+    called it may catch the exception and go on.
+    """
 
     __slots__ = ("_block", "_scope")
 
-    def __init__(self, scope: Scope, transaction: Callable[[], Transaction]) -> None:
+    def __init__(
+        self, view: Callable[..., Any], scope: Scope, transaction: Callable[[], Transaction]
+    ) -> None:
         self._scope = scope
-        self._block = None if scope.commits else transaction()
+        whole = scope.commits and _is_view_of_request(view)
+        self._block = None if whole else transaction()
 
     def __enter__(self) -> None:
         if self._block is not None:
@@ -177,3 +186,10 @@ class _Atomic:
             self._block.__exit__(kind, error, traceback)
         elif isinstance(error, Exception):
             self._scope.abandon()
+
+
+def _is_view_of_request(function: Callable[..., Any]) -> bool:
+    """Return whether it is what Flask calls for this request, other decorators aside."""
+    endpoint = flask.request.endpoint
+    view = None if endpoint is None else flask.current_app.view_functions.get(endpoint)
+    return view is not None and inspect.unwrap(view) is inspect.unwrap(function)

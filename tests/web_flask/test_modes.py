@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -100,6 +101,68 @@ def test_an_atomic_function_outside_requests_is_a_block(site: Site) -> None:
             work(True)
         work(False)
     assert site.database.notes() == ["fail: False"]
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_an_atomic_function_that_a_view_calls_undoes_itself_alone(site: Site, atomic: bool) -> None:
+    @site.db.atomic
+    def work(text: str) -> None:
+        site.write(text)
+        if text == "undone":
+            raise KeyError
+
+    @site.app.before_request
+    def before() -> None:
+        work("before")
+        with pytest.raises(KeyError):
+            work("undone")
+
+    def view() -> Any:
+        site.write("view")
+        with pytest.raises(KeyError):
+            work("undone")
+        work("called")
+        return "ok"
+
+    site.app.add_url_rule("/", view_func=site.db.atomic(view) if atomic else view)
+    assert site.client().get("/").status_code == 200
+    assert site.database.notes() == ["before", "view", "called"]
+
+
+def test_an_atomic_view_undoes_what_was_done_before_it_too(site: Site) -> None:
+    def other(view: Any) -> Any:
+        @functools.wraps(view)
+        def wrapper() -> Any:
+            return view()
+
+        return wrapper
+
+    @site.app.before_request
+    def before() -> None:
+        site.write("undone")
+
+    @site.app.errorhandler(KeyError)
+    def handler(error: KeyError) -> Any:
+        return "all is well", 200
+
+    @site.app.post("/")
+    @other
+    @site.db.atomic
+    @other
+    def view() -> Any:
+        site.write("undone")
+        raise KeyError
+
+    class Resource(MethodView):
+        decorators = (site.db.atomic,)  # type: ignore[assignment]
+
+        def post(self) -> Any:
+            raise KeyError
+
+    site.app.add_url_rule("/class", view_func=Resource.as_view("resource"))
+    for path in ("/", "/class"):
+        assert site.client().post(path).status_code == 200
+    assert site.database.notes() == []
 
 
 def test_an_atomic_view_commits_in_an_app_whose_default_is_another(make_site: MakeSite) -> None:
@@ -220,8 +283,6 @@ def test_the_apps_default_is_configured(make_site: MakeSite, word: str) -> None:
 
 
 def test_marks_survive_other_decorators_and_reach_class_based_views(site: Site) -> None:
-    import functools
-
     def other(view: Any) -> Any:
         @functools.wraps(view)
         def wrapper(*args: Any) -> Any:
