@@ -146,7 +146,7 @@ class DBPool:
 
         In a request that is after its end, just before the answer starts; the connection is back
         by then. Errors of the function are logged. What undoes the block that this is called in
-        drops the function.
+        drops the function. When the request has ended and no block is open, it is called at once.
         """
         self._after(name, True, call)
 

@@ -157,8 +157,10 @@ class Scope:
         """Have `call` called after the commit, or rollback, of what is open on that database."""
         self.pool(name)
         self._unit.add(name, commit, call)
-        if commit and self.mode.autocommit and not any(x.blocks for x in self._leases(name)):
-            self._unit.committed((name,))  # there each statement is committed already
+        # Nothing is open where each statement commits by itself, nor when the request has ended.
+        settled = self.ended or (commit and self.mode.autocommit)
+        if settled and not any(lease.blocks for lease in self._leases(name)):
+            self._unit.committed((name,))
 
     def _leases(self, name: str | None) -> list[ContextLease]:
         if name is None:

@@ -167,6 +167,29 @@ def test_in_autocommit_mode_it_is_called_at_once_but_in_a_block(
     assert called == ["at once", "block"]
 
 
+@pytest.mark.parametrize(("status", "kind"), [(200, "committed"), (409, "rolled back")])
+def test_after_the_end_nothing_is_open_so_it_is_called_at_once(
+    site: Site, called: list[str], status: int, kind: str
+) -> None:
+    def again() -> None:
+        called.append(kind)
+        hook(site, called, "later ")
+        assert called == [kind, "later committed"]
+        with pytest.raises(KeyError), site.db.transaction():  # noqa: PT012
+            hook(site, called, "block ")
+            raise KeyError
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("note")
+        site.db.on_commit(again)
+        site.db.on_rollback(again)
+        return "", status
+
+    assert site.client().post("/").status_code == status
+    assert called == [kind, "later committed", "block rolled back"]
+
+
 def test_each_database_has_its_own(make_site: MakeSite, called: list[str]) -> None:
     url = make_site().database.url
     site = make_site(DBPOOL_DATABASES={"default": url, "other": url})
