@@ -121,6 +121,37 @@ def test_blocks_nest_and_fail_as_ever(isolated: Site) -> None:
     assert notes(isolated) == ["one", "two"]
 
 
+def test_hooks_a_doom_and_kept_streams_do_as_ever(isolated: Site) -> None:
+    app, db, called = isolated.app, isolated.db, []
+
+    @app.post("/hooks/<int:status>/<int:doomed>")
+    def hooks(status: int, doomed: int) -> Any:
+        isolated.write(f"{status}")
+        db.on_commit(lambda: called.append(f"{status} committed"))
+        db.on_rollback(lambda: called.append(f"{status} rolled back"))
+        if doomed:
+            db.doom()
+        return "", status
+
+    @app.post("/keeps/<int:whole>")
+    def keeps(whole: int) -> Any:
+        def rows() -> Iterator[str]:
+            isolated.write("stream")
+            yield "row"
+            if not whole:
+                raise KeyError
+
+        return Response(db.keep_open(rows()))
+
+    client = isolated.client()
+    for path in ("/hooks/200/0", "/hooks/201/1", "/hooks/409/0", "/keeps/1"):
+        client.post(path).get_data()
+    with pytest.raises(KeyError):
+        client.post("/keeps/0").get_data()
+    assert called == ["200 committed", "201 rolled back", "409 rolled back"]
+    assert notes(isolated) == ["200", "stream"]
+
+
 def test_a_test_that_has_not_committed_may_still_call_the_app(isolated: Site) -> None:
     with isolated.app.app_context():
         isolated.write("outer")
