@@ -45,7 +45,13 @@ class Access:
             raise ValueError(
                 f'detail={detail!r} is not possible: it takes "loopback", a callable, or None'
             )
-        if token is not None and (not isinstance(token, str) or len(token) < TOKEN_LENGTH):
+        if token is not None and not isinstance(token, str):
+            raise ValueError(
+                f"token of type {type(token).__name__} is not possible: it takes a string of "
+                f"{TOKEN_LENGTH} characters or more, or None (in an environment variable, digits "
+                "alone need quotes)"
+            )
+        if token is not None and len(token) < TOKEN_LENGTH:
             raise ValueError(
                 f"token is not possible: it takes a string of {TOKEN_LENGTH} characters or more, "
                 "or None"

@@ -120,14 +120,19 @@ class HealthCheck:
         """Return a check with what a framework's settings say; other settings are not looked at.
 
         Raises ValueError for an unknown DBPOOL_HEALTH_ key, naming the nearest known one, and for
-        values that are not possible.
+        values that are not possible, naming the key.
         """
         given = {key: settings[key] for key in settings if key.startswith("DBPOOL_HEALTH_")}
         for key in given:
             if key not in SETTINGS:
                 hint = nearest(key, SETTINGS) or f"; there are {', '.join(SETTINGS)}"
                 raise ValueError(f"unknown setting {key}{hint}")
-        return cls(pools, **{SETTINGS[key]: value for key, value in given.items()})
+        try:
+            return cls(pools, **{SETTINGS[key]: value for key, value in given.items()})
+        except ValueError as error:
+            # It begins with the argument's name, which is not what the reader has written.
+            keys = [key for key in given if str(error).startswith(SETTINGS[key])]
+            raise ValueError(f"{', '.join(keys)}: {error}") from None
 
     def matches(self, path: str) -> bool:
         """Return whether a request for `path` is for this endpoint."""

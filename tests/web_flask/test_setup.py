@@ -257,7 +257,19 @@ def test_a_failed_init_app_leaves_the_app_as_it_was(database: Database) -> None:
         ),
         ({"DBPOOL_URL": "mysql://app:sesame@db/shop"}, ValueError, "unknown URL scheme 'mysql'"),
         ({"DBPOOL_URL": "postgresql://app:sesame@db:sesame/shop"}, ValueError, "not a valid"),
-        ({"DBPOOL_URL": NOWHERE, "DBPOOL_HEALTH_TTL": 0}, ValueError, "ttl=0 is not possible"),
+        (
+            {"DBPOOL_URL": NOWHERE, "DBPOOL_HEALTH_TTL": 0},
+            ValueError,
+            "DBPOOL_HEALTH_TTL: ttl=0 is",
+        ),
+        (
+            {
+                "DBPOOL_URL": NOWHERE,
+                "DBPOOL_HEALTH_TOKEN": 1234567890123456,
+            },  # by from_prefixed_env
+            ValueError,
+            "DBPOOL_HEALTH_TOKEN: token of type int is .* digits alone need quotes",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_name_and_without_the_password(
