@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import wraps
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import iscoroutinefunction
 from django.db import connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from dbpool.drivers.base import IDLE
 
+from ._dispatch import Afterwards
+
 __all__ = ["ReleaseBeforeResponse", "released"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_GetResponse = Callable[[HttpRequest], "HttpResponseBase | Awaitable[HttpResponseBase]"]
 
 
 def released(func: Callable[P, R]) -> Callable[P, R]:
@@ -47,7 +47,7 @@ def released(func: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-class ReleaseBeforeResponse:
+class ReleaseBeforeResponse(Afterwards):
     """Middleware: give connections back when the answer is made, before its first byte is sent.
 
     Django gives them back after the last one, so clients that read slowly hold connections. What
@@ -59,28 +59,10 @@ class ReleaseBeforeResponse:
     given back by Django, at the end.
     """
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: _GetResponse) -> None:
-        self.get_response = get_response
-        self._async = iscoroutinefunction(get_response)
-        if self._async:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Have the request answered, and give back what the answer does not need."""
-        if self._async:
-            return self._later(request)
-        response = self.get_response(request)
-        _release_unused(response)  # type: ignore[arg-type] # no coroutine: see below
-        return response  # an HttpResponseBase, since get_response is no coroutine function
-
-    async def _later(self, request: HttpRequest) -> HttpResponseBase:
-        response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
-        # Connections belong to the thread in which Django runs this request's synchronous code.
-        await sync_to_async(_release_unused, thread_sensitive=True)(response)
-        return response
+    def _afterwards(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> Callable[[], HttpResponseBase]:
+        return partial(_release_unused, response)
 
 
 def _with_loans() -> list[Any]:
@@ -92,7 +74,7 @@ def _with_loans() -> list[Any]:
     ]
 
 
-def _release_unused(response: HttpResponseBase) -> None:
+def _release_unused(response: HttpResponseBase) -> HttpResponseBase:
     for wrapper in _with_loans():
         loan = wrapper._dbpool_loan
         opener, conn = loan.supplier.opener, wrapper.connection
@@ -105,3 +87,4 @@ def _release_unused(response: HttpResponseBase) -> None:
             and not (response.streaming and (loan.changed or opener.has_drifted(conn)))
         ):
             wrapper.close()
+    return response

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
 from django.core.signals import got_request_exception
 from django.db import Error
@@ -17,6 +17,8 @@ from django.utils.log import log_response
 
 from dbpool import PoolError
 from dbpool._unavailable import UNAVAILABLE, retry_after
+
+from ._dispatch import Afterwards, GetResponse
 
 __all__ = ["UnavailableMiddleware"]
 
@@ -35,10 +37,8 @@ PAGE = """
 
 _NOTE = "_dbpool_unavailable"  # attribute of a request: the error that made its answer a 500
 
-_GetResponse = Callable[[HttpRequest], "HttpResponseBase | Awaitable[HttpResponseBase]"]
 
-
-class UnavailableMiddleware:
+class UnavailableMiddleware(Afterwards):
     """Answer 503 with Retry-After where a request got no connection, instead of 500.
 
     Because the pool was exhausted, overloaded, or down. What a view or another middleware (by
@@ -49,31 +49,17 @@ class UnavailableMiddleware:
     Put it first, or after HealthMiddleware: it answers for views, and for what stands below it.
     """
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: _GetResponse) -> None:
-        self.get_response = get_response
-        self._async = iscoroutinefunction(get_response)
-        if self._async:
-            markcoroutinefunction(self)
+    def __init__(self, get_response: GetResponse) -> None:
+        super().__init__(get_response)
         got_request_exception.connect(_note, dispatch_uid=_NOTE)
 
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Have the request answered; a 500 that comes of an unavailable pool becomes a 503."""
-        if self._async:
-            return self._later(request)
-        response = self.get_response(request)
-        error = _noted(request, response)  # type: ignore[arg-type] # no coroutine: see above
-        return response if error is None else _answer(request, error)
-
-    async def _later(self, request: HttpRequest) -> HttpResponseBase:
-        response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
+    def _afterwards(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> Callable[[], HttpResponseBase] | None:
+        # A 500 that comes of an unavailable pool becomes a 503. Its template may come from a file,
+        # or from anywhere.
         error = _noted(request, response)
-        if error is None:
-            return response
-        # A template may come from a file, or from anywhere.
-        return await sync_to_async(_answer, thread_sensitive=True)(request, error)
+        return None if error is None else partial(_answer, request, error)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Answer an error of a view, or of rendering its template."""

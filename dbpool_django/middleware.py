@@ -9,10 +9,10 @@ would answer a load balancer otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
@@ -20,6 +20,7 @@ from django.http.response import HttpResponseBase
 
 from dbpool.health import HealthCheck
 
+from ._dispatch import GetResponse, Middleware
 from ._release import ReleaseBeforeResponse
 from ._unavailable import UnavailableMiddleware
 
@@ -34,25 +35,17 @@ __all__ = [
     "health_response",
 ]
 
-_GetResponse = Callable[[HttpRequest], "HttpResponseBase | Awaitable[HttpResponseBase]"]
 
-
-class HealthMiddleware:
+class HealthMiddleware(Middleware):
     """Answer requests for the health endpoint, under WSGI and ASGI; pass on all others.
 
     Raises ImproperlyConfigured for DBPOOL_HEALTH_ settings that are not possible, when the
     server starts.
     """
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: _GetResponse) -> None:
-        self.get_response = get_response
+    def __init__(self, get_response: GetResponse) -> None:
+        super().__init__(get_response)
         self.check = health_check()
-        self._async = iscoroutinefunction(get_response)
-        if self._async:
-            markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Answer a request, or pass it on."""
