@@ -26,8 +26,8 @@ __all__ = [
 class _Noticing:
     """For `reset="auto"`: mark the loan when a statement changes the session.
 
-    Used where the driver's own cursor does not (`_raw_cursors`): for server-side cursors, whose end
-    has to be seen to as well, and for cursor factories that are no class.
+    Used where the driver's own cursor does not (`_raw_cursors`): for cursor factories that are no
+    class, and for server-side cursors of Django's own class (psycopg 3).
     """
 
     cursor: Any
@@ -46,18 +46,23 @@ class _Noticing:
         return super()._executemany(sql, *args)  # type: ignore[misc]
 
     def close(self) -> None:
-        self.cursor.close()
-        self._dbpool_closed_one()
+        self._dbpool_close()
+
+    def _dbpool_close(self) -> None:
+        loan, name = self.db._dbpool_loan, getattr(self.cursor, "name", None)
+        if loan is not None and name:
+            loan.supplier.opener.marks.close(self.db.connection, name, self.cursor.close)
+        else:
+            self.cursor.close()
 
     def _dbpool_notice(self, sql: Any) -> None:
         loan = self.db._dbpool_loan
-        if loan is not None and not loan.changed:
+        if loan is None:
+            return
+        if not loan.changed:
             loan.changed = changes_session(sql, self.cursor)
-
-    def _dbpool_closed_one(self) -> None:
-        loan, name = self.db._dbpool_loan, getattr(self.cursor, "name", None)
-        if loan is not None and name:
-            loan.holdable.discard(name)
+        if getattr(self.cursor, "withhold", False):
+            loan.supplier.opener.marks.hold(self.db.connection, self.cursor.name)
 
 
 def _sending(name: str) -> Any:
@@ -127,8 +132,7 @@ class _Releasing(_Noticing):
 
     def close(self) -> None:
         self._dbpool_closed = True
-        self._dbpool_fetch(self.cursor.close)
-        self._dbpool_closed_one()
+        self._dbpool_fetch(self._dbpool_close)
         self._dbpool_read()
 
     def _dbpool_fetch(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -48,25 +48,14 @@ class Loan:
     Whoever drops the wrapper's `connection` without `close()` thereby gives the slot back.
     """
 
-    __slots__ = ("_broken", "_holdable", "_unread", "changed", "cursors", "supplier")
+    __slots__ = ("_broken", "_unread", "changed", "cursors", "supplier")
 
     def __init__(self, supplier: Supplier) -> None:
         self.supplier = supplier
         self.changed = False  # the session is not what the next borrower should find
         self.cursors: list[weakref.ref[Any]] | None = None  # so that they end with the loan
         self._broken = False
-        self._holdable: set[str] | None = None
         self._unread: weakref.WeakSet[Any] | None = None
-
-    @property
-    def holdable(self) -> set[str]:
-        """Names of cursors WITH HOLD that nobody has closed yet.
-
-        One that is dropped unclosed stays open on the server.
-        """
-        if self._holdable is None:
-            self._holdable = set()
-        return self._holdable
 
     @property
     def unread(self) -> weakref.WeakSet[Any]:
@@ -128,7 +117,7 @@ class Loan:
         if supplier.resets and not close:
             if conn.closed:
                 close = True
-            elif self.changed or self._holdable or supplier.opener.has_drifted(conn):
+            elif self.changed or supplier.opener.has_drifted(conn):
                 if supplier.opener.transaction_status(conn) != IDLE:
                     logger.warning(
                         "pool %r: a connection came back in an open transaction: rolled back",
@@ -143,10 +132,10 @@ class Loan:
         for cursor in self.open_cursors():
             guard = Guard(pool, conn, pool._ping_timeout)  # the server may be frozen
             try:
-                if getattr(cursor, "name", None):
+                name = getattr(cursor, "name", None)
+                if name:
                     with guard:
-                        cursor.close()
-                    self.holdable.discard(cursor.name)
+                        self.supplier.opener.marks.close(conn, name, cursor.close)
                 else:
                     cursor.close()  # sends nothing
             except Exception:  # the server's cursor, in a session that has ended

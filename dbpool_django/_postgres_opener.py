@@ -12,6 +12,7 @@ from dbpool._session import Reports
 from dbpool.drivers import _postgres
 from dbpool.drivers.base import Driver
 
+from ._marks import Marks
 from ._opener import Opener
 from ._raw_cursors import noticing
 
@@ -30,11 +31,10 @@ class PostgresOpener(Opener):
         notices: bool,
     ) -> None:
         super().__init__(driver, wrapper, configure)
-        # For `reset="auto"`: what the server reports of sessions, and those that a statement has
-        # changed, by the id of their connection.
+        # For `reset="auto"`: what the server reports of sessions, and what cursors have noticed.
         self._reports = Reports()
         self._notices = notices
-        self._changed: set[int] = set()
+        self.marks = Marks()
         self._noticing: dict[Any, Any] = {}
 
     def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
@@ -53,13 +53,14 @@ class PostgresOpener(Opener):
     def _adopt(self, conn: Any) -> None:
         super()._adopt(conn)
         if self._notices:
-            base = conn.cursor_factory
-            if base not in self._noticing:
-                self._noticing[base] = noticing(base, self._mark)
-            conn.cursor_factory = self._noticing[base]
+            conn.cursor_factory = self._noticing_one(conn.cursor_factory)
+            if hasattr(conn, "server_cursor_factory"):  # psycopg 3's, for those with a name
+                conn.server_cursor_factory = self._noticing_one(conn.server_cursor_factory)
 
-    def _mark(self, conn: Any) -> None:
-        self._changed.add(id(conn))
+    def _noticing_one(self, base: Any) -> Any:
+        if base not in self._noticing:
+            self._noticing[base] = noticing(base, self.marks)
+        return self._noticing[base]
 
     def configure(self, conn: Any) -> None:
         """Give a connection Django's time zone and role, then what the user wants."""
@@ -72,11 +73,12 @@ class PostgresOpener(Opener):
             wrapper.connection = None  # nobody but the borrower holds it, or no slot comes back
         super().configure(conn)
         self._reports.remember(conn)
-        self._changed.discard(id(conn))
+        self.marks.forget(conn)
 
     def has_drifted(self, conn: Any) -> bool:
         """Return whether the session is another than when it was configured, as far as is seen.
 
-        No round trip: a cursor has noticed a statement, or the server has told of a change.
+        No round trip: a cursor has noticed a statement, or was left open WITH HOLD, or the server
+        has told of a change.
         """
-        return id(conn) in self._changed or self._reports.differ(conn)
+        return self.marks.has(conn) or self._reports.differ(conn)

@@ -7,10 +7,12 @@ the wrapper: `connection.connection.cursor()`, psycopg 3's `connection.connectio
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbpool.drivers._session import REMEMBERED, changes_session, remembered
+
+if TYPE_CHECKING:
+    from ._marks import Marks
 
 __all__ = ["is_noticing", "noticing"]
 
@@ -18,14 +20,16 @@ __all__ = ["is_noticing", "noticing"]
 _STATEMENTS = {"copy": "statement", "copy_expert": "sql", "stream": "query"}
 
 
-def noticing(base: Any, mark: Callable[[Any], object]) -> Any:
-    """Return a subclass of a class of cursors that calls `mark(connection)`; else `base` itself.
+def noticing(base: Any, marks: Marks) -> Any:
+    """Return a subclass of a class of cursors that leaves its marks; else `base` itself.
 
     A factory that is no class is left alone: nothing is known of what it makes.
     """
     if not isinstance(base, type):
         return base
     plain: Any = base
+    mark = marks.change
+    has_names = hasattr(base, "withhold")  # psycopg 3 has a class of their own for those
 
     class Noticing(plain):  # type: ignore[misc]
         __slots__ = ()  # the driver's own has no dictionary either
@@ -36,6 +40,8 @@ def noticing(base: Any, mark: Callable[[Any], object]) -> Any:
             ordinary = type(query) is str and len(query) < REMEMBERED
             if remembered(query) if ordinary else changes_session(query, self):
                 mark(self.connection)
+            if has_names and self.name and self.withhold:
+                marks.hold(self.connection, self.name)
             return plain.execute(self, query, *args, **kwargs)
 
         def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -48,27 +54,32 @@ def noticing(base: Any, mark: Callable[[Any], object]) -> Any:
                 mark(self.connection)
             return super().callproc(procname, *args, **kwargs)
 
+    def close(self: Any) -> None:
+        if self.name:
+            marks.close(self.connection, self.name, functools.partial(plain.close, self))
+        else:
+            plain.close(self)
+
+    if has_names:
+        Noticing.close = functools.wraps(plain.close)(close)
     for name, keyword in _STATEMENTS.items():
         if hasattr(base, name):
-            setattr(Noticing, name, _watched(getattr(base, name), keyword, mark))
+            setattr(Noticing, name, _watched(getattr(base, name), keyword, marks))
     Noticing.__name__, Noticing.__qualname__ = base.__name__, base.__qualname__
     Noticing.__module__, Noticing.__doc__ = base.__module__, base.__doc__
     return Noticing
 
 
-def _watched(method: Any, keyword: str, mark: Callable[[Any], object]) -> Any:
+def _watched(method: Any, keyword: str, marks: Marks) -> Any:
     @functools.wraps(method)
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         if changes_session(args[0] if args else kwargs.get(keyword, ""), self):
-            mark(self.connection)
+            marks.change(self.connection)
         return method(self, *args, **kwargs)
 
     return called
 
 
 def is_noticing(cursor: Any) -> bool:
-    """Return whether a cursor of the driver's notices by itself all that there is to notice.
-
-    Not of a named one: that its end was seen to is noticed by Django's wrapper.
-    """
-    return getattr(cursor, "_dbpool_notices", False) and not getattr(cursor, "name", None)
+    """Return whether a cursor of the driver's notices by itself all that there is to notice."""
+    return getattr(cursor, "_dbpool_notices", False)

@@ -224,8 +224,6 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
                 loan.cursors = [ref(cursor)]
             else:
                 loan.add_cursor(cursor)
-            if name and self.connection.autocommit:  # Django makes it WITH HOLD then
-                loan.holdable.add(name)
         return cursor
 
     @cached_property
