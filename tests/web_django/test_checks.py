@@ -66,6 +66,8 @@ def test_another_packages_settings_are_translated() -> None:
     options = {"POOL_SIZE": 5, "MAX_OVERFLOW": 5, "RECYCLE": 900, "TIMEOUT": 7}
     message = _static(POOL_OPTIONS=options)[0]
     assert "{'max_size': 10, 'max_lifetime': 900, 'timeout': 7}" in message.hint
+    message = _static(OPTIONS={"MAX_CONNS": 20, "REUSE_CONNS": 10})[0]
+    assert "{'max_size': 20}" in message.hint
 
 
 @pytest.mark.project(tables=False)

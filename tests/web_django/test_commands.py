@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from testproject.postgres import claim_port
+from testproject.postgres import PostgresServer, claim_port
 from tests.support.servers import Postgres, count_sessions
 from tests.support.waiting import wait_until
 from tests.web_django.project import database
@@ -100,6 +100,33 @@ def test_a_script_that_holds_connections_in_threads_still_ends(run: Run) -> None
         print("at the end")
     """
     assert run("-c", textwrap.dedent(script)).stdout == "at the end\n"
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_process_says_goodbye_to_the_server(held: bool, tmp_path: Path) -> None:
+    with PostgresServer(conf={"log_min_messages": "debug1"}) as server:
+        settings = SETTINGS.format(database=database(server.dsn(application_name="leaves")))
+        (tmp_path / "leaving_settings.py").write_text(settings)
+        script = f"""
+            import django
+            django.setup()
+            from django.db import connection
+            connection.ensure_connection()
+            if not {held}:
+                connection.close()
+        """
+        environ = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path))),
+            "DJANGO_SETTINGS_MODULE": "leaving_settings",
+        }
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environ, check=True)
+        wait_until(
+            lambda: (
+                not server.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'leaves'")
+            )
+        )
+        assert "unexpected EOF" not in server.log_text()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
@@ -294,6 +321,65 @@ def test_pools_of_other_aliases_do_not_keep_a_test_database(run: Run, tmp_path: 
         test = ("test", "--noinput", "--parallel", parallel, "test_shelf")
         done = run("-W", "ignore::DeprecationWarning", *MANAGE, *test)
         assert re.search(r"^Ran 1 test .*^OK", done.stderr, re.DOTALL | re.MULTILINE)
+
+
+def test_an_idle_connection_does_not_keep_a_test_database_from_being_made_anew(run: Run) -> None:
+    script = """
+        import django
+        django.setup()
+        from django.db import connection
+        own = connection.settings_dict["NAME"]
+        for _ in range(2):
+            name = connection.creation.create_test_db(verbosity=0, autoclobber=True)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT current_database()")
+                print(cursor.fetchone()[0] == name)
+            connection.close()
+            idle = connection.pool.get_stats()["pool_available"]
+            # Whoever makes it now has not been told that it is there.
+            connection.settings_dict["NAME"] = own
+        print(idle)
+        connection.settings_dict["NAME"] = name
+        connection.creation.destroy_test_db(own, verbosity=0)
+    """
+    done = run("-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script))
+    assert done.stdout == "True\nTrue\n1\n"
+
+
+def test_idle_connections_do_not_keep_a_test_database_from_being_copied(run: Run) -> None:
+    script = """
+        import django
+        django.setup()
+        from django.db import connection
+        own = connection.settings_dict["NAME"]
+        creation = connection.creation
+        name = creation.create_test_db(verbosity=0, autoclobber=True)
+        other = connection.copy("other")  # whose pool Django's own close_pool() does not close
+        other.settings_dict["OPTIONS"]["pool"] = {"max_size": 2}
+
+        def leave_idle(*wrappers):
+            for wrapper in wrappers:
+                wrapper.ensure_connection()
+                wrapper.close()
+            return [wrapper.pool for wrapper in wrappers]
+
+        left = leave_idle(connection, other)
+        creation.clone_test_db("1", verbosity=0, autoclobber=True)
+        print([pool.closed for pool in left])
+        left = leave_idle(connection, other)
+        creation.setup_worker_connection(1)
+        print([pool.closed for pool in left])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_database()")
+            print(cursor.fetchone()[0] == name + "_1")
+        connection.close()
+        connection.settings_dict["NAME"] = name
+        leave_idle(connection, other)
+        creation.destroy_test_db(suffix="1", verbosity=0)
+        creation.destroy_test_db(own, verbosity=0)
+    """
+    done = run("-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script))
+    assert done.stdout == "[True, True]\n[True, True]\nTrue\n"
 
 
 # Python chooses how the runner's workers start: fork on Linux, spawn on macOS and Windows.

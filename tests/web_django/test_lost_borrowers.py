@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -34,6 +35,26 @@ def test_threads_that_end_without_close_cost_no_slot() -> None:
     connection.close()
     assert connection.pool.get_stats()["pool_size"] <= 2
     connection.pool._audit()
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_lent_connection_keeps_no_thread_alive() -> None:
+    from django.db import connections
+
+    borrowed: list[Any] = []
+
+    def borrow() -> None:
+        connections["default"].ensure_connection()
+        borrowed.append(connections["default"])
+
+    thread = threading.Thread(target=borrow)
+    thread.start()
+    thread.join()
+    known = weakref.ref(thread)
+    del thread
+    gc.collect()
+    assert borrowed[0].connection is not None
+    assert known() is None
 
 
 @pytest.mark.project(pool={"max_size": 1, "timeout": 5})

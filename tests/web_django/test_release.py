@@ -252,6 +252,22 @@ def test_a_transaction_that_is_open_stays_until_the_end(site: Site, begin: str) 
     assert _held() == 0
 
 
+@pytest.mark.project(pool={"max_size": 1}, settings=RELEASE)
+def test_the_transaction_around_a_tests_client_stays(site: Site) -> None:
+    """Also one in which no statement has been sent yet."""
+    from django.db import transaction
+    from django.http import HttpResponse
+    from django.test import Client
+
+    from tests.web_django.shelf.models import Book
+
+    site.view("plain")(lambda request: HttpResponse("plain"))
+    with transaction.atomic():
+        assert Client().get("/plain").content == b"plain"
+        assert _held() == 1
+        assert Book.objects.count() == 0
+
+
 @pytest.mark.project(pool={"max_size": 4, "timeout": 10}, settings=RELEASE)
 def test_eight_slow_readers_hold_no_connection(site: Site) -> None:
     from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler

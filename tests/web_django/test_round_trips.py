@@ -122,6 +122,20 @@ def test_health_checks_and_max_age_cost_no_round_trip(site: Site, log: Log) -> N
 
 
 @pytest.mark.project(tables=False)
+def test_only_validate_ping_pays_a_round_trip_for_each_checkout(site: Site, log: Log) -> None:
+    from django.db import connection
+
+    _views(site)
+    connection.settings_dict["OPTIONS"]["pool"]["validate"] = "ping"
+    site.get("select")
+    log.start()
+    for _ in range(5):
+        assert site.get("select").status == 200
+    assert len(log.statements()) == 10
+    assert log.connects() == 0
+
+
+@pytest.mark.project(tables=False)
 def test_an_error_in_a_view_costs_no_round_trip(site: Site, log: Log) -> None:
     from django.db import ProgrammingError, connection
     from django.http import HttpResponse

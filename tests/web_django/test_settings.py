@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 import pytest
@@ -46,8 +48,9 @@ def test_the_dict_is_handed_to_the_pool(project: Project) -> None:
 
 @pytest.mark.project(tables=False)
 def test_psycopg_pools_keys_do_no_harm(project: Project) -> None:
-    pool = _wrapper(project.dsn, {"num_workers": 3, "open": False, "max_size": 2}).pool
-    assert (pool.max_size, pool.closed) == (2, False)
+    given = {"num_workers": 3, "open": False, "max_size": 2, "reconnect_timeout": 60}
+    pool = _wrapper(project.dsn, given).pool
+    assert (pool.max_size, pool.closed, pool.reconnect_timeout) == (2, False, 60)
 
 
 @pytest.mark.project(tables=False)
@@ -88,10 +91,9 @@ def test_every_checkout_looks_at_the_socket(project: Project) -> None:
     wrapper = _wrapper(project.dsn)
     for _ in range(2):
         wrapper.ensure_connection()
-        pid = wrapper.connection.info.backend_pid
-        wrapper.close()
-        project.sql(f"SELECT pg_terminate_backend({pid}, 5000)")
-    wrapper.ensure_connection()
+        with socket.socket(fileno=os.dup(wrapper.connection.fileno())) as link:
+            wrapper.close()
+            link.shutdown(socket.SHUT_RDWR)  # sooner than the pool's own validate_after
     with wrapper.cursor() as cursor:
         cursor.execute("SELECT 1")
     wrapper.close()
@@ -190,6 +192,78 @@ def test_a_renamed_database_is_another_pool(project: Project) -> None:
     assert connection.connection.info.dbname == "template1"
     connection.close()
     connection.close_pool()
+
+
+@pytest.mark.project(tables=False)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"USER": "another"},
+        {"PASSWORD": "another"},
+        {"HOST": "another"},
+        {"PORT": "1"},
+        {"CONN_MAX_AGE": 7},
+        {"TIME_ZONE": "Asia/Tokyo"},
+        {"OPTIONS": {"connect_timeout": 7}},
+        {"OPTIONS": {"pool": {"max_size": 7}}},
+    ],
+    ids=str,
+)
+def test_whatever_tells_two_connections_apart_tells_two_pools_apart(
+    project: Project, change: dict[str, Any]
+) -> None:
+    assert _wrapper(project.dsn).pool is _wrapper(project.dsn).pool
+    assert _wrapper(project.dsn).pool is not _wrapper(project.dsn, **change).pool
+    changed = _wrapper(project.dsn)  # the same after the first checkout
+    changed.ensure_connection()
+    before, raw = changed.pool, changed.connection
+    changed.settings_dict.update(change)
+    vars(changed).pop("timezone", None), vars(changed).pop("timezone_name", None)  # as Django does
+    assert changed.pool is not before
+    assert changed.connection is raw
+    changed.close()
+    before._audit()
+
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_another_time_zone_of_the_settings_closes_no_pool_in_use() -> None:
+    from django.db import connection
+    from django.test import override_settings
+
+    def zone() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW TimeZone")
+            return str(cursor.fetchone()[0])
+
+    assert zone() == "UTC"
+    before, raw = connection.pool, connection.connection
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        assert (zone(), connection.connection is raw) == ("Asia/Tokyo", True)
+        connection.close()
+        assert zone() == "Asia/Tokyo"
+        connection.close()
+    assert zone() == "UTC"
+    assert connection.pool is before
+    assert not before.closed
+    connection.close()
+    before._audit()
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_pool_is_looked_up_once_per_wrapper_not_at_each_checkout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from django.db import connection
+
+    from dbpool_django import pools
+
+    asked: list[Any] = []
+    look_up = pools.supplier_for
+    monkeypatch.setattr(pools, "supplier_for", lambda by: asked.append(by) or look_up(by))
+    for _ in range(3):
+        connection.ensure_connection()
+        connection.close()
+    assert len(asked) == 1
 
 
 @pytest.mark.project(pool={"max_size": 1})

@@ -44,6 +44,28 @@ def test_the_engine_line_alone_gives_a_request_a_pooled_connection(
     connection.pool._audit()
 
 
+@pytest.mark.project(tables=False)
+@pytest.mark.parametrize("name", ["postgresql", "postgis", "sqlite3"])
+def test_all_but_the_connections_is_djangos(name: str) -> None:
+    """The last word of ENGINE too: third-party code asks for both."""
+    from importlib import import_module
+
+    from django.core.exceptions import ImproperlyConfigured
+
+    room = "django.contrib.gis.db" if name == "postgis" else "django.db"
+    try:
+        ours, djangos = (
+            import_module(f"{path}.backends.{name}.base").DatabaseWrapper
+            for path in ("dbpool_django", room)
+        )
+    except ImproperlyConfigured as error:
+        pytest.skip(f"PostGIS lacks a library: {error}")
+    assert issubclass(ours, djangos)
+    parts = ("client_class", "introspection_class", "ops_class", "SchemaEditorClass")
+    for part in ("vendor", "display_name", "data_types", "operators", *parts):
+        assert getattr(ours, part) is getattr(djangos, part)
+
+
 @pytest.mark.project
 def test_the_connection_is_the_drivers_own() -> None:
     from django.db import connection

@@ -365,6 +365,39 @@ def test_it_is_the_same_under_asgi(site: Site, path: str) -> None:
     assert len(errors) == 1
 
 
+class QueryingLater:
+    """Middleware that queries on the way in, in async code: what stands above it is async too."""
+
+    sync_capable = False
+    async_capable = True
+
+    def __init__(self, get_response: Any) -> None:
+        from asgiref.sync import markcoroutinefunction
+
+        self.get_response = get_response
+        markcoroutinefunction(self)  # type: ignore[type-var]
+
+    async def __call__(self, request: Any) -> Any:
+        from asgiref.sync import sync_to_async
+
+        await sync_to_async(ask)()
+        return await self.get_response(request)
+
+
+@pytest.mark.project(
+    tables=False, pool=IMPATIENT, settings={"MIDDLEWARE": [*MIDDLEWARE, f"{HERE}.QueryingLater"]}
+)
+def test_asynchronous_middleware_that_gets_no_connection_is_a_503(site: Site) -> None:
+    from tests.web_django.asgi import answer_of
+
+    site.view("ask")(ask)
+    errors = heard()
+    with exhausted():
+        assert asyncio.run(answer_of("ask")) == 503
+    assert len(errors) == 1
+    assert asyncio.run(answer_of("ask")) == 200
+
+
 # Under load: every caller is told, none waits for good
 
 
