@@ -20,31 +20,29 @@ from . import (
     _handover,
     _lifecycle,
     _returning,
-    _socket,
     _suspicion,
     _validation,
     drivers,
     options,
     stats,
 )
+from ._acquiring import acquire, look_again
 from ._admission import Admission
 from ._connecting import Attempt
-from ._deadline import seconds_left
 from ._entry import Entry, Held
 from ._growth import Backoff
 from ._handover import FREE_THREADED
 from ._keeper import keeper
 from ._lease import Lease
-from ._refusal import timed_out
 from ._state import Reach
 from ._use_limit import UseLimit
-from ._waiting import Waiter, wait_for_connection
 from .errors import PoolClosed, PoolError, for_driver
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._prober import Prober
+    from ._waiting import Waiter
     from .drivers.base import Driver
     from .options import PoolOptions
 
@@ -196,86 +194,20 @@ class ConnectionPool:
         help; each is also the driver's OperationalError.
         """
         if not self._idle:  # asked first: an IndexError costs as much as all of this
-            return self._acquire_slowly(timeout)
+            return acquire(self, timeout)
         take = self._take  # called by a local name, here and below: CPython looks methods up first
         try:
             conn, entry = take()
         except IndexError:  # somebody was quicker
-            return self._acquire_slowly(timeout)
+            return acquire(self, timeout)
         now = monotonic()
         if now >= entry.good_until:
-            return self._look_again((conn, entry), now, timeout)
+            return look_again(self, (conn, entry), now, timeout)
         entry.since = now
         entry.uses += 1.0
         self._in_use[entry.key] = entry  # after both: max_use and reclaim read them from there
         entry.holder = get_ident()
         return conn
-
-    def _acquire_slowly(self, timeout: float | None) -> Any:
-        started = monotonic()
-        deadline = started + self._seconds(timeout)
-        held = wait_for_connection(self, started, deadline)
-        now = monotonic()
-        entry = held[1]
-        if self._background and (now < entry.good_until or self._quiet(entry, now)):
-            entry.count_wait(now - started)  # the ordinary case: it has just come back
-            return self._lend(held, now)
-        return self._fit(held, started, deadline, queued=True)
-
-    def _lend(self, held: Held, now: float) -> Any:
-        """Do what `getconn` does where it need not wait."""
-        conn, entry = held
-        entry.since = now
-        entry.uses += 1.0
-        self._in_use[entry.key] = entry
-        entry.holder = get_ident()
-        return conn
-
-    def _quiet(self, entry: Entry, now: float) -> bool:
-        """Whether a look will do, and finds nothing: what the adapters want at each hand-out."""
-        return (
-            self._looks
-            and now < entry.expires_at
-            and now - entry.proved_at < self._ping_after
-            and _socket.look(entry.poll) == _socket.ALIVE
-        )
-
-    def _look_again(self, held: Held, now: float, timeout: float | None) -> Any:
-        if timeout is None and self._quiet(held[1], now):
-            return self._lend(held, now)
-        try:
-            deadline = now + self._seconds(timeout)
-        except ValueError:  # looked at only now, since most calls need none
-            _handover.offer(self, held)
-            raise
-        return self._fit(held, now, deadline, queued=False)
-
-    def _seconds(self, timeout: float | None) -> float:
-        if timeout is None:
-            timeout = self.timeout
-        elif not options.is_number(timeout) or timeout == math.inf:
-            raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
-        left = seconds_left()
-        return timeout if timeout < left else left
-
-    def _fit(self, held: Held, started: float, deadline: float, *, queued: bool) -> Any:
-        """Lend this connection, or the first after it, that may be handed out."""
-        now = monotonic()
-        while now >= held[1].good_until and not _validation.usable(self, held, now, deadline):
-            now = monotonic()
-            if now > max(deadline, started + _validation.LEAST):  # asking took all the time
-                raise timed_out(self, now - started, queued=queued)
-            try:
-                held = self._take()
-            except IndexError:
-                held = wait_for_connection(self, started, deadline, again=True)
-                queued = True
-            now = monotonic()
-        if queued:
-            held[1].count_wait(now - started)
-        if not self._background and now >= self._due:
-            self._due = self._upkeep(now)
-        return self._lend(held, now)
 
     def putconn(self, conn: Any, close: bool = False) -> None:
         """Give a connection back; roll back what it left open.
