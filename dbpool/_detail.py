@@ -36,7 +36,8 @@ class Access:
 
     Arguments: `detail`, "loopback" (an address of this machine's own, and no header of a proxy), or
     a callable that takes the request's headers (names in lower case) and address and returns
-    whether it may; `token`, which `Authorization: Bearer <token>` must repeat. Either suffices.
+    whether it may; `token`, which `Authorization: Bearer <token>` must repeat, without the white
+    space around it. Either suffices.
     Raises ValueError for values that are not possible; the token is in no message.
     """
 
@@ -51,10 +52,12 @@ class Access:
                 f"{TOKEN_LENGTH} characters or more, or None (in an environment variable, digits "
                 "alone need quotes)"
             )
+        if token is not None:
+            token = token.strip()  # one from a file has a line's end, which no header can repeat
         if token is not None and len(token) < TOKEN_LENGTH:
             raise ValueError(
-                f"token is not possible: it takes a string of {TOKEN_LENGTH} characters or more, "
-                "or None"
+                f"token is not possible: it takes a string of {TOKEN_LENGTH} characters or more "
+                "(white space around it does not count), or None"
             )
         self._detail = detail
         self._token = None if token is None else token.encode()

@@ -87,7 +87,8 @@ class HealthCheck:
     `detail`, who may read the verbose form that `?verbose` asks for: None for nobody, "loopback"
     for this machine itself where no proxy has forwarded the request, or a callable that takes the
     headers (names in lower case) and the address and returns whether; `token`, 16 characters or
-    more, that lets in who sends it as `Authorization: Bearer <token>`.
+    more, that lets in who sends it as `Authorization: Bearer <token>` (white space around it, as of
+    one read from a file, is taken off).
     Raises ValueError for values that are not possible. It keeps nothing between two requests.
     """
 

@@ -244,6 +244,20 @@ def test_the_token_lets_in_who_repeats_it(sent: str, told: bool, postgres: Postg
         assert is_told(check, authorization=sent) is told
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {}", "\t{} \n"])
+def test_white_space_around_the_token_is_none_of_it(around: str, postgres: Postgres) -> None:
+    """One that is read from a file has a line's end, which no header can repeat."""
+    with ConnectionPool(postgres.url()) as pool:
+        check = HealthCheck(lambda: {"default": pool}, token=around.format(golden.TOKEN))
+        assert is_told(check, authorization=f"Bearer {golden.TOKEN}")
+        assert not is_told(check, authorization=f"Bearer {golden.TOKEN}x")
+
+
+def test_white_space_makes_no_token_long_enough() -> None:
+    with pytest.raises(ValueError, match="16 characters or more"):
+        HealthCheck(dict, token="fifteen letters\n")
+
+
 def test_a_callable_decides_and_its_errors_are_a_no(
     postgres: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
