@@ -6,7 +6,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import _role
+from . import _role, _socket
 from ._keeper import Guard
 from .drivers.base import IDLE, INERROR, INTRANS, UNKNOWN
 from .errors import CommitUnknown, TransactionAborted
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "check", "commit", "commit_checked", "ends_session", "roll_back"]
 
 _READ_ONLY = "25006"  # SQLSTATE
+_LOST = (
+    "the link to the server was lost before the commit, and the transaction with it: nothing of "
+    "it is committed"
+)
 
 
 class Lease:
@@ -98,7 +102,7 @@ def check(pool: ConnectionPool, conn: Any) -> int:
     """Return the transaction's status; no round trip.
 
     Raises TransactionAborted if it has failed (the server would answer COMMIT with a silent
-    ROLLBACK) or is known to have been lost with its link.
+    ROLLBACK) or is known, from the driver or the socket, to have been lost with its link.
     """
     status = pool._driver.transaction_status(conn)
     if status == INERROR:
@@ -109,10 +113,34 @@ def check(pool: ConnectionPool, conn: Any) -> int:
         )
     if status == UNKNOWN:
         raise pool._error(TransactionAborted)(
-            "the link to the server was lost before the commit, and the transaction with it: "
-            "nothing of it is committed. Let the error that told of the lost link through"
+            f"{_LOST}. Let the error that told of the lost link through"
         )
+    # A driver learns that its session has ended only as it sends something: afterwards nobody
+    # could tell whether that came in time. While something is in flight it may be a COMMIT.
+    if status == INTRANS and _is_cut_off(pool, conn):
+        raise pool._error(TransactionAborted)(
+            f"{_LOST}, so all of it may be done again"
+        ) from _farewell(pool, conn)
     return status
+
+
+def _is_cut_off(pool: ConnectionPool, conn: Any) -> bool:
+    """Return whether the socket of a lent connection shows its end; no round trip."""
+    entry = pool._in_use.get(id(conn))
+    return entry is not None and entry() is conn and _socket.look(entry.poll) == _socket.DEAD
+
+
+def _farewell(pool: ConnectionPool, conn: Any) -> Exception | None:
+    """Return what the driver says of a link that is cut off: the server's last words, if any.
+
+    It reads them only when it sends something, and a ROLLBACK does no harm, wherever it goes.
+    """
+    try:
+        with Guard(pool, conn, pool._ping_timeout):
+            pool._driver.rollback(conn)
+    except Exception as error:
+        return error.with_traceback(None)
+    return None
 
 
 def roll_back(pool: ConnectionPool, conn: Any) -> bool:

@@ -98,14 +98,18 @@ class ConnectFailed(PoolError):
 
 
 class TransactionAborted(PoolError):
-    """A commit was asked for, but the transaction had failed: the server would roll it back."""
+    """A commit was asked for, but nothing can be committed, and nothing has been.
+
+    The transaction had failed (the server would roll it back), or its session had ended before.
+    """
 
 
 class CommitUnknown(PoolError):
     """The link was lost during COMMIT: whether the server committed cannot be known from here.
 
     Never retried by the pool. Look for what was written, by a key of its own, before writing it
-    again. `__cause__` is the driver's own error.
+    again. `__cause__` is the driver's own error. A link that is known to have been lost before
+    the COMMIT was sent is TransactionAborted instead.
     """
 
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
-from dbpool._lease import roll_back
+from dbpool._lease import check, roll_back
 from dbpool._session import clean_session
 from dbpool.drivers.base import ACTIVE, IDLE, INTRANS
 
@@ -114,6 +114,10 @@ class Pinned:
         """Tell the pool of an error; return whether the session is over."""
         return self._pool.report(conn, error)
 
+    def check(self) -> int:
+        """Return the status of what is pinned, which the pool itself has lent; or raise."""
+        return check(self._pool, self._conn)
+
     # -- units
 
     def begin(self, lease: IsolatedLease) -> None:
@@ -210,7 +214,7 @@ class IsolatedLease(ContextLease):
         return super().status() if self._pinned.is_open(self) else IDLE
 
     def _check_transaction(self) -> int:
-        return super()._check_transaction() if self._pinned.is_open(self) else IDLE
+        return self._pinned.check() if self._pinned.is_open(self) else IDLE
 
     def _commit(self, status: int) -> None:
         self._pinned.commit(self)

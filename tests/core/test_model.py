@@ -344,7 +344,7 @@ class Machine(RuleBasedStateMachine):
             return conn.alive, ends, TransactionAborted
         if conn.alive:
             return True, set(), None
-        return False, ends, CommitUnknown if state == "open" else StubError
+        return False, ends, TransactionAborted if state == "open" else StubError
 
     @precondition(lambda self: self.lent)
     @rule(pick=st.integers(0, 7), asks=st.booleans())

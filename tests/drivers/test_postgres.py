@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import CommitUnknown, ConnectionPool, TransactionAborted
+from dbpool import CommitUnknown, ConnectionPool, TransactionAborted, _socket
 from dbpool._keeper import Guard
 from dbpool.drivers.base import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN
 from testproject.postgres import PostgresServer
@@ -21,7 +21,7 @@ from tests.support.callers import (
     in_thread,
 )
 from tests.support.servers import Postgres, count_sessions
-from tests.support.sessions import last_query, one, terminate
+from tests.support.sessions import last_query, one, run_sql, terminate
 from tests.support.waiting import wait_until
 
 SECRET = "sEcReT"
@@ -133,20 +133,66 @@ def test_a_failed_transaction_is_rolled_back_and_never_committed(pg_pool: MakePo
     assert next_pid(pool) == pid
 
 
+DEADLY = """
+CREATE TABLE IF NOT EXISTS deadly (id int);
+CREATE OR REPLACE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+DROP TRIGGER IF EXISTS die ON deadly;
+CREATE CONSTRAINT TRIGGER die AFTER INSERT ON deadly INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION die();
+"""  # whose session ends in the midst of its COMMIT
+
+
 def test_a_lost_link_during_the_commit_is_told_as_unknown(
     pg_pool: MakePool, postgres: Postgres
 ) -> None:
+    run_sql(postgres, DEADLY)
+    pool = pg_pool()
+
+    def lose() -> None:
+        with pool.connection() as conn:
+            run(conn, "INSERT INTO deadly VALUES (1)")
+
+    with pytest.raises(CommitUnknown) as caught:
+        lose()
+    assert isinstance(caught.value, pool.driver.OperationalError)
+    next_pid(pool)
+
+
+def test_a_session_that_had_ended_before_the_commit_has_committed_nothing(
+    pg_pool: MakePool, postgres: Postgres
+) -> None:
+    """The driver takes it for open: only its socket tells."""
     pool = pg_pool()
 
     def lose() -> None:
         with pool.connection() as conn:
             run(conn, "SELECT 1")
             terminate(postgres, pid_of(conn))
+            poll = _socket.poller(conn.fileno())
+            wait_until(lambda: _socket.look(poll) == _socket.DEAD, message="the socket tells")
 
-    with pytest.raises(CommitUnknown) as caught:
+    with pytest.raises(TransactionAborted, match="lost before the commit") as caught:
         lose()
     assert isinstance(caught.value, pool.driver.OperationalError)
+    # In the driver's words; psycopg2 has only a plain DatabaseError for it over a unix socket.
+    assert isinstance(caught.value.__cause__, pool.driver.OperationalError.__mro__[1])
     next_pid(pool)
+
+
+def test_a_connection_that_was_closed_before_the_commit_has_committed_nothing(
+    pg_pool: MakePool,
+) -> None:
+    pool = pg_pool()
+
+    def close() -> None:
+        with pool.connection() as conn:
+            run(conn, "SELECT 1")
+            conn.close()
+
+    with pytest.raises(TransactionAborted, match="lost before the commit") as caught:
+        close()
+    assert isinstance(caught.value, pool.driver.OperationalError)
 
 
 def test_a_two_phase_transaction_costs_the_connection(pg_pool: MakePool) -> None:

@@ -12,10 +12,12 @@ import psycopg2
 import pytest
 from flask import Response, stream_with_context
 
+from dbpool import _socket
 from dbpool_flask import DBPool
 from testproject.postgres import PostgresServer
 from tests.support.servers import Postgres
 from tests.support.standby import make_pair, wait_caught_up
+from tests.support.waiting import wait_until
 from tests.web_flask.conftest import Database, MakeSite, Site, pg
 
 
@@ -97,6 +99,25 @@ def test_both_databases_are_committed_or_none(two: Site, other: Database) -> Non
         assert two.client().post(f"/{status}").status_code == status
     assert two.database.notes() == ["default", "200"]
     assert other.notes() == ["other", "200"]
+
+
+def test_one_whose_session_has_ended_is_found_before_the_other_commits(
+    two: Site, other: Database
+) -> None:
+    @two.app.post("/")
+    def view() -> Any:
+        two.write("undone")
+        with two.db.using("other"):
+            two.write("undone")
+            raw = two.db.connection.raw
+            other.execute("SELECT pg_terminate_backend(%s)", raw.info.backend_pid)
+            poll = _socket.poller(raw.fileno())
+            wait_until(lambda: _socket.look(poll) == _socket.DEAD, message="the socket tells")
+        return "ok"
+
+    assert two.client().post("/").status_code == 500
+    assert two.database.notes() == ["default"]
+    assert other.notes() == ["other"]
 
 
 def test_a_block_of_a_transaction_and_functions_after_it_are_those_of_that_database(
