@@ -194,7 +194,11 @@ OPTIONS: dict[str, Option] = {
         30.0, "seconds since the last good answer before a ping", "0 or more", _not_negative
     ),
     "ping_timeout": Option(
-        2.0, "seconds for a ping, check, rollback or reset of the pool's own", _SECONDS, _positive
+        2.0,
+        "seconds for a ping, check, rollback or reset of the pool's own; before a connection is "
+        "handed out no more than is left of the caller's timeout, but 0.05 at least",
+        _SECONDS,
+        _positive,
     ),
     "max_connecting": Option(
         2, "connects under way at once", "a whole number, 1 or more", _count(1)

@@ -189,7 +189,9 @@ class ConnectionPool:
         """Take a connection: the driver's own object, no proxy.
 
         Arguments: `timeout`, seconds to wait, instead of the pool's; 0 or less takes an idle
-        connection or raises at once.
+        connection or raises at once. Where one has to be asked first (a ping past ping_after, or
+        `check`), that takes what is left of it, and up to 0.05 s if less is left: one that does
+        not answer by then is closed.
         Raises PoolTimeout, TooManyRequests, PoolClosed, or ConnectFailed where waiting cannot
         help; each is also the driver's OperationalError.
         """

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _socket
+from dbpool import ConnectionPool, PoolTimeout, _keeper, _socket, _validation
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
     PATIENCE,
@@ -121,6 +121,32 @@ def test_one_ping_is_good_for_ping_after(stub_pool: MakePool, stub: StubDriver) 
     for _ in range(5):
         pool.putconn(pool.getconn())
     assert counted.pings == 1
+
+
+@pytest.mark.parametrize(
+    ("timeout", "least", "most"), [(0, 0.05, 0.05), (-1, 0.05, 0.05), (1, 0.05, 1), (None, 2, 2)]
+)
+def test_a_ping_may_take_what_is_left_of_the_timeout_and_a_twentieth_second_at_least(
+    timeout: float | None,
+    least: float,
+    most: float,
+    pg_pool: MakePool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = pg_pool(max_size=1, validate_after=0, ping_after=0)
+    fill(pool, 1)
+    given: list[float] = []
+
+    class Watched(_keeper.Guard):
+        def __init__(self, pool: ConnectionPool, conn: Any, seconds: float) -> None:
+            given.append(seconds)
+            super().__init__(pool, conn, PATIENCE)
+
+    unseen_by_the_keeper(pool)
+    monkeypatch.setattr(_validation, "Guard", Watched)
+    pool.putconn(pool.getconn(timeout))
+    (seconds,) = given
+    assert least <= seconds <= most
 
 
 def test_a_ping_leaves_nothing_behind(pg_pool: MakePool, postgres: Postgres) -> None:
