@@ -142,10 +142,12 @@ def _recovered(good: list[int], times: Times) -> float | None:
 def _read_only(process: Seen, times: Times) -> int:
     """Return how often a pool's callers met a server that takes no writes.
 
-    Those that were in flight together count once: nobody could have told them.
+    Those that were in flight together count once: nobody could have told them. So do those that
+    began before the fault was complete: a server's sessions change one after the other, and one
+    that has yet to change answers a ping like any that is well.
     """
     met = [call for call in _calls(process, times.end) if call.outcome in READ_ONLY]
-    first = min((call.ended for call in met), default=0)
+    first = max(min((call.ended for call in met), default=0), times.faulted)
     return sum(call.started > first for call in met) + bool(met)
 
 

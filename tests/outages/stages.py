@@ -18,6 +18,7 @@ from tests.outages.network import Network
 from tests.support.fault_proxy import FaultProxy
 from tests.support.pgbouncer import PgBouncer
 from tests.support.standby import both, make_pair, promote, wait_caught_up
+from tests.support.waiting import wait_until
 
 __all__ = ["SETTINGS", "Stage"]
 
@@ -206,6 +207,8 @@ def demotion(stack: ExitStack) -> Stage:
     def read_only(state: str) -> None:
         server.sql(f"ALTER SYSTEM SET default_transaction_read_only = {state}")
         server.reload()
+        # A new session has it once the server has told all others.
+        wait_until(lambda: server.sql("SHOW default_transaction_read_only") == state)
 
     return Stage(
         _dsn(server, target_session_attrs="read-write"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.web_django.project import DRIVER, Project, database
 
 
@@ -279,7 +280,7 @@ def test_close_pool_is_idempotent_and_the_next_query_makes_a_new_one(project: Pr
     assert held.closed
     assert Book.objects.count() == 0  # the connection in hand still works
     connection.close()  # and closes now, since nobody wants it back
-    assert project.sessions() == 0
+    wait_until(lambda: project.sessions() == 0, message="the session has ended")
     assert Book.objects.count() == 0
     assert connection.pool is not held
     connection.close()
