@@ -189,7 +189,18 @@ class _Atomic:
 
 
 def _is_view_of_request(function: Callable[..., Any]) -> bool:
-    """Return whether it is what Flask calls for this request, other decorators aside."""
+    """Return whether it is what Flask calls for this request, other decorators aside.
+
+    That is the endpoint's function, or of a class of views the method that it calls.
+    """
     endpoint = flask.request.endpoint
     view = None if endpoint is None else flask.current_app.view_functions.get(endpoint)
-    return view is not None and inspect.unwrap(view) is inspect.unwrap(function)
+    if view is None:
+        return False
+    function = inspect.unwrap(function)
+    if inspect.unwrap(view) is function:
+        return True
+    of_class = getattr(inspect.unwrap(view), "view_class", None)
+    names = ("dispatch_request", flask.request.method.lower(), "get")  # "get" answers HEAD, too
+    methods = (getattr(of_class, name, None) for name in names)
+    return any(method and inspect.unwrap(method) is function for method in methods)

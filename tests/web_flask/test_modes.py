@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flask import Request, Response, abort
-from flask.views import MethodView
+from flask.views import MethodView, View
 from werkzeug.routing import BaseConverter
 
 from dbpool_flask import DBPool
@@ -159,8 +159,22 @@ def test_an_atomic_view_undoes_what_was_done_before_it_too(site: Site) -> None:
         def post(self) -> Any:
             raise KeyError
 
+    class Method(MethodView):
+        @site.db.atomic
+        def post(self) -> Any:
+            raise KeyError
+
+    class Dispatch(View):
+        methods = ("POST",)
+
+        @site.db.atomic
+        def dispatch_request(self) -> Any:
+            raise KeyError
+
     site.app.add_url_rule("/class", view_func=Resource.as_view("resource"))
-    for path in ("/", "/class"):
+    site.app.add_url_rule("/method", view_func=Method.as_view("method"))
+    site.app.add_url_rule("/dispatch", view_func=Dispatch.as_view("dispatch"))
+    for path in ("/", "/class", "/method", "/dispatch"):
         assert site.client().post(path).status_code == 200
     assert site.database.notes() == []
 
