@@ -25,7 +25,7 @@ __all__ = ["acquire", "look_again"]
 
 
 def acquire(pool: ConnectionPool, timeout: float | None) -> Any:
-    """Queue for a connection; nobody is idle. Arguments and errors as `getconn` has them."""
+    """Queue for a connection, since none is idle. Arguments and errors as `getconn` has them."""
     started = monotonic()
     deadline = started + _seconds(pool, timeout)
     held = wait_for_connection(pool, started, deadline)

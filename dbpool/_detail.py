@@ -46,21 +46,8 @@ class Access:
             raise ValueError(
                 f'detail={detail!r} is not possible: it takes "loopback", a callable, or None'
             )
-        if token is not None and not isinstance(token, str):
-            raise ValueError(
-                f"token of type {type(token).__name__} is not possible: it takes a string of "
-                f"{TOKEN_LENGTH} characters or more, or None (in an environment variable, digits "
-                "alone need quotes)"
-            )
-        if token is not None:
-            token = token.strip()  # one from a file has a line's end, which no header can repeat
-        if token is not None and len(token) < TOKEN_LENGTH:
-            raise ValueError(
-                f"token is not possible: it takes a string of {TOKEN_LENGTH} characters or more "
-                "(white space around it does not count), or None"
-            )
         self._detail = detail
-        self._token = None if token is None else token.encode()
+        self._token = None if token is None else _checked_token(token)
         self._failed = False
 
     def allows(self, headers: Mapping[str, str], remote_addr: str) -> bool:
@@ -145,3 +132,16 @@ def _clock(ago: float) -> str:
     """Return the time of day that many seconds ago, as the draft wants it."""
     then = datetime.fromtimestamp(time.time() - ago, tz=timezone.utc)
     return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _checked_token(token: object) -> bytes:
+    takes = f"it takes a string of {TOKEN_LENGTH} characters or more, or None"
+    if not isinstance(token, str):
+        raise ValueError(
+            f"token of type {type(token).__name__} is not possible: {takes} (in an environment "
+            "variable, digits alone need quotes)"
+        )
+    token = token.strip()  # one from a file has a line's end, which no header can repeat
+    if len(token) < TOKEN_LENGTH:
+        raise ValueError(f"token is not possible: {takes} (white space around it does not count)")
+    return token.encode()

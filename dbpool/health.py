@@ -132,8 +132,9 @@ class HealthCheck:
             return cls(pools, **{SETTINGS[key]: value for key, value in given.items()})
         except ValueError as error:
             # It begins with the argument's name, which is not what the reader has written.
-            keys = [key for key in given if str(error).startswith(SETTINGS[key])]
-            raise ValueError(f"{', '.join(keys)}: {error}") from None
+            argument = str(error).partition("=")[0].split()[0]
+            (key,) = (key for key in given if SETTINGS[key] == argument)
+            raise ValueError(f"{key}: {error}") from None
 
     def matches(self, path: str) -> bool:
         """Return whether a request for `path` is for this endpoint."""
