@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from threading import get_ident
+from types import FunctionType, MethodType
 from typing import Any
 
 from django.apps import apps
@@ -16,21 +17,29 @@ from django.db.backends import utils
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
-__all__ = ["LeanWrapper", "connects_by_djangos"]
+__all__ = ["LeanWrapper", "connects_by_djangos", "unguarded"]
 
 _GUARDED = async_unsafe(len).__code__  # of each method that Django keeps out of async code
+
+
+def _is_guarded(function: Any) -> bool:
+    # A tool's proxy shows the code of what it stands for, but is no function.
+    return type(function) is FunctionType and function.__code__ is _GUARDED
 
 
 def connects_by_djangos() -> bool:
     """Return whether connecting is left to Django's own connect().
 
-    In async code, which it refuses, and where a tool that watches it has put its own in its place
-    (maybe before this is imported).
+    In async code, which it refuses, and where a tool that watches it has put its own in its place.
     """
-    return (
-        _get_running_loop() is not None
-        or getattr(BaseDatabaseWrapper.connect, "__code__", None) is not _GUARDED
-    )
+    return not _is_guarded(BaseDatabaseWrapper.connect) or _get_running_loop() is not None
+
+
+def unguarded(method: Any) -> Any:
+    """Return a bound method without Django's guard, where that has nothing to refuse."""
+    if type(method) is MethodType and _is_guarded(method.__func__) and _get_running_loop() is None:
+        return MethodType(method.__func__.__wrapped__, method.__self__)  # type: ignore[attr-defined]
+    return method
 
 
 class LeanWrapper(BaseDatabaseWrapper):
@@ -49,7 +58,8 @@ class LeanWrapper(BaseDatabaseWrapper):
     def _cursor(self, name: str | None = None) -> Any:
         if self.health_check_enabled:
             self.close_if_health_check_failed()
-        self.ensure_connection()  # always, and Django's: test tools forbid queries in its place
+        # Always, and Django's: test tools forbid queries in its place.
+        unguarded(self.ensure_connection)()
         try:
             return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
         except Exception:
@@ -84,6 +94,10 @@ class LeanCursor(utils.CursorWrapper):
         except Exception:
             with self.db.wrap_database_errors:
                 raise
+
+    def close(self) -> None:
+        """Close the driver's cursor; here it need not be looked for as an attribute of that."""
+        self.cursor.close()
 
     def fetchone(self) -> Any:
         try:

@@ -49,4 +49,5 @@ class Marks:
 
     def has(self, conn: Any) -> bool:
         """Return whether anything is known against the session."""
-        return id(conn) in self._changed or id(conn) in self._held
+        key = id(conn)
+        return key in self._changed or key in self._held

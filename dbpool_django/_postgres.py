@@ -21,7 +21,7 @@ from ._cursors import (
 from ._lean import LeanCursor
 from ._loan import Supplier
 from ._postgres_opener import PostgresOpener
-from ._raw_cursors import is_noticing
+from ._raw_cursors import Noticed
 from ._wrapper import PooledWrapper
 
 if is_psycopg3:
@@ -80,7 +80,7 @@ class PooledPostgres(PooledWrapper):
         if loan is not None:
             if loan.supplier.releases:
                 return ReleasingCursor(cursor, self)
-            if loan.supplier.resets and not is_noticing(cursor):
+            if loan.supplier.resets and not isinstance(cursor, Noticed):
                 return NoticingCursor(cursor, self)
         return LeanCursor(cursor, self)
 
@@ -89,7 +89,7 @@ class PooledPostgres(PooledWrapper):
         loan = self._dbpool_loan
         if loan is not None and loan.supplier.releases:
             return ReleasingDebugCursor(cursor, self)
-        if loan is not None and loan.supplier.resets and not is_noticing(cursor):
+        if loan is not None and loan.supplier.resets and not isinstance(cursor, Noticed):
             return NoticingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
 

@@ -14,10 +14,16 @@ from dbpool.drivers._session import REMEMBERED, changes_session, remembered
 if TYPE_CHECKING:
     from ._marks import Marks
 
-__all__ = ["is_noticing", "noticing"]
+__all__ = ["Noticed", "noticing"]
 
 # Methods that one driver has and the other has not, and what they call their statement.
 _STATEMENTS = {"copy": "statement", "copy_expert": "sql", "stream": "query"}
+
+
+class Noticed:
+    """Marks a cursor of the driver's that notices by itself all that there is to notice."""
+
+    __slots__ = ()
 
 
 def noticing(base: Any, marks: Marks) -> Any:
@@ -31,9 +37,8 @@ def noticing(base: Any, marks: Marks) -> Any:
     mark = marks.change
     has_names = hasattr(base, "withhold")  # psycopg 3 has a class of their own for those
 
-    class Noticing(plain):  # type: ignore[misc]
+    class Noticing(plain, Noticed):  # type: ignore[misc]
         __slots__ = ()  # the driver's own has no dictionary either
-        _dbpool_notices = True
 
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             # The ordinary case without a call in between: this runs at each statement.
@@ -78,8 +83,3 @@ def _watched(method: Any, keyword: str, marks: Marks) -> Any:
         return method(self, *args, **kwargs)
 
     return called
-
-
-def is_noticing(cursor: Any) -> bool:
-    """Return whether a cursor of the driver's notices by itself all that there is to notice."""
-    return getattr(cursor, "_dbpool_notices", False)

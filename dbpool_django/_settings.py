@@ -31,8 +31,12 @@ _DJANGOS = frozenset(
     )
 )
 
-# What other pools call it.
+# What other pools call it; the first four are psycopg_pool's.
 _ELSEWHERE = {
+    "conninfo": "NAME, USER, HOST and the like, beside OPTIONS",
+    "kwargs": 'what stands in OPTIONS beside "pool"',
+    "connection_class": "what get_new_connection() of a wrapper class of your own makes",
+    "close_returns": "what close() of Django's own connection does",
     "pool_size": "max_size",
     "max_overflow": "part of max_size",
     "max_conns": "max_size",

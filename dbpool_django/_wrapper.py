@@ -20,7 +20,7 @@ from dbpool import ConnectionPool, PoolClosed
 
 from . import _forks, _settings, pools
 from ._errors import ErrorWrapper
-from ._lean import LeanWrapper, connects_by_djangos
+from ._lean import LeanWrapper, connects_by_djangos, unguarded
 from ._loan import Loan, Supplier
 from ._owner import Owner
 from ._transactions import TransactionEnds
@@ -217,7 +217,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor that ends with this loan of the connection."""
-        cursor = super().create_cursor(name)
+        cursor = unguarded(super().create_cursor)(name)
         loan = self._dbpool_loan
         if loan is not None:
             if loan.cursors is None:

@@ -96,7 +96,7 @@ def test_async_code_is_refused_as_by_django(monkeypatch: pytest.MonkeyPatch) -> 
     async def call(method: Any) -> None:
         method()
 
-    unsafe = ("connect", "ensure_connection", "cursor", "close")
+    unsafe = ("connect", "ensure_connection", "cursor", "create_cursor", "close")
     for held in (False, True):
         if held:
             connection.ensure_connection()
@@ -106,7 +106,7 @@ def test_async_code_is_refused_as_by_django(monkeypatch: pytest.MonkeyPatch) -> 
         assert (connection.connection is not None) is held
     connection.close()
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    for name in ("ensure_connection", "cursor", "close", "connect", "close"):
+    for name in ("ensure_connection", "cursor", "create_cursor", "close", "connect", "close"):
         asyncio.run(call(getattr(connection, name)))
     assert connection.pool.get_stats()["pool_available"] == 1
 
@@ -186,13 +186,83 @@ def test_what_a_tool_puts_in_the_place_of_djangos_methods_is_called(
     connection.close()
 
 
-def _noting(called: list[str], name: str) -> Any:
+@pytest.mark.project(pool={"max_size": 2})
+def test_a_tools_proxy_of_a_method_of_djangos_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracers put an object there that answers for the method, its code included."""
+    from django.db import connection
     from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.postgresql.base import DatabaseWrapper
 
-    own = getattr(BaseDatabaseWrapper, name)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+    called: list[str] = []
+    for owner, name in (
+        (BaseDatabaseWrapper, "ensure_connection"),
+        (BaseDatabaseWrapper, "connect"),
+        (DatabaseWrapper, "create_cursor"),
+    ):
+        monkeypatch.setattr(owner, name, _Proxy(getattr(owner, name), called))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+    assert (called[:2], called[-1]) == (["ensure_connection", "connect"], "create_cursor")
 
-    def method(self: Any) -> Any:
+
+@pytest.mark.project(pool={"max_size": 2})
+def test_a_class_between_ours_and_djangos_has_its_part() -> None:
+    from django.db import connection
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
+    from dbpool_django._postgres import PooledPostgres
+
+    called: list[str] = []
+    names = ("ensure_connection", "create_cursor")
+
+    class Between(DatabaseWrapper):  # type: ignore[misc]
+        pass
+
+    for name in names:
+        setattr(Between, name, _noting(called, name))
+
+    class Own(PooledPostgres, Between):
+        pass
+
+    wrapper = Own(connection.copy().settings_dict, "default")
+    wrapper.ensure_connection()  # the pool connects, in its own way
+    wrapper.close()
+    called.clear()
+    wrapper.cursor().close()
+    assert called == [*names]
+    wrapper.close()
+    wrapper.close_pool()
+
+
+class _Proxy:
+    """What wrapt makes of a function: it shows all that is the function's, and is none."""
+
+    def __init__(self, own: Any, called: list[str]) -> None:
+        self._own = own
+        self._called = called
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def __get__(self, wrapper: Any, owner: Any = None) -> Any:
+        return self if wrapper is None else _Proxy(self._own.__get__(wrapper, owner), self._called)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._called.append(self._own.__name__)
+        return self._own(*args, **kwargs)
+
+
+def _noting(called: list[str], name: str) -> Any:
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
+    own = getattr(DatabaseWrapper, name)
+
+    def method(self: Any, *args: Any) -> Any:
         called.append(name)
-        return own(self)
+        return own(self, *args)
 
     return method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 from typing import Any
@@ -52,6 +53,59 @@ def test_psycopg_pools_keys_do_no_harm(project: Project) -> None:
     given = {"num_workers": 3, "open": False, "max_size": 2, "reconnect_timeout": 60}
     pool = _wrapper(project.dsn, given).pool
     assert (pool.max_size, pool.closed, pool.reconnect_timeout) == (2, False, 60)
+
+
+@pytest.mark.project(tables=False)
+def test_each_option_of_psycopg_pool_works_or_is_said_to_be_something_else(
+    project: Project, recwarn: pytest.WarningsRecorder
+) -> None:
+    from dbpool_django.checks import check_alias
+
+    works: dict[str, Any] = {"min_size": 1, "max_size": 2, "timeout": 30.0, "max_waiting": 5}
+    works |= {"max_lifetime": 900.0, "max_idle": 60.0, "name": "shop", "check": _nothing}
+    works |= {"configure": _nothing, "reset": _nothing}
+    works |= {"reconnect_timeout": 60.0, "reconnect_failed": _nothing}
+    elsewhere = {
+        "conninfo": "NAME",
+        "kwargs": 'beside "pool"',
+        "connection_class": "get_new_connection()",
+        "close_returns": "close()",
+    }
+    told = {}
+    for name in _options_of_psycopg_pool():
+        given = {name: works.get(name, True)}
+        wrapper = _wrapper(project.dsn, given)
+        told[name] = check_alias("default", wrapper.settings_dict)
+    for name, messages in told.items():
+        ids = [message.id.removeprefix("dbpool_django.") for message in messages]
+        if name in works:
+            assert ids == [], name
+        elif name in elsewhere:
+            assert ids == ["E001"], name
+            assert f"unknown pool option {name!r}: here it is " in messages[0].msg
+            assert elsewhere[name] in messages[0].msg
+        else:
+            assert name in ("num_workers", "open")
+            assert ids == ["W005"]
+            assert messages[0].msg.startswith(name)
+    assert {*works, *elsewhere, "num_workers", "open"} == {*told}
+
+
+def _options_of_psycopg_pool() -> list[str]:
+    """Return what its constructor takes: as of 3.3, or as it is where it is installed."""
+    try:
+        from psycopg_pool import ConnectionPool
+    except ImportError:
+        return [
+            *("conninfo", "connection_class", "kwargs", "min_size", "max_size", "open"),
+            *("configure", "check", "reset", "name", "close_returns", "timeout", "max_waiting"),
+            *("max_lifetime", "max_idle", "reconnect_timeout", "reconnect_failed", "num_workers"),
+        ]
+    return [*inspect.signature(ConnectionPool).parameters]
+
+
+def _nothing(about: Any) -> None:
+    """A callback."""
 
 
 @pytest.mark.project(tables=False)
