@@ -34,6 +34,7 @@ WITHIN = 1.02  # seconds: a little over one, for a thread may take its time from
 SPACING = WITHIN / PER_SECOND  # seconds between two of them where they fail at once
 SLOWEST = 2.0  # seconds between two of them at most
 TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
+AT_LEAST = 0.5  # of down_wait, that one who waits already when the outage begins goes on waiting
 TELL_EVERY = 30.0  # seconds between two lines in the log
 FULL_FOR = (15.0, 25.0)  # seconds until a server without room for more is asked again
 
@@ -175,7 +176,9 @@ class Reach:
         """Return the moment at which one that waits `since` is told that the pool is down."""
         if self.name != DOWN or self.paused:
             return math.inf
-        return max(since, self.since) + pool._down_wait
+        # Half of it at least for one that has waited already, on a full pool say: for a blip.
+        wait = pool._down_wait
+        return max(since + wait, self.since + wait * AT_LEAST)
 
     def tell_others(self) -> None:
         """Have the other pools that are down at this server try now; not under a pool's lock."""

@@ -125,14 +125,16 @@ def test_a_blip_that_is_shorter_than_down_wait_costs_no_error(
     expect_full_capacity(pool)
 
 
-def test_who_waits_already_when_the_outage_begins_gets_all_of_down_wait(
+def test_who_waits_already_is_told_down_wait_after_it_came(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
     pool = stub_pool(down_wait=5.0)
     reach = pool._reach
     reach.name, reach.since = "down", 100.0
-    assert reach.patience(pool, 90.0) == 105.0
     assert reach.patience(pool, 110.0) == 115.0
+    assert reach.patience(pool, 99.0) == 104.0, "not after a second down_wait"
+    # Nor at once, where it has waited long for another reason: a blip costs no error.
+    assert reach.patience(pool, 90.0) == 102.5
     reach.name = "ok"
 
 
