@@ -143,7 +143,8 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
             return
         if min(deadline, pool._reach.patience(pool, waiter.since)) <= time.monotonic():
             return
-        if not collected and left <= 2 * BELT:
+        # It holds the GIL: not in an outage, where nothing is open that could have been dropped.
+        if not collected and left <= 2 * BELT and pool._entries:
             collected = True
             _collect(now)
         find_lost(pool)

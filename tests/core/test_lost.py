@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _ending, _handover, _waiting
+from dbpool import ConnectionPool, PoolDown, PoolTimeout, _ending, _handover, _waiting
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -23,7 +23,7 @@ from tests.support.callers import (
 )
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one
-from tests.support.stub_driver import StubDriver
+from tests.support.stub_driver import StubDriver, StubError
 from tests.support.waiting import wait_until
 
 
@@ -128,6 +128,24 @@ def test_many_callers_near_their_timeout_do_not_collect_one_after_the_other(
             with pytest.raises(PoolTimeout):
                 caller.result(PATIENCE)
     assert len(collected) <= 2
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_nobody_collects_where_nothing_is_open_that_could_have_been_dropped(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "_collected_at", 0.0)
+    collected: list[None] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(None))
+
+    def refuse(_: object) -> None:
+        raise StubError("connect_refused")
+
+    stub.hooks["connect"] = refuse
+    pool = stub_pool(max_size=2, down_wait=0.05)
+    with pytest.raises(PoolDown):
+        pool.getconn(timeout=PATIENCE)
+    assert collected == [], "a collection holds the GIL; in an outage it stops all threads"
 
 
 @pytest.mark.usefixtures("no_collector")
