@@ -33,9 +33,11 @@ class Times:
 class Figures:
     """One run of one scenario; seconds, and None where a thing never happened."""
 
+    calls: int  # that went well between warm and the fault; with none the rest says nothing
+    felt: bool  # whether the fault shows: an error, a connect, or half of the throughput gone
     first_error: float | None  # after the fault
     overrun: float  # longest call beyond its deadline
-    down_wait: float  # longest call that ended with PoolDown
+    down_wait: float | None  # longest call that ended with PoolDown
     in_flight: int  # errors of calls that had begun before the fault was complete
     refused: int  # PoolDown, during the fault and until the first success after it
     others: int  # any other error meanwhile: nobody in flight, nobody told that it is down
@@ -44,7 +46,7 @@ class Figures:
     churn: float  # connects during the fault, in proportion to the connections there are
     first_success: float | None  # after the heal
     recovered: float | None  # after the heal, until 95 % of the throughput before
-    late: int  # errors of calls begun after the first success
+    late: int | None  # errors of calls begun after the first success
     lost: int  # connections of the capacity that could not be had at the end
     wrong: int  # answers that were another call's
     gap: float  # longest heartbeat gap during the fault
@@ -74,27 +76,33 @@ def figures(seen: list[Seen], times: Times) -> Figures:
     late_from = times.end if first_success is None else first_success
     during = [call for call in failed if call.started <= late_from]
     fresh = [call for call in during if call.started > times.faulted]
+    before = bisect_left(good, times.fault) - bisect_left(good, times.warm)
+    connects = [at for process in seen for at in process.connects if at >= times.fault]
     return Figures(
+        calls=before,
+        felt=bool(failed or connects) or _dips(good, times),
         first_error=_seconds(min((call.ended for call in failed), default=None), times.fault),
         overrun=max(
             (call.ended - call.started for call in calls if call.ended >= times.fault), default=0
         )
         / 1e9
         - DEADLINE,
-        down_wait=max(
-            (call.ended - call.started for call in failed if call.outcome == "PoolDown"), default=0
-        )
-        / 1e9,
+        down_wait=_seconds(
+            max(
+                (call.ended - call.started for call in failed if call.outcome == "PoolDown"),
+                default=None,
+            ),
+            0,
+        ),
         in_flight=len(during) - len(fresh),
         refused=sum(call.outcome == "PoolDown" for call in fresh),
         others=sum(call.outcome != "PoolDown" for call in fresh),
         per_thread=len(failed) / sum(len(process.calls) for process in seen),
         attempts=max(_attempts(process.connects, times) for process in seen),
-        churn=sum(times.fault <= at < times.heal for process in seen for at in process.connects)
-        / (SIZE * len(seen)),
+        churn=sum(at < times.heal for at in connects) / (SIZE * len(seen)),
         first_success=_seconds(first_success, times.heal),
         recovered=_recovered(good, times),
-        late=sum(call.started > late_from for call in failed),
+        late=None if first_success is None else sum(call.started > late_from for call in failed),
         lost=sum(SIZE - process.capacity for process in seen),
         wrong=sum(call.outcome == "wrong token" for call in calls),
         gap=_gap(seen, times.fault, times.heal),
@@ -122,16 +130,27 @@ def _attempts(connects: list[int], times: Times) -> float:
     begun = [moment for moment in connects if times.faulted <= moment < times.heal]
     length = (times.heal - times.faulted) / 1e9
     if length <= SLICE:
-        return len(begun) / length if length > 1 else 0.0
+        return len(begun) / max(length, 1.0)
     ends = (bisect_left(begun, moment + int(SLICE * 1e9)) for moment in begun)
     return max((end - at for at, end in enumerate(ends)), default=0) / SLICE
 
 
+def _rate(good: list[int], since: int, until: int) -> float:
+    """Return how many calls went well in a second."""
+    return (bisect_left(good, until) - bisect_left(good, since)) / ((until - since) / 1e9)
+
+
+def _dips(good: list[int], times: Times) -> bool:
+    """Return whether less than half of the throughput was left during the fault."""
+    if times.heal <= times.faulted:
+        return False
+    during = _rate(good, times.faulted, times.heal)
+    return during < _rate(good, times.warm, times.fault) / 2
+
+
 def _recovered(good: list[int], times: Times) -> float | None:
     """Return when after the heal the throughput over a WINDOW was 95 % of what it was before."""
-    before = bisect_left(good, times.fault) - bisect_left(good, times.warm)
-    usual = before / ((times.fault - times.warm) / 1e9)
-    wanted = max(1, int(0.95 * usual * WINDOW))
+    wanted = max(1, int(0.95 * _rate(good, times.warm, times.fault) * WINDOW))
     start = bisect_left(good, times.heal)
     for first, last in zip(good[start:], good[start + wanted - 1 :], strict=False):
         if last - first <= WINDOW * 1e9:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from benchmarks._peers import Wanted
+from benchmarks._peers import Connects, Wanted
 from benchmarks._restart import IDLE_FOR, STALE, calls, one_connect
 from testproject.postgres import PostgresServer
 from tests.outages.load import POOLS
@@ -14,18 +14,27 @@ from tests.outages.stages import SETTINGS
 __all__ = ["restarted_while_idle"]
 
 
-def restarted_while_idle(pool: str) -> dict[str, float]:
+def restarted_while_idle(pool: str) -> tuple[dict[str, float], str]:
     """The server is restarted while six connections are idle; then 160 calls, one by one."""
     logging.disable()
     with PostgresServer(conf=SETTINGS) as server:
         peer = POOLS[pool](Wanted(server.dsn(), STALE))
         try:
+            made = len(Connects.made)
             peer.fill(STALE)
+            opened = len(Connects.made) - made
             time.sleep(IDLE_FOR)
             server.restart()
             one = one_connect(server.dsn())
+            made = len(Connects.made)
             errors, slowest = calls(peer)
+            renewed = len(Connects.made) - made
         finally:
             peer.close()
             logging.disable(logging.NOTSET)
-    return {"failed": errors, "connects": slowest / one}
+    unproved = ""
+    if opened < STALE:
+        unproved = f"{opened} connections were open, not {STALE}"
+    elif not errors and not renewed:
+        unproved = "the fault did not show"
+    return {"failed": errors, "connects": slowest / one}, unproved

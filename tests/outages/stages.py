@@ -37,6 +37,7 @@ class Stage:
     inside: Sequence[str] = ()
     write: bool = False  # whether the crowd's calls write
     measured: dict[str, float] = field(default_factory=dict)  # what only this stage can see
+    bit: bool | None = None  # whether the fault hit the crowd, where its calls need not show it
 
 
 def _server(stack: ExitStack, **conf: object) -> PostgresServer:
@@ -223,7 +224,11 @@ def too_many(stack: ExitStack) -> Stage:
     server = _server(stack, max_connections="20")
     others = ExitStack()
     stack.callback(others.close)
-    stage = Stage(_dsn(server), lambda _: None)
+
+    def fault(_: Crowd) -> None:
+        stage.bit = 0 < len(_sessions(server)) < PROCESSES * SIZE
+
+    stage = Stage(_dsn(server), fault)
     for _ in range(20 - (PROCESSES * SIZE - 4)):
         others.enter_context(closing(psycopg2.connect(server.dsn(application_name="others"))))
 
@@ -259,11 +264,13 @@ def pooler_paused(stack: ExitStack) -> Stage:
     pooler = stack.enter_context(PgBouncer(server, "transaction", size=PROCESSES * SIZE // 2))
 
     def fault(_: Crowd) -> None:
+        stage.bit = bool(_sessions(server))  # none of them outlives the restart
         pooler.admin("PAUSE")
         server.restart()
         pooler.admin("RESUME")
 
-    return Stage(pooler.dsn(), fault)
+    stage = Stage(pooler.dsn(), fault)
+    return stage
 
 
 def _networked(stack: ExitStack) -> tuple[PostgresServer, Network]:

@@ -30,7 +30,7 @@ TOLD = (
     ("heartbeat gap, s", "gap"),
     ("heartbeat gap before, s", "gap_before"),
 )
-_NEVER = ("first_success", "recovered")  # figures whose absence is bad
+_NEVER = ("first_success", "recovered")  # figures that are told as more than was looked for
 
 
 def play(
@@ -48,19 +48,23 @@ def play(
 def table(
     scenario: Scenario | Idle, results: dict[str, list[Result]]
 ) -> tuple[list[list[str]], int]:
-    """Return the rows, the first of them the heading, and how many marks ours missed."""
+    """Return the rows, the first of them the heading, and how many marks ours missed.
+
+    A run that proves nothing meets none, and what it lacks is said in a row of its own.
+    """
     missed = 0
     rows = [["worst of the runs", "at most", *results]]
     for mark in scenario.marks:
         row = [mark.title, f"{mark.most:g}"]
         for name, ran in results.items():
             values = [mark.value(result) for result in ran]
-            met = all(mark.met(value) for value in values)
-            row.append(
-                _worst(values, mark.figure in _NEVER, scenario.after) + ("" if met else " !")
-            )
+            met = all(mark.met(value) for value in values) and not any(r.unproved for r in ran)
+            row.append(_worst(values, mark.figure, scenario.after) + ("" if met else " !"))
             missed += not met and name == OURS
         rows.append(row)
+    lacking = {name: {r.unproved for r in ran} - {""} for name, ran in results.items()}
+    if any(lacking.values()):
+        rows.append(["proves nothing", "", *("; ".join(sorted(why)) for why in lacking.values())])
     marks = {mark.figure for mark in scenario.marks}
     seen = {name: [r.figures for r in ran if r.figures] for name, ran in results.items()}
     if not any(seen.values()):
@@ -68,20 +72,21 @@ def table(
     for title, figure in TOLD:
         if figure not in marks:
             cells = ([getattr(one, figure) for one in found] for found in seen.values())
-            rows.append(
-                [title, "", *(_worst(values, figure in _NEVER, scenario.after) for values in cells)]
-            )
+            rows.append([title, "", *(_worst(values, figure, scenario.after) for values in cells)])
     kinds = (found[-1].kinds.most_common(3) for found in seen.values())
     told = (", ".join(f"{count} {kind}" for kind, count in most) or "none" for most in kinds)
     rows.append(["errors of one run", "", *told])
     return rows, missed
 
 
-def _worst(values: list[float | None], awaited: bool, looked: float) -> str:
-    """Arguments: `awaited`, whether it should come to be; `looked`, for how many seconds."""
+def _worst(values: list[float | None], figure: str, looked: float) -> str:
+    """Return a cell. Arguments: `looked`, for how many seconds a thing was waited for."""
     present = [value for value in values if value is not None]
-    if awaited and len(present) < len(values):
-        return f"> {looked:g}"
+    if len(present) < len(values):
+        if figure in _NEVER:
+            return f"> {looked:g}"
+        if figure == "late":
+            return "never healed"
     return f"{max(present):.4g}" if present else "none"
 
 

@@ -10,7 +10,7 @@ from array import array
 import pytest
 
 from tests.outages.figures import Times, figures
-from tests.outages.scenarios import SCENARIOS
+from tests.outages.scenarios import SCENARIOS, unproved
 from tests.outages.seen import Seen
 
 COUNTED = {
@@ -40,6 +40,7 @@ def test_nothing_is_lost_and_nobody_gets_anothers_answer(name: str) -> None:
     if lacking := scenario.lacks():
         pytest.skip(lacking)
     result = scenario.run("dbpool", seconds=QUICK[name])
+    assert result.unproved == ""
     for mark in scenario.marks:
         if mark.figure in COUNTED:
             assert mark.met(mark.value(result)), (mark.title, result)
@@ -78,6 +79,39 @@ def test_what_hangs_has_waited_to_the_end() -> None:
     found = figures([seen((1, 2, OK), hung=[int(12e9)])], TIMES)
     assert found.overrun == 18.0 - 4.0
     assert found.first_success is None
+
+
+def test_a_run_without_a_call_or_without_a_fault_proves_nothing() -> None:
+    # Throughout 30 s, but for the fault from 11 to 20.
+    before = [(moment / 10, moment / 10, OK) for moment in range(100)]
+    during = [(11 + moment / 10, 11 + moment / 10, OK) for moment in range(90)]
+    after = [(20 + moment / 10, 20 + moment / 10, OK) for moment in range(100)]
+
+    def why(*calls: object, bit: bool | None = None, **other: object) -> str:
+        return unproved(figures([seen(*calls, **other)], TIMES), bit)  # type: ignore[arg-type]
+
+    assert "no call" in why()
+    assert "no call" in why(*((at, end, BROKEN) for at, end, _ in before), *during)
+    assert "did not show" in why(*before, *during, *after)
+    assert why(*before, *after) == "", "nobody was served"
+    assert why(*before, *during, (12, 13, BROKEN)) == ""
+    assert why(*before, *during, connects=[int(12e9)]) == ""
+    assert "did not show" in why(*before, *during, connects=[int(5e9)])
+    # Where the stage knows better.
+    assert "did not show" in why(*before, *after, bit=False)
+    assert why(*before, *during, *after, bit=True) == ""
+
+
+def test_what_never_healed_has_no_errors_after_it_and_what_saw_no_pool_down_no_wait() -> None:
+    found = figures([seen((1, 2, OK), (12, 13, BROKEN))], TIMES)
+    assert found.late is None
+    assert found.down_wait is None
+
+
+def test_connects_of_an_outage_shorter_than_a_second_count() -> None:
+    times = Times(*(int(moment * 1e9) for moment in (0, 10, 10.1, 10.4, 20)))
+    at = [int(moment * 1e9) for moment in (10.2, 10.25, 10.3, 10.35)]
+    assert figures([seen(connects=at)], times).attempts == 4
 
 
 def test_losses_wrong_answers_and_connects_are_counted() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._peers import Dbpool
+from testproject.postgres import PostgresServer
 from tests.outages import tables
 from tests.outages.figures import Figures, Times, figures
 from tests.outages.scenarios import SCENARIOS, Idle, Mark, Result, Scenario
@@ -19,7 +21,9 @@ STOP = Scenario("stop", stop_fast, 1, (LATE, BACK))
 
 
 def result(**changes: object) -> Result:
-    whole = figures([seen((1, 2, OK))], Times(0, int(10e9), int(11e9), int(20e9), int(30e9)))
+    whole = figures(
+        [seen((1, 2, OK), (21, 22, OK))], Times(0, int(10e9), int(11e9), int(20e9), int(30e9))
+    )
     found: Figures = replace(whole, **{"recovered": 0.5, **changes})  # type: ignore[arg-type]
     return Result(found, {})
 
@@ -45,6 +49,37 @@ def test_what_never_came_to_be_is_worse_than_any_number() -> None:
     rows, missed = tables.table(STOP, {"dbpool": [result(), result(recovered=None)]})
     assert row(rows, "95 % again, s") == ["1", "> 4 !"]
     assert missed == 1
+    rows, missed = tables.table(STOP, {"dbpool": [result(late=None)]})
+    assert row(rows, "errors after heal") == ["0", "never healed !"]
+    assert missed == 1
+
+
+def test_a_pool_that_knows_no_such_error_has_not_missed_its_mark() -> None:
+    mark = next(one for one in SCENARIOS[0].marks if one.figure == "down_wait")
+    rows, missed = tables.table(
+        replace(STOP, marks=(mark,)), {"dbpool": [result(down_wait=None)], "other": [result()]}
+    )
+    assert row(rows, mark.title) == ["1.05", "none", "none"]
+    assert missed == 0
+
+
+def test_a_run_that_proves_nothing_meets_no_mark_and_says_why() -> None:
+    empty = replace(result(), unproved="the fault did not show")
+    rows, missed = tables.table(STOP, {"dbpool": [result(), empty], "other": [result()]})
+    assert row(rows, "errors after heal") == ["0", "0 !", "0"]
+    assert row(rows, "proves nothing") == ["", "the fault did not show", ""]
+    assert missed == 2
+
+
+def test_every_pool_must_have_had_connections_that_a_restart_made_stale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = next(one for one in SCENARIOS if isinstance(one, Idle)).script
+    assert script("dbpool")[1] == ""
+    monkeypatch.setattr(PostgresServer, "restart", lambda self: None)
+    assert script("dbpool")[1] == "the fault did not show"
+    monkeypatch.setattr(Dbpool, "fill", lambda self, count: None)
+    assert script("dbpool")[1] == "0 connections were open, not 6"
 
 
 def test_every_figure_is_told_of_every_scenario() -> None:
@@ -56,7 +91,7 @@ def test_every_figure_is_told_of_every_scenario() -> None:
 
 
 def test_a_scenario_without_a_crowd_has_its_own_marks_only() -> None:
-    idle = Idle("idle", lambda pool: {"failed": 1}, (Mark("errors", "failed", 0),))
+    idle = Idle("idle", lambda pool: ({"failed": 1}, ""), (Mark("errors", "failed", 0),))
     rows, missed = tables.table(idle, {"dbpool": [idle.run("dbpool")]})
     assert rows == [["worst of the runs", "at most", "dbpool"], ["errors", "0", "1 !"]]
     assert missed == 1
