@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import psycopg2
 import pytest
 
 from dbpool import ConnectionPool, PoolDown
+from dbpool.health import HealthCheck
+from dbpool.options import OPTIONS
 from testproject.postgres import PostgresServer
 from tests.support.documents import Document
+from tests.support.stub_driver import StubDriver, StubError
 from tests.support.waiting import wait_until
 
 PAGE = Document(Path(__file__).resolve().parents[1] / "docs" / "outages.md")
@@ -60,6 +65,53 @@ def test_the_pool_that_is_shown_works_and_says_what_is_shown(
         )
         pattern = re.sub(r"\d+(\\\.\d+)?", r"[\\d.]+", pattern)
         assert any(re.fullmatch(pattern, line) for line in logged), (pattern, logged)
+
+
+def test_every_line_of_the_log_that_is_shown_is_logged_like_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "dbpool")
+    error = type("OperationalError", (StubError,), {})("connect_refused")
+    stub = StubDriver()
+    pool = ConnectionPool("", driver=stub, name="default", max_use=0.05, down_wait=0.0, max_size=3)
+    health = HealthCheck(lambda: {"default": pool})
+
+    def refuse(_: object) -> None:
+        raise error
+
+    try:
+        with pool.connection():  # held until it is warned of
+            wait_until(lambda: "max_use" in caplog.text, 30.0)
+            assert health.respond("GET", "/healthz/db", "", [], "")[0] == 200
+            stub.hooks["connect"] = refuse
+            with pytest.raises(PoolDown):
+                pool.getconn()
+            pool._proved_at = -math.inf  # a second later
+            assert health.respond("GET", "/healthz/db", "", [], "")[0] == 503
+            logging.getLogger("dbpool.pool").warning(pool._reach.is_full(pool, 0.0))
+            logging.getLogger("dbpool.pool").warning(pool._reach.still(pool, time.monotonic() + 30))
+            stub.hooks.clear()
+            pool._reach._full_until = 0.0
+            wait_until(lambda: "is up again" in caplog.text, 30.0)
+    finally:
+        pool.close()
+    logged = [_without_numbers(record.getMessage()) for record in caplog.records]
+    for block in ("is down, it cannot connect", "has no room for more"):
+        for shown in PAGE.block(block).splitlines():
+            assert _without_numbers(shown) in logged
+
+
+def _without_numbers(line: str) -> str:
+    return re.sub(r"\d+(\.\d+)?", "#", line)
+
+
+def test_the_defaults_that_are_told_are_those_of_the_options() -> None:
+    told = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", PAGE.text, flags=re.MULTILINE)
+    assert len(told) == 13
+    for name, default in told:
+        assert repr(OPTIONS[name].default) == default, name
+    shown = re.findall(r"^    (\w+)=", PAGE.block("role="), flags=re.MULTILINE)
+    assert {*shown} <= {name for name, _ in told}
 
 
 @pytest.mark.outage
