@@ -112,12 +112,15 @@ def capacity(peer: Peer, size: int) -> int:
     lock = threading.Lock()
 
     def take() -> None:
+        conn = None
         try:
             conn = peer.take()
             cursor = conn.cursor()
             cursor.execute("SELECT 1")
             cursor.close()
         except Exception:  # noqa: BLE001 - one less, that is the measurement
+            if conn is not None:  # else its slot would be lost by our own fault
+                peer.give(conn)
             return
         with lock:
             held.append(conn)

@@ -9,7 +9,9 @@ from array import array
 
 import pytest
 
+from tests.outages import load
 from tests.outages.figures import Times, figures
+from tests.outages.load import capacity
 from tests.outages.scenarios import SCENARIOS, unproved
 from tests.outages.seen import Seen
 
@@ -129,3 +131,35 @@ def test_throughput_is_back_when_a_window_has_as_many_good_calls_as_before() -> 
     assert found.recovered is not None
     assert 3.0 <= found.recovered < 3.5
     assert figures([seen(*before)], TIMES).recovered is None  # type: ignore[arg-type]
+
+
+def test_what_stale_connections_cost_a_pool_is_not_the_rigs_own_doing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load, "CAPACITY", 1.0)
+
+    class Conn:
+        def __init__(self, stale: bool) -> None:
+            self.stale = stale
+
+        def cursor(self) -> Conn:
+            return self
+
+        def execute(self, _: str) -> None:
+            if self.stale:
+                raise OSError("closed by the server")
+
+        def close(self) -> None:
+            pass
+
+    class Pool:  # of two, both stale; one that comes back stale is replaced
+        def __init__(self) -> None:
+            self.idle = [Conn(stale=True), Conn(stale=True)]
+            self.take = self.idle.pop
+
+        def give(self, conn: Conn) -> None:
+            self.idle.append(Conn(stale=False) if conn.stale else conn)
+
+    pool = Pool()
+    assert capacity(pool, 2) == 2  # type: ignore[arg-type]
+    assert len(pool.idle) == 2
