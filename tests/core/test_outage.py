@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from dbpool import ConnectionPool, PoolClosed, PoolDown, PoolTimeout, _state, _validation
 from dbpool._state import Server
+from dbpool.health import HealthCheck
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
     PATIENCE,
@@ -188,6 +190,44 @@ def test_one_failed_connect_is_no_outage_while_something_is_open(
         pool.putconn(pool.getconn(PATIENCE))
     assert states[0] == "ok"
     assert pool.get_stats()["connections_errors"] == 1
+
+
+def test_two_failed_connects_in_a_row_are_an_outage_while_something_is_open(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool = stub_pool(max_size=3, max_connecting=1, down_wait=0.0, timeout=PATIENCE)
+    with lent(pool, 1):
+        seen: list[str] = []
+
+        def refuse(_: object) -> None:
+            seen.append(pool.state)
+            raise StubError("connect_refused")
+
+        stub.hooks["connect"] = refuse
+        told(pool)
+        wait_until(lambda: len(seen) > 2, PATIENCE, "the prober goes on")
+    assert seen[:3] == ["ok", "ok", "down"]
+    stub.hooks.clear()
+    wait_until(lambda: pool.state == "ok", PATIENCE)
+    expect_full_capacity(pool)
+
+
+def test_one_connect_at_a_time_while_it_is_down_however_many_wait(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    ramp = Ramp(stub)
+    pool = stub_pool(max_size=8, max_connecting=4, down_wait=PATIENCE, timeout=PATIENCE)
+    callers = [in_thread(pool.getconn) for _ in range(8)]
+    wait_until(lambda: pool.state == "down", PATIENCE)
+    wait_until(lambda: not pool._attempts(), PATIENCE)
+    ramp.refuse = False  # the next one hangs
+    try:
+        wait_until(lambda: ramp.inside == 1, PATIENCE)
+        assert stays(lambda: ramp.inside == 1, 3 * _state.WITHIN), "traffic starts none"
+    finally:
+        ramp.let_go(100)
+    for caller in callers:
+        pool.putconn(caller.result(PATIENCE))
 
 
 @pytest.mark.parametrize("error", [KeyError("no such setting"), StubError("auth")], ids=repr)
@@ -641,6 +681,19 @@ def test_pause_waits_for_what_is_lent_and_callers_for_their_timeout(
     pool.resume()
     pool.putconn(waiter.result(PATIENCE))
     expect_full_capacity(pool)
+
+
+def test_pause_closes_the_health_checks_own_connection_too(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    pool = stub_pool(max_size=1)
+    health = HealthCheck(lambda: {"": pool}, deadline=PATIENCE)
+    with lent(pool, 1):
+        pool._proved_at = -math.inf  # a while ago
+        assert health.respond("GET", "/healthz/db", "", [], "")[0] == 200
+        assert stub.open_connections == 2
+        pool.pause(0)
+        assert stub.open_connections == 1, "a smart stop waits for every session"
 
 
 def test_a_pool_that_is_paused_while_down_rests(
