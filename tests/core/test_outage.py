@@ -140,6 +140,14 @@ def test_who_waits_already_is_told_down_wait_after_it_came(
     reach.name = "ok"
 
 
+def test_next_attempt_is_what_is_left_until_the_prober_connects(stub_pool: MakePool) -> None:
+    reach, error = stub_pool()._reach, PoolDown()
+    reach.tell(error, 100.0, 101.5)
+    assert error.next_attempt == 1.5
+    reach.tell(error, 102.0, 101.5)
+    assert error.next_attempt == 0.0
+
+
 def test_a_shorter_timeout_counts(new_pool: MakePool) -> None:
     pool = new_pool(NOWHERE, down_wait=1000.0)
     gave_up_until(lambda: pool.state == "down", pool)
