@@ -9,7 +9,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, _socket, _suspicion
+from dbpool import ConnectionPool, _socket, _suspicion, _validation
+from dbpool._entry import NEVER
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
     PATIENCE,
@@ -112,6 +113,19 @@ def test_what_is_lent_meanwhile_is_asked_too_when_it_has_come_back(
     del first, second, third
     assert errors_of_raw_callers(pool, 5, report=False) == 0
     expect_full_capacity(pool)
+
+
+def test_a_dead_one_that_the_keeper_finds_makes_the_others_suspect(
+    new_pool: MakePool, postgres: Postgres
+) -> None:
+    pool = new_pool(postgres.dsn(), max_size=3, validate_after=LONG)
+    dead, *_ = pids(pool, 3)
+    unseen_by_the_keeper(pool)
+    terminate(postgres, dead)
+    wait_until(lambda: any(_socket.look(held[1].poll) == _socket.DEAD for held in pool._idle))
+    _validation.sweep(pool, time.monotonic())
+    assert len(pool._entries) == 2
+    assert [entry.proved_at for entry in pool._entries] == [NEVER, NEVER], "each is pinged first"
 
 
 def test_what_has_answered_is_trusted_again_and_a_new_one_from_the_beginning(
