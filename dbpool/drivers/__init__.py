@@ -51,7 +51,9 @@ def choose(
         driver = _load(_SCHEMES[scheme or "postgresql"])
     elif isinstance(wanted, str):
         if wanted not in _DRIVERS:
-            raise ValueError(f"unknown driver {wanted!r}: use {_any_of(_DRIVERS)}")
+            # More than a word is a conninfo in the wrong place, and may hold a password.
+            named = f" {wanted!r}" if wanted.isidentifier() or not wanted else ""
+            raise ValueError(f"unknown driver{named}: use {_any_of(_DRIVERS)}")
         if scheme is not None and wanted not in _SCHEMES[scheme]:
             raise ValueError(
                 f"driver={wanted!r} does not serve {scheme}:// URLs: leave driver= out, or use "
@@ -60,7 +62,7 @@ def choose(
         driver = _load((wanted,))
     elif isinstance(wanted, type) or not hasattr(wanted, "transaction_status"):
         raise TypeError(
-            f"driver={wanted!r} is not possible: it takes {_any_of(_DRIVERS)}, or an object that "
+            f"driver is {_described(wanted)}: it takes {_any_of(_DRIVERS)}, or an object that "
             "follows dbpool.drivers.base.Driver"
         )
     else:
@@ -107,6 +109,12 @@ def _load(names: tuple[str, ...]) -> Driver:
         f"(looked for {_any_of(names)})",
         name=names[0],
     )
+
+
+def _described(wanted: object) -> str:
+    if isinstance(wanted, type):
+        return f"the class {wanted.__name__}"
+    return f"of type {type(wanted).__name__}"
 
 
 def _any_of(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ __all__ = [
     "MALFORMED",
     "address",
     "check_address",
+    "check_kwargs",
     "connect_seconds",
     "defaults",
     "is_disconnect",
@@ -42,14 +43,38 @@ def check_address(conninfo: str, parsed: Mapping[str, Any]) -> None:
     the port or the database, which are in libpq's errors.
     """
     url = _AFTER_USER.match(conninfo)
-    if url is not None and "@" in url.group(1):
+    if (url is not None and "@" in url.group(1)) or _not_possible(parsed):
         raise ValueError(MALFORMED)
-    for host in str(parsed.get("host") or "").split(","):
+
+
+def check_kwargs(kwargs: Mapping[str, Any], own_conninfo: str) -> None:
+    """Raise ValueError for an address in kwargs that is none, as `check_address` does.
+
+    And TypeError for a second conninfo, in the driver's own argument for one: its password would
+    be in the driver's errors, and nobody would look for timeouts and hosts in it.
+    """
+    if own_conninfo in kwargs:
+        raise TypeError(
+            f"{own_conninfo!r} in kwargs is not possible: it is the pool's first argument"
+        )
+    if wrong := _not_possible(kwargs):
+        raise ValueError(
+            f"{wrong} in kwargs is not possible (it is not shown here, since it may hold a "
+            "password): host takes names or addresses, port numbers below 65536, dbname a name, "
+            "and the pool's first argument a whole URL"
+        )
+
+
+def _not_possible(given: Mapping[str, Any]) -> str:
+    """Return which part of an address is none, "" if each may be one."""
+    for host in str(given.get("host") or "").split(","):
         if "@" in host[1:]:  # at the start it means a socket in the abstract namespace
-            raise ValueError(MALFORMED)
-    for port in str(parsed.get("port") or "").split(","):
+            return "host"
+    for port in str(given.get("port") or "").split(","):
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
-            raise ValueError(MALFORMED)
+            return "port"
+    # The drivers do not read a URL there: the server would be asked for a database of that name.
+    return "dbname" if "://" in str(given.get("dbname") or "") else ""
 
 
 def defaults(

@@ -48,13 +48,17 @@ class PsycopgDriver:
         return parsed
 
     def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise TypeError for a connection class that is none for threads."""
+        """Raise TypeError for a connection class that is none for threads, or a second conninfo.
+
+        And ValueError for a part of the address that is none.
+        """
         given = kwargs.get("connection_class", psycopg.Connection)
         if not (isinstance(given, type) and issubclass(given, psycopg.Connection)):
             raise TypeError(
                 f"connection_class={given!r} is not possible: a pool for threads takes "
                 "psycopg.Connection, or a class made from it, and no asynchronous one"
             )
+        _postgres.check_kwargs(kwargs, "conninfo")
 
     def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
         """Return how long `connect` may take: the user's own connect_timeout, if longer."""

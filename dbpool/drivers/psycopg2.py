@@ -50,13 +50,17 @@ class Psycopg2Driver:
         return parsed
 
     def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise TypeError for an asynchronous connection."""
+        """Raise TypeError for an asynchronous connection or a second conninfo.
+
+        And ValueError for a part of the address that is none.
+        """
         for option in ("async", "async_"):
             if kwargs.get(option):
                 raise TypeError(
                     f"{option}={kwargs[option]!r} in kwargs is not possible: a pool for threads "
                     "cannot wait on psycopg2's asynchronous connections. Leave it out"
                 )
+        _postgres.check_kwargs(kwargs, "dsn")
 
     def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
         """Return how long `connect` may take: the user's own connect_timeout, if longer."""

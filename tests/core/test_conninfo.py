@@ -378,6 +378,15 @@ def test_an_unknown_driver_is_named_with_those_that_serve(driver: str) -> None:
         ConnectionPool("", driver=driver)
 
 
+@pytest.mark.parametrize(
+    "driver", [f"postgresql://u:{SECRET}@h/db", f"host=h password={SECRET}", {"password": SECRET}]
+)
+def test_a_conninfo_that_is_given_as_the_driver_is_not_quoted(driver: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"driver.* psycopg2, psycopg, sqlite3") as e:
+        ConnectionPool("psycopg2", driver=driver)
+    assert_no_secret(e.value)
+
+
 @pytest.mark.parametrize("conninfo", ["", "postgresql://h/db", "host=h", "postgresql+psycopg2://"])
 def test_a_missing_driver_package_is_an_error_that_says_what_to_install(
     conninfo: str, monkeypatch: pytest.MonkeyPatch
@@ -417,6 +426,7 @@ MALFORMED = [
     "host=h pasword={}",
     "host=u:{}@h dbname=db",
     "host=h port={}",
+    "host=h dbname=postgresql://u:{}@h/db",
     "{}",
     "postgresql://u:{}\udcff@h/db",
 ]
@@ -439,6 +449,39 @@ def test_a_malformed_conninfo_from_a_callable_is_the_cause_without_a_word_of_it(
         pool.getconn(timeout=0)
     assert isinstance(caught.value.__cause__, ValueError)
     assert_no_secret(caught.value, records)
+
+
+MALFORMED_IN_KWARGS = [
+    {"host": "u:{}@h"},
+    {"host": "h,u:{}@h"},
+    {"port": "{}"},
+    {"dbname": "postgresql://u:{}@h/db"},
+]
+
+
+@pytest.mark.parametrize("given", MALFORMED_IN_KWARGS, ids=repr)
+def test_an_address_in_kwargs_that_is_none_is_refused_without_a_word_of_it(
+    given: dict[str, str], new_pool: MakePool
+) -> None:
+    """Libpq and the server would quote it."""
+    kwargs = {name: value.format(SECRET) for name, value in given.items()}
+    with pytest.raises(ValueError, match=r"in kwargs is not possible") as caught:
+        ConnectionPool("", kwargs=kwargs)
+    assert_no_secret(caught.value)
+    pool = new_pool("", kwargs=lambda: kwargs)
+    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    with pytest.raises(PoolTimeout, match="kwargs") as later:
+        pool.getconn(timeout=0)
+    assert_no_secret(later.value)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_conninfo_in_kwargs_is_refused_without_a_word_of_it(driver: str) -> None:
+    name = {"psycopg2": "dsn", "psycopg": "conninfo"}[driver]
+    pytest.importorskip(driver)
+    with pytest.raises(TypeError, match=f"'{name}' in kwargs is not possible") as caught:
+        ConnectionPool("", driver=driver, kwargs={name: f"u:{SECRET}@h"})
+    assert_no_secret(caught.value)
 
 
 # No password anywhere
