@@ -18,9 +18,10 @@ from .drivers.base import PERMANENT
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Backoff", "Failure", "connect_all", "grow", "settle", "start_connectors"]
+__all__ = ["Backoff", "Failure", "connect_all", "grow", "insist", "settle", "start_connectors"]
 
 PATIENCE = 0.025  # seconds the oldest waiter waits before a second connect joins the first
+LATE = 0.4  # seconds after which nobody waits for the keeper any more
 REPLACED = 2  # given-up connects that do not count against max_connecting
 REPLACE_BEFORE = 1.0  # seconds; see replace_before
 
@@ -84,8 +85,20 @@ def grow(pool: ConnectionPool) -> None:
             connect_all(pool)
 
 
+def insist(pool: ConnectionPool, asked_at: float, now: float) -> None:
+    """Grow; do the keeper's part where it has not come since `asked_at`.
+
+    It blocks nowhere, but a log handler of the user's may: no pool needs the keeper to be correct.
+    """
+    overdue = now - asked_at >= LATE and pool._due <= 0.0
+    if overdue and pool._background and not pool._threads_refused:
+        start_connectors(pool)
+    else:
+        grow(pool)
+
+
 def start_connectors(pool: ConnectionPool) -> None:
-    """Start a thread for each connect that is wanted and allowed; called by the keeper."""
+    """Start a thread for each connect that is wanted and allowed; done by the keeper, or for it."""
     while (attempt := _reserve(pool)) is not None:
         thread = threading.Thread(
             target=_run,

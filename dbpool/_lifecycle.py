@@ -45,8 +45,8 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
             return
         pool._filling.append(waiter)
     while True:
-        _growth.grow(pool)
         now = time.monotonic()
+        _growth.insist(pool, started, now)
         left = started + timeout - now
         if waiter.wait(min(left, nap(pool, now, started))) or left <= 0:
             break
