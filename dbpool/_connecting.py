@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,20 @@ class Attempt:
     point gives the slot back.
     """
 
-    __slots__ = ("__weakref__", "arrived", "in_callback", "overdue_at", "since", "unwanted")
+    __slots__ = (
+        "__weakref__",
+        "arrived",
+        "in_callback",
+        "made_by",
+        "overdue_at",
+        "since",
+        "unwanted",
+    )
 
     def __init__(self, now: float, connect_timeout: float) -> None:
         self.arrived = False  # its connection is one of the pool's, and on its way to a caller
         self.in_callback = False  # whether one of the user's is at work
+        self.made_by = 0  # ident of the thread that is at it
         self.unwanted = ""  # why its connection is to be closed on arrival
         self.since = now
         self.overdue_at = now + connect_timeout + OVERRUN
@@ -64,6 +74,7 @@ class Failure:
 def make(pool: ConnectionPool, attempt: Attempt) -> None:
     """Open one connection and offer it; errors end up with the waiters."""
     started = time.monotonic()
+    attempt.made_by = get_ident()
     conn: Any = None
     entry: Entry | None = None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,8 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     _ending.find_lost(pool)
     _handover.settle(pool)  # CLOSED stands in the queue: whatever is offered to it is closed
     until = time.monotonic() + timeout
-    while pool._attempts() and time.monotonic() < until:
+    me = threading.get_ident()  # a callback that closes the pool is part of a connect itself
+    while any(each.made_by != me for each in pool._attempts()) and time.monotonic() < until:
         time.sleep(0.005)
     keeper.forget(pool)
     if pool._prober is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolError
+from dbpool import ConnectionPool, PoolClosed, PoolError
 from dbpool._growth import Backoff
 from tests.support.callers import (
     PATIENCE,
@@ -192,3 +193,27 @@ def test_reconnect_failed_may_raise(
     wait_until(served, 4 * PATIENCE)
     assert told.raised >= 1
     expect_nothing_lost(pool, stub)
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("where", ["conninfo", "kwargs", "configure"])
+def test_a_callback_may_close_the_pool_and_does_not_wait_for_itself(
+    where: str, background: bool, stub: StubDriver
+) -> None:
+    closed: list[float] = []
+
+    def close(*_: object) -> Any:
+        before = time.monotonic()
+        pool.close(timeout=PATIENCE)
+        closed.append(time.monotonic() - before)
+        return {} if where == "kwargs" else ""
+
+    given: dict[str, Any] = {where: close}
+    pool = ConnectionPool(driver=stub, background=background, open=False, **given)
+    pool.open()
+    with pytest.raises(PoolClosed):
+        pool.getconn(timeout=PATIENCE)
+    wait_until(lambda: bool(closed), 2 * PATIENCE)
+    assert closed[0] < PATIENCE
+    settled(pool)
+    assert stub.open_connections == 0
