@@ -25,15 +25,21 @@ def timed_out(pool: ConnectionPool, waited: float, *, queued: bool) -> BaseExcep
     with pool._lock:
         pool._totals.failed += 1
         pool._totals.queued += queued
-    return refusal(pool, GONE, waited)
+    return refusal(pool, GONE, waited, in_queue=False)
 
 
 def refusal(
-    pool: ConnectionPool, answer: Any, waited: float, allowed: float = math.inf
+    pool: ConnectionPool,
+    answer: Any,
+    waited: float,
+    allowed: float = math.inf,
+    *,
+    in_queue: bool = True,
 ) -> BaseException:
     """Return the error for a caller that gets no connection.
 
-    Arguments: `waited`, seconds; `allowed`, how many it would have waited.
+    Arguments: `waited`, seconds; `allowed`, how many it would have waited; `in_queue`, whether
+    the caller still stands there.
     """
     if answer is CLOSED:
         return pool._error(PoolClosed)(
@@ -49,7 +55,8 @@ def refusal(
         return error  # type: ignore[no-any-return]
     if answer is OVERLOADED:
         return _overloaded(pool, waited)
-    size, in_use, waiting = len(pool._entries), len(pool._in_use), len(pool._waiters)
+    size, in_use = len(pool._entries), len(pool._in_use)
+    others = max(0, len(pool._waiters) - in_queue)
     failure = pool._backoff.failure
     down = pool._reach.name == DOWN and not pool._reach.paused and failure is not None
     if pool._reach.paused:
@@ -88,10 +95,10 @@ def refusal(
         why = "return connections sooner, or make max_size or timeout larger"
     error = pool._error(PoolDown if down else PoolTimeout)(
         f"pool {pool.name!r}: no connection within {waited:.2f} s; {in_use} of {pool.max_size} "
-        f"in use, {size} open, {max(0, waiting - 1)} others waiting: {why}"
+        f"in use, {size} open, {others} others waiting: {why}"
     )
     error.waited, error.size, error.in_use = waited, size, in_use
-    error.waiting = max(0, waiting - 1)
+    error.waiting = others
     error.__cause__ = failure.error if failure is not None else None
     now = time.monotonic()
     with pool._lock:

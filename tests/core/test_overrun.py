@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,13 @@ import pytest
 
 from dbpool import PoolTimeout
 from dbpool._keeper import Guard
-from tests.support.callers import PATIENCE, MakePool, expect_full_capacity
+from tests.support.callers import (
+    PATIENCE,
+    MakePool,
+    expect_full_capacity,
+    in_thread,
+    wait_for_waiters,
+)
 from tests.support.sessions import one
 from tests.support.waiting import wait_until
 
@@ -61,6 +69,37 @@ def test_who_waits_on_a_check_that_is_always_late_is_told_so(pg_pool: MakePool) 
     with pytest.raises(PoolTimeout, match=r"TimeoutError") as caught:
         pool.getconn(timeout=1.0)
     assert "the connection is cut off" in str(caught.value.__cause__)
+
+
+def test_who_was_late_by_a_check_is_told_how_many_others_wait(
+    stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It queues no more itself when it is told."""
+    refuse = threading.Event()
+    calls: list[int] = []
+
+    def check(conn: Any) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            assert refuse.wait(PATIENCE)
+            raise ValueError("not good")
+
+    monkeypatch.setattr("dbpool._validation.LEAST", 0.01)
+    pool = stub_pool(max_size=1, check=check)
+    pool.putconn(pool.getconn(PATIENCE))
+    first = in_thread(pool.getconn, 0.1)
+    wait_until(lambda: len(calls) == 2, PATIENCE)
+    others = [in_thread(pool.getconn, PATIENCE) for _ in range(2)]
+    wait_for_waiters(pool, 2)
+    time.sleep(0.15)
+    refuse.set()
+    error = first.exception(PATIENCE)
+    assert isinstance(error, PoolTimeout)
+    pool.close()
+    assert error.waiting == 2
+    assert "2 others waiting" in str(error)
+    for other in others:
+        assert other.exception(PATIENCE)
 
 
 def test_a_deadline_cuts_no_socket_that_took_the_number_of_its_own() -> None:
