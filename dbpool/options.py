@@ -117,7 +117,10 @@ def _one_of(*words: str) -> Callable[[Any], bool]:
 
 def _callable_or_none(value: Any) -> bool:
     # What a coroutine function returns would be awaited by nobody: a check that passes everything.
-    return value is None or (callable(value) and not inspect.iscoroutinefunction(value))
+    if value is None or not callable(value):
+        return value is None
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - of an object with an async one
+    return not (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call))
 
 
 def _name_or_none(value: Any) -> bool:

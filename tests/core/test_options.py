@@ -108,6 +108,11 @@ def test_what_psycopg_pool_shows_of_its_options_is_shown_here_too(stub_pool: Mak
     assert (pool.max_lifetime, pool.max_idle) == (None, None)
 
 
+class Awaited:
+    async def __call__(self, *_: object) -> None:
+        """Like a coroutine function, without being one."""
+
+
 async def coroutine(*_: object) -> None:
     """What nobody would await."""
 
@@ -132,8 +137,8 @@ WRONG: dict[str, list[Any]] = {
     "reconnect_timeout": [10**400, 0, None, math.inf],
     "reconnect_failed": [coroutine, "call me", 1],
     "configure": [coroutine, "SET x = 1", 1],
-    "check": [coroutine, "SELECT 1", True],
-    "reset": [coroutine, "auto", "DISCARD ALL", 1, True],
+    "check": [coroutine, Awaited(), "SELECT 1", True],
+    "reset": [coroutine, Awaited(), "auto", "DISCARD ALL", 1, True],
     "max_use": [10**400, 0, -1, math.inf, "60", True],
     "statement_timeout": [2_147_484, 10**400, 0, -1, math.inf, "60", True],
     "idle_in_transaction_session_timeout": [2_147_484, 0, -1, math.inf, "60", True],
