@@ -439,7 +439,10 @@ def test_a_hanging_connect_is_replaced_but_no_more_than_two_and_keeps_its_slot(
     pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1)
     caller = in_thread(use, pool)
     wait_until(lambda: gate.inside == 3, PATIENCE, "two hanging ones are replaced")
-    time.sleep(0.4)  # four more connect_timeouts
+    wait_until(
+        lambda: all(each.overdue_at < time.monotonic() for each in pool._attempts()), PATIENCE
+    )
+    assert not _growth._wanted(pool, time.monotonic())
     assert gate.inside == 3
     assert pool.get_stats()["pool_size"] == 3
     gate.open()

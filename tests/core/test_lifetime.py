@@ -366,6 +366,16 @@ def test_resize_down_closes_idle_ones_now_and_lent_ones_when_they_come_back(
     expect_full_capacity(pool)
 
 
+def test_resize_down_closes_the_longest_idle_first(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=3)
+    with lent(pool, 3) as taken:
+        numbers = [conn.number for conn in taken]
+    wait_until(lambda: len(pool._idle) == 3, PATIENCE)  # the keeper may look at them
+    pool.resize(0, 1)
+    with pool.connection() as conn:
+        assert conn.number == numbers[0], "lent() returns the first one last"
+
+
 def test_resize_up_fills_to_the_new_minimum(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=2)
     use(pool)
