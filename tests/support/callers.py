@@ -13,17 +13,20 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dbpool import ConnectionPool, PoolError, PoolTimeout
+from dbpool import ConnectionPool, PoolDown, PoolError, PoolTimeout
+from tests.support.sessions import one
 from tests.support.waiting import wait_until
 
 __all__ = [
     "PATIENCE",
     "MakePool",
+    "ask",
     "expect_full_capacity",
     "gave_up_until",
     "in_thread",
     "lent",
     "settled",
+    "told",
     "unseen_by_the_keeper",
     "wait_for_waiters",
 ]
@@ -46,6 +49,20 @@ def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T
 
     threading.Thread(target=run, name="caller", daemon=True).start()
     return future
+
+
+def ask(pool: ConnectionPool) -> int:
+    """Have PostgreSQL answer a query; return the session that did."""
+    with pool.connection() as conn:
+        assert one(conn, "SELECT 42") == 42
+        return int(conn.info.backend_pid)
+
+
+def told(pool: ConnectionPool, timeout: float | None = None) -> PoolDown:
+    """Return what a caller is told who comes now."""
+    with pytest.raises(PoolDown) as caught:
+        pool.getconn(timeout)
+    return caught.value
 
 
 def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
