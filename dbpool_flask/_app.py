@@ -8,12 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import flask
-from flask.signals import (
-    appcontext_tearing_down,
-    request_finished,
-    request_started,
-    request_tearing_down,
-)
+from flask.signals import appcontext_tearing_down, request_tearing_down
+from werkzeug.exceptions import InternalServerError
 
 from ._context import app_context, request_context
 from ._modes import Mode, mode_of
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
 
     CommitVeto = Callable[[Request, Response], object]
 
-__all__ = ["AppState", "propagates"]
+__all__ = ["AppState"]
 
 logger = logging.getLogger("dbpool.flask")
 
@@ -57,7 +53,7 @@ class AppState:
         self._mode = mode
         self._veto = commit_veto
         self.opened: Mapping[str, ConnectionPool] = {}  # what `pools` returns, from its first use
-        self._listens = self._watches_teardown = False
+        self._watches_teardown = False
         self.isolation: Isolation | None = None
 
     def pools(self) -> Mapping[str, ConnectionPool]:
@@ -80,29 +76,39 @@ class AppState:
         """Take part in the life of the app's contexts."""
         slot, default = self._slot, self._mode
 
-        # Plain functions, since Flask and blinker take longer to unwrap a bound method than ours
-        # to do what they do; and each leaves at once where there is nothing to do.
-        def started(sender: Flask, **kwargs: Any) -> None:
-            if not self._listens:
-                # Behind those who were there before the first request, as far as blinker keeps
-                # an order: if one of them fails, nothing is committed yet.
-                request_finished.connect(finished, sender)
-                self._listens = True
+        dispatch, handle = app.full_dispatch_request, app.handle_exception
+
+        # Around Flask's own methods, which return when all `after_request` functions, the session
+        # and the receivers of request_finished are through. To be a receiver ourselves, of that
+        # and of request_started, costs several times as much, at a place among the others that
+        # nobody knows. Newer versions of Flask pass a context first.
+        def full_dispatch_request(*args: Any) -> Response:
             context: Any = request_context(None)
             rule = context.request.url_rule
-            view = None if rule is None else sender.view_functions.get(rule.endpoint)
+            view = None if rule is None else app.view_functions.get(rule.endpoint)
             mode = default if view is None else mode_of(view, default)
             scope: Scope | None = getattr(context, slot, None)
             if scope is None:  # as `scope` makes it, but nobody else knows this context yet
                 scope = Scope(context, self, mode)
                 setattr(context, slot, scope)
             scope.begin(mode)
+            response = dispatch(*args)
+            self._finish(scope, response)
+            return response
 
-        def finished(sender: Flask, response: Response, **kwargs: Any) -> None:
+        def handle_exception(*args: Any) -> Response:
+            response = handle(*args)
             scope: Scope | None = getattr(request_context(None), slot, None)
             if scope is not None:
-                self._finish(scope, response)
+                try:
+                    self._finish(scope, response)
+                except Exception as error:  # the handler's answer is not true, and it had its turn
+                    app.logger.exception("what an error handler has answered was not committed")
+                    response = app.make_response(InternalServerError(original_exception=error))
+            return response
 
+        # Plain functions, since Flask takes longer to unwrap a bound method than ours to do what
+        # they do; and each leaves at once where there is nothing to do.
         def tear_down_request(error: BaseException | None) -> None:
             scope: Scope | None = getattr(request_context(None), slot, None)
             if scope is not None and scope.has_leftovers():
@@ -113,9 +119,8 @@ class AppState:
             if scope is not None and scope.has_leftovers():
                 self._clean(scope, error)
 
-        # Signals hold their receivers weakly, and app.extensions holds this object.
-        self._started, self._finished = started, finished
-        request_started.connect(started, app)
+        app.full_dispatch_request = full_dispatch_request  # type: ignore[method-assign]
+        app.handle_exception = handle_exception  # type: ignore[method-assign, assignment]
         app.teardown_request(tear_down_request)
         app.teardown_appcontext(tear_down_app_context)
 
@@ -141,9 +146,8 @@ class AppState:
         if scope.ended:
             if scope.committed and response.status_code >= 500:
                 logger.error(
-                    "another receiver of request_finished, or what overrides Flask's end of a "
-                    "request, failed when this request was committed already: it is answered with "
-                    "%d, but what it wrote is kept",
+                    "what was put around Flask's full_dispatch_request failed when this request "
+                    "was committed already: it is answered with %d, but what it wrote is kept",
                     response.status_code,
                 )
             return
@@ -190,29 +194,10 @@ def _is_stream(response: Response) -> bool:
 
 def _tell_of_loss(scope: Scope, error: BaseException | None) -> None:
     """Log what is undone without anybody having been told of an error."""
-    if not scope.dispatched:
-        if error is None and (names := scope.losing()):
-            logger.warning(
-                "what was written on %s was not committed before its app context, or copied "
-                "request context, ended: it is rolled back. Outside of a request use `with "
-                "db.transaction():` or db.commit()",
-                _quoted(names),
-            )
-    elif not propagates() and (names := scope.losing()):
-        logger.error(
-            "what was written on %s is rolled back, whatever the answer says: it leaves without "
-            "request_finished, because an after_request function, or the session, failed again "
-            "on the answer to its first error",
-            _quoted(names),
+    if error is None and not scope.dispatched and (names := scope.losing()):
+        logger.warning(
+            "what was written on %s was not committed before its app context, or copied "
+            "request context, ended: it is rolled back. Outside of a request use `with "
+            "db.transaction():` or db.commit()",
+            ", ".join(map(repr, names)),
         )
-
-
-def propagates() -> bool:
-    """Return whether Flask raises a request's error, which tells enough, instead of answering."""
-    app = flask.current_app
-    propagate = app.config["PROPAGATE_EXCEPTIONS"]
-    return bool(app.testing or app.debug if propagate is None else propagate)
-
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(map(repr, names))

@@ -76,8 +76,8 @@ class DBPool:
         replica, mode = _config.replica(app.config, pools), _config.mode(app.config)
         state = AppState(pools, reports, replica, self._slot, mode, self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
-        state.connect(app)
         answer_unavailable(app)
+        state.connect(app)  # around that: its answer ends the request as well
         app.cli.add_command(commands(state))
         close_with(app, pools)
         if health.prefix is not None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from dbpool.drivers._session import REMEMBERED, remembered
+
 from ._errors import released
 from ._handed import fenced
 
@@ -201,7 +203,9 @@ class FencedCursor(_Fenced):
         if lease.conn is None:
             raise released()
         if lease.notices:
-            lease.notice(*args, **kwargs)
+            query = args[0] if args else kwargs.get("query", "")
+            if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
+                lease.notice(query)
         try:
             result = cursor.execute(*args, **kwargs)
         except Exception as error:

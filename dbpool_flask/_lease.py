@@ -46,6 +46,7 @@ class ContextLease:
 
     __slots__ = (
         "_cursors",
+        "_ends_autocommit",
         "_limit",
         "_reports",
         "_was_read_only",
@@ -68,7 +69,7 @@ class ContextLease:
         self.unit = unit
         self.conn: Any = pool.getconn()
         self.blocks: list[Any] = []
-        self.broken = self.lost = self.torn = False
+        self.broken = self.lost = self.torn = self._ends_autocommit = False
         self._cursors: list[weakref.ref[Any]] = []
         self._limit = 16
         self._was_read_only: Any = _NEVER
@@ -232,7 +233,8 @@ class ContextLease:
     # -- its settings
 
     def set_autocommit(self) -> None:
-        """Have each statement commit by itself; the pool puts it back."""
+        """Have each statement commit by itself, until it goes back."""
+        self._ends_autocommit = not self.autocommits()
         _dialect.set_autocommit(self.conn)
 
     def make_read_only(self) -> None:
@@ -268,6 +270,8 @@ class ContextLease:
                 reports = self._reports  # reset="auto"
                 if reports and not close and (not self.notices or reports.differ(conn)):
                     close = not clean_session(self.pool, conn)
+                if self._ends_autocommit and not close:
+                    _dialect.end_autocommit(conn)
         finally:
             try:
                 self.pool.putconn(conn, close)

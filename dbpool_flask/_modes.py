@@ -57,4 +57,4 @@ def mode_of(view: Callable[..., Any] | None, default: Mode) -> Mode:
     if marks is None:
         return default
     mode = WORDS[marks["transaction"]] if "transaction" in marks else default
-    return mode._replace(read_only="read_only" in marks, database=marks.get("database"))
+    return Mode(mode.commits, mode.autocommit, "read_only" in marks, marks.get("database"))

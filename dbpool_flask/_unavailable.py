@@ -6,12 +6,10 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, got_request_exception, request
+from flask import Flask, current_app, got_request_exception, request
 from werkzeug.exceptions import InternalServerError, ServiceUnavailable
 
 from dbpool._unavailable import UNAVAILABLE, retry_after
-
-from ._app import propagates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +49,7 @@ def _handle_exception(app: Any, handle: Callable[..., Response], *args: Any) -> 
     functions, and of error handlers that query. Newer versions of Flask pass a context first.
     """
     *context, error = args
-    if not isinstance(error, UNAVAILABLE) or propagates():
+    if not isinstance(error, UNAVAILABLE) or _propagates():
         return handle(*args)
     unavailable = DatabaseUnavailable(error)
     find = app._find_error_handler  # the look-up that Flask itself does, blueprints included
@@ -68,3 +66,9 @@ def _handle_exception(app: Any, handle: Callable[..., Response], *args: Any) -> 
         response.headers.setdefault("Retry-After", str(unavailable.retry_after))
     answer: Response = app.finalize_request(*context, response, from_error_handler=True)
     return answer
+
+
+def _propagates() -> bool:
+    """Return whether Flask raises a request's error, which tells enough, instead of answering."""
+    propagate = current_app.config["PROPAGATE_EXCEPTIONS"]
+    return bool(current_app.testing or current_app.debug if propagate is None else propagate)

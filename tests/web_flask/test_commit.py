@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from flask import Response, abort, redirect, session, stream_with_context
-from flask.signals import request_finished
 
 from dbpool import CommitUnknown, TransactionAborted
 from tests.web_flask.conftest import MakeSite, Site, pg
@@ -434,26 +433,6 @@ def test_a_redirect_commits(site: Site) -> None:
 
     site.client().post("/")
     assert site.database.notes() == ["kept"]
-
-
-# -- other receivers and functions of the same signal and teardown
-
-
-def test_a_receiver_that_fails_cannot_leave_the_request_half_done(site: Site) -> None:
-    """The order of receivers is unspecified: either it is committed, or it is rolled back."""
-
-    def broken(sender: Any, **kwargs: Any) -> None:
-        raise KeyError("another extension's bug")
-
-    @site.app.post("/")
-    def view() -> Any:
-        site.write("note")
-        return "ok"
-
-    with request_finished.connected_to(broken, sender=site.app):
-        assert site.app.test_client().post("/").status_code == 500
-    assert site.database.notes() in ([], ["note"])
-    assert site.lent() == 0
 
 
 def test_an_after_request_function_that_always_fails_leaves_nothing_behind(site: Site) -> None:

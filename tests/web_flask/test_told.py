@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import flask
 import pytest
 from flask import Response, copy_current_request_context
-from flask.signals import request_finished
+from flask.signals import request_finished, request_started
 
 from dbpool import TransactionAborted
 from tests.web_flask.conftest import MakeSite, Site, pg
@@ -26,86 +25,73 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-# -- another receiver of request_finished that fails
+# -- what fails beside ours at the end of a request
 
 
-class Broken:
-    """Another extension, with a bug."""
-
-    def receive(self, sender: Any, response: Response, **kwargs: Any) -> None:
-        if response.status_code < 400:
-            raise KeyError("another extension's bug")
-
-
-@contextmanager
-def another_receiver(
-    make_site: MakeSite, view: Callable[[Site, int], Any], *, after_ours: bool
-) -> Iterator[Site]:
-    """Make a site with a receiver that fails, before or after ours; blinker promises no order."""
-    kept = []
-    for _ in range(100):  # the order follows from the addresses of both
-        site, other = make_site(), Broken()
-        kept.append((site, other))
-        site.app.add_url_rule("/<int:number>", "view", partial(view, site), methods=["POST"])
-        with request_finished.connected_to(other.receive, sender=site.app):
-            assert site.client().get("/nowhere").status_code == 404  # ours comes with a request
-            ours = site.app.extensions["dbpool"]._finished
-            order = list(request_finished.receivers_for(site.app))
-            if (order.index(other.receive) > order.index(ours)) is after_ours:
-                yield site
-                return
-    raise AssertionError("no receiver got the place that this test needs")
-
-
-def test_a_function_that_receives_request_finished_and_fails_leaves_nothing_committed(
-    site: Site, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("when", ["before init_app", "after it", "after a request"])
+def test_a_receiver_of_request_finished_that_fails_leaves_nothing_committed(
+    make_site: MakeSite, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
+    """Blinker calls receivers in an order of its own: ours must not depend on it."""
+
     def receive(sender: Any, response: Response, **kwargs: Any) -> None:
         if response.status_code < 400:
             raise KeyError("another extension's bug")
 
-    @site.app.post("/")
-    def view() -> Any:
-        site.write("undone")
-        return "ok"
+    for _ in range(20):  # the order follows from addresses
+        site = make_site()
+        site.app.add_url_rule("/", "view", partial(_write, site), methods=["POST"])
+        if when == "after a request":
+            assert site.client().get("/nowhere").status_code == 404
+        with request_finished.connected_to(receive, sender=site.app):
+            assert site.client().post("/").status_code == 500
+            assert site.client().post("/").status_code == 500
+        assert site.database.notes() == []
+        assert said(caplog) == []
+        assert site.lent() == 0
 
-    # Connected after init_app, as by nearly everybody, and before the first request.
-    with request_finished.connected_to(receive, sender=site.app):
-        assert site.client().post("/").status_code == 500
-        assert site.client().post("/").status_code == 500
-    assert site.database.notes() == []
-    assert said(caplog) == []
+
+def _write(site: Site) -> str:
+    site.write("note")
+    return "ok"
 
 
-def test_a_receiver_that_fails_before_ours_leaves_nothing_committed(
-    make_site: MakeSite, caplog: pytest.LogCaptureFixture
+def test_receivers_of_both_signals_write_in_the_transaction_of_the_request(site: Site) -> None:
+    def receive(sender: Any, **kwargs: Any) -> None:
+        site.write("by a receiver")
+
+    @site.app.post("/<int:status>")
+    def view(status: int) -> Any:
+        return "", status
+
+    for signal in (request_started, request_finished):
+        with signal.connected_to(receive, sender=site.app):
+            assert site.client().post("/200").status_code == 200
+            assert site.client().post("/409").status_code == 409
+    assert site.database.notes() == ["by a receiver"] * 2
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_what_fails_after_the_commit_is_logged_as_a_committed_error(
+    site: Site, caplog: pytest.LogCaptureFixture, writes: int
 ) -> None:
-    def view(site: Site, number: int) -> Any:
-        site.write("undone")
-        return "ok"
+    inner = site.app.full_dispatch_request
 
-    with another_receiver(make_site, view, after_ours=False) as site:
-        assert site.client().post("/1").status_code == 500
-    assert site.database.notes() == []
-    assert said(caplog) == []
+    def broken(*args: Any) -> Any:
+        inner(*args)
+        raise KeyError("another extension's bug")
 
+    site.app.full_dispatch_request = broken  # type: ignore[method-assign]
 
-def test_a_receiver_that_fails_after_the_commit_is_logged_as_a_committed_error(
-    make_site: MakeSite, caplog: pytest.LogCaptureFixture
-) -> None:
-    def view(site: Site, number: int) -> Any:
-        if number:
-            site.write("kept")
-        return "ok"
+    @site.app.post("/<int:number>")
+    def view(number: int) -> Any:
+        return _write(site) if number else "ok"
 
-    with another_receiver(make_site, view, after_ours=True) as site:
-        assert site.client().post("/0").status_code == 500
-        assert said(caplog) == []  # nothing was committed
-        assert site.client().post("/1").status_code == 500
-    assert site.database.notes() == ["kept"]
-    (message,) = said(caplog)
-    assert "request_finished" in message
-    assert "committed" in message
+    assert site.client().post(f"/{writes}").status_code == 500
+    assert site.database.notes() == ["note"] * writes
+    messages = said(caplog)
+    assert len(messages) == writes
+    assert all("committed" in message for message in messages)
 
 
 # -- what is open where each statement should commit by itself
@@ -219,7 +205,7 @@ def test_the_pool_is_told_of_a_lost_session_while_its_request_still_goes_on(
     assert site.client().get("/outer").status_code == 503
 
 
-# -- an answer that Flask lets go without request_finished
+# -- answers to errors
 
 
 def always_failing(site: Site) -> None:
@@ -228,29 +214,45 @@ def always_failing(site: Site) -> None:
         raise KeyError("bug")
 
     @site.app.errorhandler(500)
-    def fine(error: Any) -> Any:
-        return "all is well", 200
+    def answer(error: Any) -> Any:
+        return "", flask.request.args["status"]
 
-    @site.app.post("/<int:writes>")
-    def view(writes: int) -> Any:
-        site.db.connection.cursor().execute("SELECT 1")
-        if writes:
-            site.write("undone")
-        return "ok"
+    @site.app.post("/")
+    def view() -> Any:
+        return _write(site)
 
 
-def test_what_an_answer_without_request_finished_loses_is_logged(
+@pytest.mark.parametrize(("status", "notes"), [(200, ["note"]), (409, [])])
+def test_an_answer_that_after_request_functions_have_failed_for_twice_counts_as_any_other(
+    site: Site, caplog: pytest.LogCaptureFixture, status: int, notes: list[str]
+) -> None:
+    """Flask skips request_finished then, and sends what the error handler has answered."""
+    always_failing(site)
+    assert site.client().post(f"/?status={status}").status_code == status
+    assert site.database.notes() == notes
+    assert said(caplog) == []
+    assert site.lent() == 0
+
+
+def test_an_error_handler_whose_work_cannot_be_committed_does_not_say_that_all_is_well(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An after_request function fails, and once more on the error handler's answer."""
-    always_failing(site)
-    assert site.client().post("/0").status_code == 200
-    assert said(caplog) == []  # it has only read
-    assert site.client().post("/1").status_code == 200
-    assert site.database.notes() == []
-    (message,) = said(caplog)
-    assert "after_request" in message
-    assert "'default'" in message
+    @site.app.errorhandler(500)
+    def answer(error: Any) -> Any:
+        site.violate()
+        return "all is well"
+
+    @site.app.post("/")
+    def view() -> Any:
+        raise KeyError("bug")
+
+    answered = site.client().post("/")
+    assert answered.status_code == 500
+    assert "all is well" not in answered.text
+    (told,) = [r for r in caplog.records if "was not committed" in r.getMessage()]
+    assert told.exc_info is not None
+    assert isinstance(told.exc_info[1], pg.IntegrityError)
+    assert site.lent() == 0
 
 
 def test_an_error_that_is_raised_into_a_test_is_told_enough(
@@ -259,8 +261,9 @@ def test_an_error_that_is_raised_into_a_test_is_told_enough(
     site = make_site(TESTING=True)
     always_failing(site)
     with pytest.raises(KeyError, match="bug"):
-        site.client().post("/1")
+        site.client().post("/")
     assert said(caplog) == []
+    assert site.database.notes() == []
 
 
 # -- contexts that end without a request's end

@@ -316,3 +316,23 @@ def test_an_async_view_is_answered_alike(busy: Site) -> None:
 
     with lent(busy.pool, 1):
         assert busy.client().get("/async").status_code == 503
+
+
+def test_what_a_refused_request_has_taken_elsewhere_is_back_before_the_answer_leaves(
+    site: Site,
+) -> None:
+    @site.app.post("/")
+    def view() -> str:
+        site.write("undone")
+        raise site.pool._error(PoolTimeout)("of another database")
+
+    seen: list[Any] = []
+
+    def start_response(status: str, *args: Any) -> Any:
+        seen.append((status[:3], site.lent()))  # teardown is yet to come
+        return seen.append
+
+    environ = site.app.test_request_context("/", method="POST").request.environ
+    b"".join(site.app.wsgi_app(environ, start_response))
+    assert seen == [("503", 0)]
+    assert site.database.notes() == []
