@@ -168,7 +168,7 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
             return False
         timely = sum(attempt.overdue_at > now for attempt in attempts)
         under_way = timely + max(0, len(attempts) - timely - REPLACED)
-        if under_way >= reach.at_once(pool._max_connecting):
+        if under_way >= reach.at_once(pool):
             return False
         # Who is about to be served queues still.
         waiting = len(pool._waiters) - len(pool._attempts(arrived=True))

@@ -161,9 +161,14 @@ class Reach:
         """Whether it is down because nothing answers: a frozen server, or lost packets."""
         return self.name == DOWN and self.cause == "connect_timeout"
 
-    def at_once(self, most: int) -> float:
-        """Return how many connects may be under way, of the `most` that the pool allows."""
-        return 1 if self.full or self.name == DOWN else min(most, self._ramp)
+    def at_once(self, pool: ConnectionPool) -> float:
+        """Return how many connects may be under way."""
+        # Where all that was open has just died, one tells whether the server is there; two would
+        # leave only one of the attempts that a second has for as long as it takes to recover.
+        lost = not pool._entries and pool._doubted_at > pool._proved_at
+        if lost or self.full or self.name == DOWN:
+            return 1
+        return min(pool._max_connecting, self._ramp)
 
     def room(self, pool: ConnectionPool, now: float) -> int:
         """Return how many connections the pool may have, as far as the server has room."""

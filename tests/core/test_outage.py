@@ -11,8 +11,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, PoolDown, PoolTimeout, _state
+from dbpool import ConnectionPool, PoolDown, PoolTimeout, _growth, _state
 from dbpool._state import Server
+from dbpool.drivers.base import UNKNOWN
 from testproject.postgres import PostgresServer
 from tests.support.callers import (
     PATIENCE,
@@ -430,6 +431,35 @@ def test_pools_of_different_servers_do_not_wait_for_each_other(
     assert alive.state == "ok"
 
 
+def test_one_connect_tells_whether_the_server_is_there_when_all_that_was_open_has_died(
+    stub_pool: MakePool, stub: StubDriver
+) -> None:
+    """Else two of the three attempts of a second are spent in its first moment."""
+    inside, go = threading.Semaphore(0), threading.Event()
+
+    def refuse(_: object) -> None:
+        inside.release()
+        go.wait(PATIENCE)
+        raise StubError("connect_refused")
+
+    pool = stub_pool(max_size=2, max_connecting=2, timeout=PATIENCE, down_wait=PATIENCE)
+    with lent(pool, 2) as conns:
+        callers = [in_thread(pool.getconn) for _ in range(2)]
+        wait_for_waiters(pool, 2)
+        stub.hooks["connect"] = refuse
+        for conn in conns:
+            conn.status = UNKNOWN
+    try:
+        assert inside.acquire(timeout=PATIENCE)
+        _growth.start_connectors(pool)  # what the keeper may do at any moment
+        assert len(pool._attempts()) == 1
+    finally:
+        stub.hooks.clear()
+        go.set()
+    for caller in callers:
+        caller.result(PATIENCE)
+
+
 # Recovery
 
 
@@ -514,7 +544,7 @@ def test_a_failure_in_recovery_makes_it_one_at_a_time_again(
         ramp.refuse = True
         ramp.let_go()
         wait_until(lambda: pool.get_stats()["connections_errors"] > before, PATIENCE)
-        assert pool._reach.at_once(8) == 1
+        assert pool._reach.at_once(pool) == 1
     finally:
         ramp.refuse = False
         ramp.let_go(100)

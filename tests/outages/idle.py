@@ -18,9 +18,9 @@ def restarted_while_idle(pool: str) -> tuple[dict[str, float], str]:
     """The server is restarted while six connections are idle; then 160 calls, one by one."""
     logging.disable()
     with PostgresServer(conf=SETTINGS) as server:
-        peer = POOLS[pool](Wanted(server.dsn(), STALE))
+        made = len(Connects.made)
+        peer = POOLS[pool](Wanted(server.dsn(), STALE))  # which may connect already
         try:
-            made = len(Connects.made)
             peer.fill(STALE)
             opened = len(Connects.made) - made
             time.sleep(IDLE_FOR)

@@ -77,7 +77,10 @@ def kill_backend(stack: ExitStack) -> Stage:
     server = _server(stack)
 
     def fault(_: Crowd) -> None:
-        os.kill(_sessions(server)[0], signal.SIGKILL)
+        pids = _sessions(server)
+        os.kill(pids[0], signal.SIGKILL)
+        # Complete when the others have gone, too: their calls till then were in flight.
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
     return Stage(_dsn(server), fault, lambda _: server.ensure_running())
 
