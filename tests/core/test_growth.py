@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -62,6 +63,10 @@ class Gate:
         with self._condition:
             self._open = True
             self._condition.notify_all()
+
+    def shut(self) -> None:
+        with self._condition:
+            self._open = False
 
 
 @pytest.fixture
@@ -407,6 +412,29 @@ def test_where_no_thread_can_be_started_the_caller_connects_itself(
             pool.putconn(conn)
     assert threads == [threading.current_thread().name] * 3
     expect_full_capacity(pool)
+
+
+def test_a_second_connect_joins_the_first_when_a_burst_would_be_over(
+    stub_pool: MakePool, gate: Gate
+) -> None:
+    gate.open()
+    pool, held = one_lent(stub_pool, connect_timeout=10_000.0)
+    gate.shut()
+    pool._backoff.retry_at = math.inf  # until all of them wait
+    callers = [in_thread(use, pool) for _ in range(2)]
+    wait_for_waiters(pool, 2)
+    then = time.monotonic() + 3600.0  # by a clock of its own: till then nobody waits for long
+    for waiter in list(pool._waiters):
+        waiter.since = then
+    pool._backoff.retry_at = 0.0
+    _growth.start_connectors(pool)
+    assert len(pool._attempts()) == 1
+    assert not _growth._wanted(pool, then + 0.02)
+    assert _growth._wanted(pool, then + 0.03)
+    gate.open()
+    pool.putconn(held)
+    for caller in callers:
+        caller.result(PATIENCE)
 
 
 # Slow and hanging connects
