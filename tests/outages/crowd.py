@@ -12,10 +12,14 @@ from pathlib import Path
 from tests.outages.load import CAPACITY, GIVE_UP
 from tests.outages.seen import Seen
 
-__all__ = ["PROCESSES", "SIZE", "THREADS", "Crowd"]
+__all__ = ["PROCESSES", "SIZE", "THREADS", "Crowd", "NotStarted"]
 
 PROCESSES, THREADS, SIZE = 4, 8, 4
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class NotStarted(RuntimeError):
+    """A process of the crowd could not make its pool, which is a finding and no fault of ours."""
 
 
 class Crowd:
@@ -99,6 +103,8 @@ class Crowd:
         for process in self._processes:
             assert process.stdout is not None
             line = process.stdout.readline().strip()
+            if word == "ready" != line and line:
+                raise NotStarted(f"could not start: {line}")
             if line != word:
                 raise RuntimeError(
                     f"a process of the crowd said {line!r} instead of {word!r} "

@@ -148,7 +148,11 @@ def main() -> None:
     options = parser.parse_args()
 
     logging.disable()  # what a pool says of an outage is no part of the table
-    peer = POOLS[options.pool](Wanted(options.dsn, options.size, timeout=ACQUIRE))
+    try:
+        peer = POOLS[options.pool](Wanted(options.dsn, options.size, timeout=ACQUIRE))
+    except Exception as error:  # noqa: BLE001 - some connect there and then: for `NotStarted`
+        print(type(error).__name__, flush=True)
+        return
     outcomes, stop, late = Outcomes(), threading.Event(), []
     statement = WRITE if options.write else READ
     callers = [

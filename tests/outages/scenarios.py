@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tests.outages import network, stages
-from tests.outages.crowd import Crowd
+from tests.outages.crowd import Crowd, NotStarted
 from tests.outages.figures import Figures, Times, figures
 from tests.outages.idle import restarted_while_idle
 from tests.outages.stages import Stage
@@ -99,7 +99,10 @@ class Scenario:
         with ExitStack() as stack:
             stage = self.stage(stack)
             crowd = Crowd(pool, stage.dsn, inside=stage.inside, write=stage.write)
-            stack.enter_context(crowd)
+            try:
+                stack.enter_context(crowd)
+            except NotStarted as error:
+                return Result(None, {}, str(error))
             time.sleep(SETTLE)
             warm = time.monotonic_ns()
             time.sleep(WARM)

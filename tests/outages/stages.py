@@ -227,13 +227,17 @@ def too_many(stack: ExitStack) -> Stage:
     server = _server(stack, max_connections="20")
     others = ExitStack()
     stack.callback(others.close)
+    taken = [
+        others.enter_context(closing(psycopg2.connect(server.dsn(application_name="others"))))
+        for _ in range(20 - (PROCESSES * SIZE - 4))
+    ]
 
     def fault(_: Crowd) -> None:
-        stage.bit = 0 < len(_sessions(server)) < PROCESSES * SIZE
+        with taken[0].cursor() as cursor:  # there is no room for psql
+            cursor.execute(_OF_THE_CROWD)
+            stage.bit = 0 < cursor.rowcount < PROCESSES * SIZE
 
     stage = Stage(_dsn(server), fault)
-    for _ in range(20 - (PROCESSES * SIZE - 4)):
-        others.enter_context(closing(psycopg2.connect(server.dsn(application_name="others"))))
 
     def heal(_: Crowd) -> None:
         others.close()
@@ -285,10 +289,12 @@ def _networked(stack: ExitStack) -> tuple[PostgresServer, Network]:
     return server.start(), network
 
 
+_OF_THE_CROWD = """
+    SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'
+    AND pid <> pg_backend_pid() AND application_name <> 'others'
+"""
+
+
 def _sessions(server: PostgresServer) -> list[int]:
     """Return the process ids of the crowd's sessions."""
-    rows = server.sql(
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
-        "AND pid <> pg_backend_pid() AND application_name <> 'others'"
-    )
-    return [int(row) for row in rows.split()]
+    return [int(row) for row in server.sql(_OF_THE_CROWD).split()]

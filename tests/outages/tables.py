@@ -73,7 +73,7 @@ def table(
         if figure not in marks:
             cells = ([getattr(one, figure) for one in found] for found in seen.values())
             rows.append([title, "", *(_worst(values, figure, scenario.after) for values in cells)])
-    kinds = (found[-1].kinds.most_common(3) for found in seen.values())
+    kinds = (found[-1].kinds.most_common(3) if found else () for found in seen.values())
     told = (", ".join(f"{count} {kind}" for kind, count in most) or "none" for most in kinds)
     rows.append(["errors of one run", "", *told])
     return rows, missed

@@ -10,6 +10,7 @@ import pytest
 from benchmarks._peers import Dbpool
 from testproject.postgres import PostgresServer
 from tests.outages import tables
+from tests.outages.crowd import Crowd, NotStarted
 from tests.outages.figures import Figures, Times, figures
 from tests.outages.scenarios import SCENARIOS, Idle, Mark, Result, Scenario
 from tests.outages.stages import stop_fast
@@ -52,6 +53,20 @@ def test_what_never_came_to_be_is_worse_than_any_number() -> None:
     rows, missed = tables.table(STOP, {"dbpool": [result(late=None)]})
     assert row(rows, "errors after heal") == ["0", "never healed !"]
     assert missed == 1
+
+
+def test_a_pool_that_could_not_start_meets_no_mark_and_is_told_as_such() -> None:
+    dead = Result(None, {}, "could not start: OperationalError")
+    rows, missed = tables.table(STOP, {"dbpool": [result()], "other": [dead]})
+    assert row(rows, "errors after heal") == ["0", "0", "never healed !"]
+    assert row(rows, "proves nothing") == ["", "", "could not start: OperationalError"]
+    assert missed == 0
+
+
+def test_a_pool_that_connects_when_it_is_made_does_not_start_where_nobody_listens() -> None:
+    nowhere = "host=127.0.0.1 port=1 dbname=postgres user=postgres"
+    with pytest.raises(NotStarted, match="could not start: OperationalError"):
+        Crowd("psycopg2.pool", nowhere, processes=1).__enter__()
 
 
 def test_a_pool_that_knows_no_such_error_has_not_missed_its_mark() -> None:
