@@ -227,9 +227,11 @@ def too_many(stack: ExitStack) -> Stage:
     server = _server(stack, max_connections="20")
     others = ExitStack()
     stack.callback(others.close)
+    # One more than all processes but one can take: each pool of the crowd has one that lives.
+    places = (PROCESSES - 1) * SIZE + 1
     taken = [
         others.enter_context(closing(psycopg2.connect(server.dsn(application_name="others"))))
-        for _ in range(20 - (PROCESSES * SIZE - 4))
+        for _ in range(20 - places)
     ]
 
     def fault(_: Crowd) -> None:
