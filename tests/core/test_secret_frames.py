@@ -56,7 +56,7 @@ class OwnDriver(StubDriver):
 
 FAULTS: dict[str, dict[str, Any]] = {
     "an option that libpq does not know": {"kwargs": {"nonsense": 1}},
-    "one that psycopg2 cannot convert": {"kwargs": {"port": object()}},
+    "one that psycopg2 cannot convert": {"kwargs": {"keepalives_idle": object()}},
     "kwargs that fail": {"kwargs": broken},
     "a configure that fails": {"configure": broken},
     "a driver of the user's own that fails": {"driver": OwnDriver()},
