@@ -74,7 +74,10 @@ def _not_possible(given: Mapping[str, Any]) -> str:
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             return "port"
     # The drivers do not read a URL there: the server would be asked for a database of that name.
-    return "dbname" if "://" in str(given.get("dbname") or "") else ""
+    for name in ("dbname", "database"):  # the second is psycopg2's
+        if "://" in str(given.get(name) or ""):
+            return name
+    return ""
 
 
 def defaults(

@@ -456,6 +456,7 @@ MALFORMED_IN_KWARGS = [
     {"host": "h,u:{}@h"},
     {"port": "{}"},
     {"dbname": "postgresql://u:{}@h/db"},
+    {"database": "postgresql://u:{}@h/db"},  # psycopg2's other name for it
 ]
 
 
