@@ -9,6 +9,7 @@ import pytest
 
 from dbpool import ConnectionPool
 from tests.support.callers import MakePool, settled
+from tests.support.gate import Gate
 from tests.support.servers import Postgres
 from tests.support.stub_driver import StubDriver
 
@@ -40,6 +41,14 @@ def pg_pool(new_pool: MakePool, postgres: Postgres) -> MakePool:
 def stub() -> StubDriver:
     """A driver without a database; its hooks make it slow, hang or fail."""
     return StubDriver()
+
+
+@pytest.fixture
+def gate(stub: StubDriver) -> Iterator[Gate]:
+    """Hold up the connects of the `stub` driver until the test lets them go, or ends."""
+    found = Gate(stub)
+    yield found
+    found.open()
 
 
 @pytest.fixture

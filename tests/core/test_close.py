@@ -25,6 +25,7 @@ from tests.support.callers import (
     settled,
     wait_for_waiters,
 )
+from tests.support.gate import Gate
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver
@@ -166,22 +167,15 @@ def test_close_under_load_leaves_nothing_open(stub_pool: MakePool, stub: StubDri
 
 
 def test_a_connect_under_way_is_waited_for_as_long_as_asked(
-    stub_pool: MakePool, stub: StubDriver
+    stub_pool: MakePool, stub: StubDriver, gate: Gate
 ) -> None:
-    go, inside = threading.Event(), threading.Event()
-
-    def slow(_: object) -> None:
-        inside.set()
-        go.wait(PATIENCE)
-
-    stub.hooks["connect"] = slow
     patient, hasty = stub_pool(min_size=1), stub_pool(min_size=1)
-    assert inside.wait(PATIENCE)
+    gate.wait(2)
     in_thread(hasty.close, 0).result(PATIENCE)
     closing = in_thread(patient.close, PATIENCE)
     time.sleep(0.05)
     assert not closing.done()
-    go.set()
+    gate.open()
     closing.result(PATIENCE)
     settled(patient)
     settled(hasty)
@@ -227,19 +221,12 @@ def test_a_connection_outlives_its_dropped_pool(postgres: Postgres) -> None:
     conn.close()
 
 
-def test_a_pool_dropped_while_it_connects_goes_too(stub: StubDriver) -> None:
-    go, inside = threading.Event(), threading.Event()
-
-    def slow(_: object) -> None:
-        inside.set()
-        go.wait(PATIENCE)
-
-    stub.hooks["connect"] = slow
+def test_a_pool_dropped_while_it_connects_goes_too(stub: StubDriver, gate: Gate) -> None:
     pool = ConnectionPool(driver=stub, min_size=1)
     ref = weakref.ref(pool)
-    assert inside.wait(PATIENCE)
+    gate.wait()
     del pool
-    go.set()
+    gate.open()
     wait_until(lambda: ref() is None, PATIENCE)
     wait_until(lambda: stub.open_connections == 0, PATIENCE)
 

@@ -36,44 +36,11 @@ from tests.support.callers import (
     wait_for_waiters,
 )
 from tests.support.clock import FakeClock
+from tests.support.gate import Gate
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one, terminate
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
 from tests.support.waiting import wait_until
-
-
-class Gate:
-    """Holds connects up, and counts those that are held."""
-
-    def __init__(self, stub: StubDriver) -> None:
-        self._condition = threading.Condition()
-        self._open = False
-        self.inside = self.most = self.started = 0
-        stub.hooks["connect"] = self._pass
-
-    def _pass(self, _: object) -> None:
-        with self._condition:
-            self.started += 1
-            self.inside += 1
-            self.most = max(self.most, self.inside)
-            self._condition.wait_for(lambda: self._open, PATIENCE)
-            self.inside -= 1
-
-    def open(self) -> None:
-        with self._condition:
-            self._open = True
-            self._condition.notify_all()
-
-    def shut(self) -> None:
-        with self._condition:
-            self._open = False
-
-
-@pytest.fixture
-def gate(stub: StubDriver) -> Iterator[Gate]:
-    found = Gate(stub)
-    yield found
-    found.open()
 
 
 def use(pool: ConnectionPool, seconds: float = 0.0) -> None:
@@ -740,7 +707,9 @@ def test_after_reconnect_timeout_the_minimum_is_not_tried_for_until_somebody_ask
     assert given_up.wait(PATIENCE)
     settled(pool)
     before = len(tries)
-    time.sleep(0.2)  # ten pauses
+    assert not _growth._wanted(pool, time.monotonic() + 3600.0), "whatever the pause"
+    pool._upkeep(time.monotonic() + 3600.0)
+    settled(pool)
     assert len(tries) == before
     del stub.hooks["connect"]
     use(pool)

@@ -18,6 +18,7 @@ from tests.support.callers import (
     settled,
     wait_for_waiters,
 )
+from tests.support.gate import Gate
 from tests.support.servers import Postgres, count_sessions
 from tests.support.stub_driver import StubDriver
 from tests.support.waiting import wait_until
@@ -286,21 +287,14 @@ def test_a_drained_pool_fills_to_its_minimum_again(stub_pool: MakePool, stub: St
 
 @pytest.mark.parametrize("background", [True, False])
 def test_drain_renews_a_connect_that_is_under_way(
-    background: bool, stub_pool: MakePool, stub: StubDriver
+    background: bool, stub_pool: MakePool, gate: Gate
 ) -> None:
     """It may have been begun with yesterday's password, or to yesterday's server."""
-    go, inside = threading.Event(), threading.Event()
-
-    def slow(_: object) -> None:
-        inside.set()
-        go.wait(PATIENCE)
-
-    stub.hooks["connect"] = slow
     pool = stub_pool(max_size=1, background=background)
     caller = in_thread(pool.getconn, PATIENCE)
-    assert inside.wait(PATIENCE)
+    gate.wait()
     pool.drain()
-    go.set()
+    gate.open()
     conn = caller.result(PATIENCE)
     assert conn.number == 2
     assert pool.get_stats()["connections_closed"] == {"drained": 1}

@@ -87,11 +87,12 @@ def test_who_was_late_by_a_check_is_told_how_many_others_wait(
     monkeypatch.setattr("dbpool._validation.LEAST", 0.01)
     pool = stub_pool(max_size=1, check=check)
     pool.putconn(pool.getconn(PATIENCE))
+    late = time.monotonic() + 0.1
     first = in_thread(pool.getconn, 0.1)
     wait_until(lambda: len(calls) == 2, PATIENCE)
     others = [in_thread(pool.getconn, PATIENCE) for _ in range(2)]
     wait_for_waiters(pool, 2)
-    time.sleep(0.15)
+    wait_until(lambda: time.monotonic() > late + 0.05, PATIENCE, "its time is up")
     refuse.set()
     error = first.exception(PATIENCE)
     assert isinstance(error, PoolTimeout)

@@ -21,6 +21,7 @@ from tests.support.callers import (
     told,
     wait_for_waiters,
 )
+from tests.support.gate import Gate
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver, StubError
@@ -138,21 +139,14 @@ def test_a_pool_that_is_made_no_larger_than_what_is_open_is_not_down(
 
 
 def test_a_connect_under_way_at_the_pause_is_not_kept(
-    stub_pool: MakePool, stub: StubDriver
+    stub_pool: MakePool, stub: StubDriver, gate: Gate
 ) -> None:
-    go, inside = threading.Event(), threading.Event()
-
-    def slow(_: object) -> None:
-        inside.set()
-        go.wait(PATIENCE)
-
-    stub.hooks["connect"] = slow
     pool = stub_pool(max_size=1)
     caller = in_thread(pool.getconn, PATIENCE)
-    assert inside.wait(PATIENCE)
+    gate.wait()
     pausing = in_thread(pool.pause, PATIENCE)
     wait_until(lambda: pool.state == "paused", PATIENCE)
-    go.set()
+    gate.open()
     assert pausing.result(PATIENCE)
     assert stub.open_connections == 0
     pool.resume()

@@ -25,6 +25,7 @@ from tests.support.callers import (
     wait_for_waiters,
 )
 from tests.support.forking import in_child
+from tests.support.gate import Gate
 from tests.support.injection import explore
 from tests.support.servers import Postgres
 from tests.support.sessions import last_query, one
@@ -93,19 +94,12 @@ def test_ctrl_c_in_the_midst_of_waiters_lets_the_next_one_be_served(stub_pool: M
 
 
 def test_ctrl_c_while_a_connect_is_awaited_leaves_the_connection_to_the_pool(
-    stub_pool: MakePool, stub: StubDriver
+    stub_pool: MakePool, stub: StubDriver, gate: Gate
 ) -> None:
-    go, inside = threading.Event(), threading.Event()
-
-    def slow(_: object) -> None:
-        inside.set()
-        go.wait(PATIENCE)
-
-    stub.hooks["connect"] = slow
     pool = stub_pool(max_size=1)
-    with ctrl_c(inside.is_set):
+    with ctrl_c(lambda: gate.inside == 1):
         pool.getconn(timeout=10 * PATIENCE)
-    go.set()
+    gate.open()
     expect_full_capacity(pool)
     assert len(stub.made) == 1
 

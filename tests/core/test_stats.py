@@ -21,6 +21,7 @@ from tests.support.callers import (
     wait_for_waiters,
 )
 from tests.support.clock import FakeClock
+from tests.support.gate import Gate
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
 from tests.support.waiting import wait_until
 
@@ -83,15 +84,9 @@ def test_a_connection_that_is_not_wanted_on_arrival_is_counted_with_its_reason(
     pool = stub_pool(max_size=1, max_connecting=2)
     held = pool.getconn(PATIENCE)
     pool.resize(0, 2)
-    go, inside = threading.Event(), threading.Event()
-
-    def slow(_: object) -> None:
-        inside.set()
-        go.wait(PATIENCE)
-
-    stub.hooks["connect"] = slow
+    gate = Gate(stub)
     caller = in_thread(pool.getconn, PATIENCE)
-    assert inside.wait(PATIENCE)
+    gate.wait()
     if fate == "resize":
         pool.resize(0, 1)
     elif fate == "close":
@@ -101,7 +96,7 @@ def test_a_connection_that_is_not_wanted_on_arrival_is_counted_with_its_reason(
     else:
         for attempt in pool._attempts():
             attempt.overdue_at = 0.0
-    go.set()
+    gate.open()
     wait_until(lambda: pool.get_stats()["connections_closed"].get(reason), PATIENCE)
     settled(pool)
     pool.putconn(held)
