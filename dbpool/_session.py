@@ -20,6 +20,7 @@ __all__ = ["Reports", "clean_session"]
 
 # The search path is reported from PostgreSQL 18 on.
 _REPORTED = ("TimeZone", "DateStyle", "application_name", "client_encoding", "search_path")
+_REPORTED_AS_BYTES = tuple(name.encode() for name in _REPORTED)
 
 
 class Reports:
@@ -62,12 +63,13 @@ class Reports:
         return self._configured.get(conn) != reported
 
     def _reported(self, conn: Any) -> tuple[Any, ...]:
-        # psycopg2 has a method for it. In psycopg 3 it is the libpq connection's: that of `info`
-        # looks for the session's encoding at each name, which takes nine times as long.
-        status = getattr(conn, "get_parameter_status", None) or conn.pgconn.parameter_status
+        # psycopg2 has a method for it. In psycopg 3 it is the libpq connection's, in bytes: that of
+        # `info` looks for the session's encoding at each name, which takes nine times as long.
+        names: tuple[Any, ...] = _REPORTED
+        status = getattr(conn, "get_parameter_status", None)
+        if status is None:
+            names, status = _REPORTED_AS_BYTES, conn.pgconn.parameter_status
         if not self._watched:
-            as_bytes = not hasattr(conn, "get_parameter_status")
-            names = [name.encode() for name in _REPORTED] if as_bytes else _REPORTED
             self._watched = tuple(name for name in names if status(name) is not None)
         return tuple(map(status, self._watched))
 

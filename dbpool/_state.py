@@ -34,7 +34,7 @@ WITHIN = 1.02  # seconds: a little over one, for a thread may take its time from
 SPACING = WITHIN / PER_SECOND  # seconds between two of them where they fail at once
 SLOWEST = 2.0  # seconds between two of them at most
 TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
-AT_LEAST = 0.5  # of down_wait, that one who waits already when the outage begins goes on waiting
+FOR_A_BLIP = 0.5  # the part of down_wait that is left to one who had waited before the outage
 TELL_EVERY = 30.0  # seconds between two lines in the log
 FULL_FOR = (15.0, 25.0)  # seconds until a server without room for more is asked again
 
@@ -181,9 +181,8 @@ class Reach:
         """Return the moment at which one that waits `since` is told that the pool is down."""
         if self.name != DOWN or self.paused:
             return math.inf
-        # Half of it at least for one that has waited already, on a full pool say: for a blip.
         wait = pool._down_wait
-        return max(since + wait, self.since + wait * AT_LEAST)
+        return max(since + wait, self.since + wait * FOR_A_BLIP)
 
     def tell_others(self) -> None:
         """Have the other pools that are down at this server try now; not under a pool's lock."""

@@ -130,7 +130,6 @@ def _enqueue_with_care(pool: ConnectionPool, waiter: Waiter, again: bool) -> Non
 def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
     """Return when answered or at the deadline; see now and then to what wakes nobody."""
     collected = False
-    began = time.monotonic()
     while True:
         if pool._owned:
             reclaim(pool)
@@ -139,7 +138,7 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
         # A connect made here takes time that must be left; down_wait need not be, since without
         # a thread nobody else would find out that the server is back.
         if pool._background or now < deadline:
-            _growth.insist(pool, began, now)
+            _growth.insist(pool, waiter.since, now)
         if waiter.wait(min(left, nap(pool, now, waiter.since))):
             return
         if min(deadline, pool._reach.patience(pool, waiter.since)) <= time.monotonic():
