@@ -11,7 +11,6 @@ __all__ = [
     "begin_for_good",
     "check_deferred",
     "close_locally",
-    "end_autocommit",
     "end_read_only_unit",
     "execute",
     "has_written",
@@ -37,15 +36,6 @@ def set_autocommit(conn: Any) -> None:
         conn.isolation_level = None
     else:
         conn.autocommit = True
-
-
-def end_autocommit(conn: Any) -> None:
-    """Leave autocommit mode where that sends nothing; elsewhere the pool does, by a deadline."""
-    # The pool's way costs six times as much, whether it sends anything or not.
-    if not isinstance(conn, sqlite3.Connection) and (
-        conn.isolation_level is getattr(conn, _read_only_attribute(conn)) is conn.deferrable is None
-    ):
-        conn.autocommit = False
 
 
 def begin(conn: Any) -> None:

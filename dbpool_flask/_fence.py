@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from dbpool.drivers._session import REMEMBERED, remembered
-
 from ._errors import released
 from ._handed import fenced
 
@@ -203,9 +201,7 @@ class FencedCursor(_Fenced):
         if lease.conn is None:
             raise released()
         if lease.notices:
-            query = args[0] if args else kwargs.get("query", "")
-            if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
-                lease.notice(query)
+            lease.notice(*args, **kwargs)
         try:
             result = cursor.execute(*args, **kwargs)
         except Exception as error:

@@ -46,7 +46,6 @@ class ContextLease:
 
     __slots__ = (
         "_cursors",
-        "_ends_autocommit",
         "_limit",
         "_reports",
         "_was_read_only",
@@ -69,7 +68,7 @@ class ContextLease:
         self.unit = unit
         self.conn: Any = pool.getconn()
         self.blocks: list[Any] = []
-        self.broken = self.lost = self.torn = self._ends_autocommit = False
+        self.broken = self.lost = self.torn = False
         self._cursors: list[weakref.ref[Any]] = []
         self._limit = 16
         self._was_read_only: Any = _NEVER
@@ -233,8 +232,7 @@ class ContextLease:
     # -- its settings
 
     def set_autocommit(self) -> None:
-        """Have each statement commit by itself, until it goes back."""
-        self._ends_autocommit = not self.autocommits()
+        """Have each statement commit by itself; the pool puts it back."""
         _dialect.set_autocommit(self.conn)
 
     def make_read_only(self) -> None:
@@ -266,12 +264,10 @@ class ContextLease:
                 if self._cursors:
                     close = self._close_cursors() or close
                 if self._was_read_only is not _NEVER and not close:
-                    _dialect.restore_access(conn, self._was_read_only)
+                    close = not self._let_write(conn)
                 reports = self._reports  # reset="auto"
                 if reports and not close and (not self.notices or reports.differ(conn)):
                     close = not clean_session(self.pool, conn)
-                if self._ends_autocommit and not close:
-                    _dialect.end_autocommit(conn)
         finally:
             try:
                 self.pool.putconn(conn, close)
@@ -281,6 +277,15 @@ class ContextLease:
                     "app has returned it itself",
                     self.pool.name,
                 )
+
+    def _let_write(self, conn: Any) -> bool:
+        """Undo `make_read_only`, within the pool's deadline. False if that did not succeed."""
+        try:
+            with Guard(self.pool, conn, self.pool._ping_timeout):
+                _dialect.restore_access(conn, self._was_read_only)
+        except Exception:  # the pool replaces it
+            return False
+        return True
 
     def _close_cursors(self) -> bool:
         """Close the cursors. True if one survives on the server (WITH HOLD)."""

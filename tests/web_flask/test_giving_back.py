@@ -12,6 +12,7 @@ import pytest
 from flask import Response, stream_with_context
 
 from dbpool import ConnectionPool
+from tests.support.callers import PATIENCE, in_thread
 from tests.web_flask.conftest import MakeSite, Site, pg
 
 
@@ -350,3 +351,26 @@ def test_a_server_that_dies_within_a_request_costs_that_request_alone(
         assert site.client().get(f"/{dies}").status_code == 500
         assert site.client().get("/0").status_code == 200
         assert site.lent() == 0
+
+
+@pytest.mark.outage
+def test_a_server_that_freezes_at_the_end_of_a_read_only_view_holds_nobody(
+    make_site: MakeSite, breakable_postgres: Any
+) -> None:
+    """In autocommit mode the session's setting is put back by a statement, which has a deadline."""
+    options = {"max_size": 1, "ping_timeout": 0.2}
+    site = make_site(DBPOOL_URL=breakable_postgres.url(), DBPOOL_OPTIONS=options)
+
+    @site.app.get("/")
+    @site.db.autocommit
+    @site.db.read_only
+    def view() -> Any:
+        site.db.connection.cursor().execute("SELECT 1")
+        breakable_postgres.freeze()
+        return "ok"
+
+    try:
+        assert in_thread(site.client().get, "/").result(PATIENCE).status_code == 200
+    finally:
+        breakable_postgres.thaw()
+    assert site.lent() == 0
