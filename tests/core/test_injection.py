@@ -6,15 +6,14 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import dbpool
 from dbpool import ConnectionPool, PoolDown, PoolTimeout
-from tests.support.injection import explore
+from tests.support.injection import explore, quiet_collector
 from tests.support.stub_driver import StubDriver, StubError
 
 # All computing, and so as slow as whatever runs beside it lets it be.
@@ -373,18 +372,6 @@ SCENARIOS: list[Callable[[Run], Check]] = [
     _reported,
     _connector_thread,
 ]
-
-
-@contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Keep automatic collections out: they would add points that come and go."""
-    gc.disable()
-    gc.freeze()  # the checks collect after every point: only what the scenario made
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        gc.enable()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__.strip("_"))

@@ -24,8 +24,8 @@ from dbpool._keeper import Guard, Keeper
 from dbpool._state import DOWN
 from dbpool._waiting import Waiter
 from tests.core import test_injection
-from tests.core.test_injection import PACKAGE, Check, Run, full_capacity, quiet_collector
-from tests.support.injection import Injected, _Tracer, explore
+from tests.core.test_injection import PACKAGE, Check, Run, full_capacity
+from tests.support.injection import Injected, _Tracer, explore, quiet_collector
 from tests.support.servers import Postgres
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver

@@ -26,7 +26,7 @@ from tests.support.callers import (
 )
 from tests.support.forking import in_child
 from tests.support.gate import Gate
-from tests.support.injection import explore
+from tests.support.injection import explore, quiet_collector
 from tests.support.servers import Postgres
 from tests.support.sessions import last_query, one
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
@@ -468,11 +468,8 @@ def test_a_handler_may_use_the_pool_at_any_point_of_its_own_code(
     def act(where: str) -> None:
         handler(*current[0])
 
-    gc.collect()
-    gc.disable()
-    try:
-        assert explore(PACKAGE, scenario, act=act) > 3
-    except (StubError, RuntimeError) as error:
-        raise AssertionError(f"{error!r}") from error
-    finally:
-        gc.enable()
+    with quiet_collector():
+        try:
+            assert explore(PACKAGE, scenario, act=act) > 3
+        except (StubError, RuntimeError) as error:
+            raise AssertionError(f"{error!r}") from error

@@ -9,13 +9,15 @@ for each of them and raises there.
 from __future__ import annotations
 
 import dis
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["Injected", "explore"]
+__all__ = ["Injected", "explore", "quiet_collector"]
 
 
 class Injected(BaseException):
@@ -137,3 +139,18 @@ def explore(
         if tracer.seen < at:
             return at - 1
     raise AssertionError(f"more than {most} points: does the scenario loop?")
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Keep automatic collections out: they would add points that come and go.
+
+    What there is now is looked at no more: the checks collect after every point.
+    """
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -18,6 +18,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -59,10 +60,52 @@ class _Abort(BaseException):
     """Unwinds the threads of a run that is over."""
 
 
+class _Baton:
+    """A lock that is taken at birth: the cheapest thing for one thread to wait for another by."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.wait = self._lock.acquire
+        self.give = self._lock.release
+        self.wait()
+
+
+class _Hand:
+    """A thread that does one task after another: to start one for each would cost more than it."""
+
+    def __init__(self) -> None:
+        self._wanted, self._done = _Baton(), _Baton()
+        self._work: Worker | None = None
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def begin(self, work: Worker | None) -> None:
+        self._work = work
+        self._wanted.give()
+
+    def join(self) -> None:
+        """Wait until what was begun is done."""
+        self._done.wait()
+
+    def dismiss(self) -> None:
+        self.begin(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            self._wanted.wait()
+            work, self._work = self._work, None
+            if work is None:
+                return
+            work()
+            del work  # and with it what the scene has in it
+            self._done.give()
+
+
 class _Task:
     def __init__(self, function: Worker, name: str) -> None:
         self.function, self.name = function, name
-        self.baton = threading.Semaphore(0)
+        self.baton = _Baton()
         self.ready: Callable[[], bool] | None = None
         self.timed = self.done = False
         self.error: BaseException | None = None
@@ -82,7 +125,7 @@ class _Run:
         self.current: _Task | None = None
         self.preemptions = 0
         self.over = False
-        self.finished = threading.Semaphore(0)
+        self.finished = _Baton()
 
     def _choose(self) -> _Task | None:
         options = [task for task in self.tasks if task.can_run()]
@@ -105,10 +148,10 @@ class _Run:
 
     def _pass_to(self, task: _Task | None) -> None:
         if task is None:
-            self.finished.release()
+            self.finished.give()
         else:
             self.current = task
-            task.baton.release()
+            task.baton.give()
 
     def switch(self, what: str) -> None:
         """Let the scheduler choose who runs next; called by the running thread."""
@@ -120,7 +163,7 @@ class _Run:
         chosen = self._choose()
         if chosen is not me:
             self._pass_to(chosen)
-            me.baton.acquire()
+            me.baton.wait()
         if self.over:
             raise _Abort
 
@@ -135,7 +178,7 @@ class _Run:
         return woken
 
     def _body(self, task: _Task) -> None:
-        task.baton.acquire()
+        task.baton.wait()
         try:
             if self.lines:
                 sys.settrace(self._trace)
@@ -162,19 +205,21 @@ class _Run:
             self.switch(f"{frame.f_code.co_name}:{frame.f_lineno}")
         return self._trace
 
-    def execute(self, functions: Sequence[Worker]) -> None:
+    def execute(self, functions: Sequence[Worker], hands: list[_Hand]) -> None:
         self.tasks = [_Task(function, f"T{i}") for i, function in enumerate(functions)]
-        threads = [threading.Thread(target=self._body, args=(t,), daemon=True) for t in self.tasks]
-        for thread in threads:
-            thread.start()
+        while len(hands) < len(self.tasks):
+            hands.append(_Hand())
+        busy = hands[: len(self.tasks)]
+        for hand, task in zip(busy, self.tasks, strict=True):
+            hand.begin(partial(self._body, task))
         self._pass_to(self._choose())
-        self.finished.acquire()
+        self.finished.wait()
         stuck = [task.name for task in self.tasks if not task.done]
         self.over = True
         for task in self.tasks:
-            task.baton.release()
-        for thread in threads:
-            thread.join()
+            task.baton.give()
+        for hand in busy:
+            hand.join()
         for task in self.tasks:
             if task.error:
                 raise task.error
@@ -293,14 +338,14 @@ for _name, _method in switching(dict, _DICT).items():
 
 
 def _once(
-    scenario: Scenario, prefix: list[int], runs: int, bound: int, max_steps: int, lines: str
+    scenario: Scenario, prefix: list[int], runs: int, hands: list[_Hand], *limits: Any
 ) -> _Run:
     global _run
     functions, check = scenario()
-    run = _run = _Run(prefix, bound, max_steps, lines)
+    run = _run = _Run(prefix, *limits)
     try:
         try:
-            run.execute(functions)
+            run.execute(functions, hands)
         finally:
             _run = None
         check()
@@ -317,23 +362,24 @@ def explore(
     lines: str = "",
 ) -> int:
     """Return how many interleavings there were; raise Violation for one that fails."""
-    prefix: list[int] = []
+    hands: list[_Hand] = []
     collecting = gc.isenabled()
     gc.disable()  # a collection comes when it likes, and what it finds may call into the pool
     try:
-        return _search(scenario, prefix, bound, max_runs, max_steps, lines)
+        return _search(scenario, max_runs, hands, bound, max_steps, lines)
     finally:
+        for hand in hands:
+            hand.dismiss()
         if collecting:
             gc.enable()
 
 
-def _search(
-    scenario: Scenario, prefix: list[int], bound: int, max_runs: int, max_steps: int, lines: str
-) -> int:
+def _search(scenario: Scenario, max_runs: int, hands: list[_Hand], *limits: Any) -> int:
+    prefix: list[int] = []
     for runs in range(1, max_runs + 1):
         if runs % 500 == 0:
             gc.collect()
-        choices = _once(scenario, prefix, runs, bound, max_steps, lines).choices
+        choices = _once(scenario, prefix, runs, hands, *limits).choices
         while choices and choices[-1][0] + 1 >= choices[-1][1]:
             choices.pop()  # this choice has no more alternatives
         if not choices:
