@@ -7,12 +7,11 @@ idle, or the one that was is due for a look, a ping, a check or its end.
 from __future__ import annotations
 
 import math
-from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import _socket, _validation, options
-from ._deadline import seconds_left
+from ._deadline import until
 from ._handover import offer
 from ._refusal import timed_out
 from ._waiting import wait_for_connection
@@ -23,40 +22,37 @@ if TYPE_CHECKING:
 
 __all__ = ["acquire", "look_again"]
 
+Ready = tuple[Any, "Entry", float]  # a connection to be lent, its entry, and the time it is now
 
-def acquire(pool: ConnectionPool, timeout: float | None) -> Any:
+
+def acquire(pool: ConnectionPool, timeout: float | None) -> Ready:
     """Queue for a connection, since none is idle. Arguments and errors as `getconn` has them."""
     started = monotonic()
-    deadline = started + _seconds(pool, timeout)
+    deadline = started + (pool.timeout if timeout is None else _seconds(timeout))
+    if (limit := until()) < deadline:
+        deadline = limit
     held = wait_for_connection(pool, started, deadline)
+    conn, entry = held
     now = monotonic()
-    entry = held[1]
     if pool._background and (now < entry.good_until or _quiet(pool, entry, now)):
         entry.count_wait(now - started)  # the ordinary case: it has just come back
-        return _lend(pool, held, now)
+        return conn, entry, now
     return _fit(pool, held, started, deadline, queued=True)
 
 
-def look_again(pool: ConnectionPool, held: Held, now: float, timeout: float | None) -> Any:
-    """Lend this idle connection, which is ours alone, if it is good; else get another one."""
-    if timeout is None and _quiet(pool, held[1], now):
-        return _lend(pool, held, now)
-    try:
-        deadline = now + _seconds(pool, timeout)
-    except ValueError:  # looked at only now, since most calls need none
-        offer(pool, held)
-        raise
-    return _fit(pool, held, now, deadline, queued=False)
-
-
-def _lend(pool: ConnectionPool, held: Held, now: float) -> Any:
-    """Do what `getconn` does where it need not wait."""
-    conn, entry = held
-    entry.since = now
-    entry.uses += 1.0
-    pool._in_use[entry.key] = entry
-    entry.holder = get_ident()
-    return conn
+def look_again(pool: ConnectionPool, held: Held, now: float, timeout: float | None) -> Ready:
+    """Return this idle connection, which is ours alone, if it is good; else get another one."""
+    if timeout is None:
+        if _quiet(pool, held[1], now):
+            return *held, now
+        timeout = pool.timeout
+    else:
+        try:
+            timeout = _seconds(timeout)
+        except ValueError:  # looked at only now, since most calls need none
+            offer(pool, held)
+            raise
+    return _fit(pool, held, now, min(now + timeout, until()), queued=False)
 
 
 def _quiet(pool: ConnectionPool, entry: Entry, now: float) -> bool:
@@ -69,17 +65,16 @@ def _quiet(pool: ConnectionPool, entry: Entry, now: float) -> bool:
     )
 
 
-def _seconds(pool: ConnectionPool, timeout: float | None) -> float:
-    if timeout is None:
-        timeout = pool.timeout
-    elif not options.is_number(timeout) or timeout == math.inf:
+def _seconds(timeout: float) -> float:
+    if not options.is_number(timeout) or timeout == math.inf:
         raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
-    left = seconds_left()
-    return timeout if timeout < left else left
+    return timeout
 
 
-def _fit(pool: ConnectionPool, held: Held, started: float, deadline: float, *, queued: bool) -> Any:
-    """Lend this connection, or the first after it, that may be handed out."""
+def _fit(
+    pool: ConnectionPool, held: Held, started: float, deadline: float, *, queued: bool
+) -> Ready:
+    """Return this connection, or the first after it, that may be handed out."""
     now = monotonic()
     while now >= held[1].good_until and not _validation.usable(pool, held, now, deadline):
         now = monotonic()
@@ -95,4 +90,4 @@ def _fit(pool: ConnectionPool, held: Held, started: float, deadline: float, *, q
         held[1].count_wait(now - started)
     if not pool._background and now >= pool._due:
         pool._due = pool._upkeep(now)
-    return _lend(pool, held, now)
+    return *held, now

@@ -9,9 +9,10 @@ from types import TracebackType
 
 from .options import is_number
 
-__all__ = ["deadline", "seconds_left"]
+__all__ = ["deadline", "until"]
 
 _until: ContextVar[float] = ContextVar("dbpool_deadline", default=math.inf)
+until = _until.get  # when it is, on the monotonic clock; infinite if there is none
 
 
 class deadline:
@@ -47,9 +48,3 @@ class deadline:
         token, self._token = self._token, None
         if token is not None:
             _until.reset(token)
-
-
-def seconds_left() -> float:
-    """Return how many seconds are left until the deadline; infinite if there is none."""
-    until = _until.get()
-    return until if until == math.inf else until - time.monotonic()

@@ -90,9 +90,11 @@ def wait_for_connection(
             settle(pool)
         # The ordinary case of a busy pool: it is served soon, and has seen to nothing.
         full = len(pool._entries) >= pool.max_size
-        if not (full and waiter.wait(min(SOON, deadline - started))):
+        if full and waiter.wait(min(SOON, deadline - started)):
+            answer = waiter._answer[0]
+        else:
             _sleep(pool, waiter, deadline)
-        answer = waiter.withdraw()
+            answer = waiter.withdraw()
         if type(answer) is tuple:
             return answer  # a connection and its entry
         raise refusal(pool, answer, time.monotonic() - started, deadline - started)

@@ -196,15 +196,17 @@ class ConnectionPool:
         help; each is also the driver's OperationalError.
         """
         if not self._idle:  # asked first: an IndexError costs as much as all of this
-            return acquire(self, timeout)
-        take = self._take  # called by a local name, here and below: CPython looks methods up first
-        try:
-            conn, entry = take()
-        except IndexError:  # somebody was quicker
-            return acquire(self, timeout)
-        now = monotonic()
-        if now >= entry.good_until:
-            return look_again(self, (conn, entry), now, timeout)
+            conn, entry, now = acquire(self, timeout)
+        else:
+            take = self._take  # a local name, here and below: CPython looks methods up first
+            try:
+                conn, entry = take()
+            except IndexError:  # somebody was quicker
+                conn, entry, now = acquire(self, timeout)
+            else:
+                now = monotonic()
+                if now >= entry.good_until:
+                    conn, entry, now = look_again(self, (conn, entry), now, timeout)
         entry.since = now
         entry.uses += 1.0
         self._in_use[entry.key] = entry  # after both: max_use and reclaim read them from there

@@ -39,6 +39,7 @@ Scenario = Callable[[Run], Check]
 ELSEWHERE = {
     "__init__.py": "names only",
     "_audit.py": "for tests only",
+    "_deadline.py": "has no connection in its hands: tests/core/test_deadline_of_a_request.py",
     "_detail.py": "health checks are in nobody's way: tests/health",
     "_fork.py": "runs in a fork: tests/core/test_fork.py",
     "_probe.py": "as _detail.py",
