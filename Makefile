@@ -27,19 +27,20 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
 	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(call side_by_side,,not long and ))
 
-# Most tests wait for something most of their time, so four runs go side by side: the adapters and
-# all else, the core, both with the other driver, and what waits for nothing: that takes what the
-# others leave of the machine. What the last three say comes at the end.
+# Most tests wait for something most of their time, so five runs go side by side: Django's, the
+# other adapters' and all else, the core, what there is with the other driver, and what waits for
+# nothing: that takes what the others leave of the machine. What four of them say comes at the end.
 # $(call side_by_side,OPTIONS,CONDITION and ): one shell command.
 define side_by_side
 	said=$$(mktemp -d); \
 	$(PYTEST) $(1) -m "$(2)not computes" tests/core >"$$said/core" 2>&1 & core=$$!; \
+	$(PYTEST) $(1) -m "$(2)not computes" tests/web_django >"$$said/django" 2>&1 & django=$$!; \
 	nice -n 19 $(PYTEST) $(1) -m "$(2)computes" tests/core >"$$said/computes" 2>&1 & computes=$$!; \
 	$(MAKE) --no-print-directory test-psycopg >"$$said/psycopg" 2>&1 & other=$$!; \
-	trap 'kill $$core $$computes $$other; rm -rf "$$said"; exit 130' INT TERM; \
-	$(PYTEST) $(1) -m "$(2)not computes" --ignore=tests/core; failed=$$?; \
-	for part in $$core $$other $$computes; do wait $$part || failed=1; done; \
-	cat "$$said/core" "$$said/computes" "$$said/psycopg"; rm -rf "$$said"; \
+	trap 'kill $$core $$django $$computes $$other; rm -rf "$$said"; exit 130' INT TERM; \
+	$(PYTEST) $(1) -m "$(2)not computes" --ignore=tests/core --ignore=tests/web_django; failed=$$?; \
+	for part in $$core $$django $$other $$computes; do wait $$part || failed=1; done; \
+	cat "$$said/core" "$$said/django" "$$said/computes" "$$said/psycopg"; rm -rf "$$said"; \
 	exit $$failed
 endef
 
