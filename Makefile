@@ -16,7 +16,7 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-every test-all test-django test-django-telling test-flask test-outages test-freethreaded check bench bench-flask bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-all test-django test-django-telling test-flask test-outages test-freethreaded check bench bench-flask bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,20 +25,19 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 	@$(RUN) -m testproject.demo $(if $(KEEP),--keep) $(ARGS)
 
 test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
-	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(call side_by_side,,not long and ))
+	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(side_by_side))
 
 # Most tests wait for something most of their time, so five runs go side by side: Django's, the
 # other adapters' and all else, the core, what there is with the other driver, and what waits for
 # nothing: that takes what the others leave of the machine. What four of them say comes at the end.
-# $(call side_by_side,OPTIONS,CONDITION and ): one shell command.
 define side_by_side
 	said=$$(mktemp -d); \
-	$(PYTEST) $(1) -m "$(2)not computes" tests/core >"$$said/core" 2>&1 & core=$$!; \
-	$(PYTEST) $(1) -m "$(2)not computes" tests/web_django >"$$said/django" 2>&1 & django=$$!; \
-	nice -n 19 $(PYTEST) $(1) -m "$(2)computes" tests/core >"$$said/computes" 2>&1 & computes=$$!; \
+	$(PYTEST) -m "not long and not computes" tests/core >"$$said/core" 2>&1 & core=$$!; \
+	$(PYTEST) -m "not long and not computes" tests/web_django >"$$said/django" 2>&1 & django=$$!; \
+	nice -n 19 $(PYTEST) -m "not long and computes" tests/core >"$$said/computes" 2>&1 & computes=$$!; \
 	$(MAKE) --no-print-directory test-psycopg >"$$said/psycopg" 2>&1 & other=$$!; \
 	trap 'kill $$core $$django $$computes $$other; rm -rf "$$said"; exit 130' INT TERM; \
-	$(PYTEST) $(1) -m "$(2)not computes" --ignore=tests/core --ignore=tests/web_django; failed=$$?; \
+	$(PYTEST) -m "not long and not computes" --ignore=tests/core --ignore=tests/web_django; failed=$$?; \
 	for part in $$core $$django $$other $$computes; do wait $$part || failed=1; done; \
 	cat "$$said/core" "$$said/django" "$$said/computes" "$$said/psycopg"; rm -rf "$$said"; \
 	exit $$failed
@@ -71,10 +70,7 @@ test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers b
 test-long: $(VENV)/.ready postgres ## run the tests that take minutes
 	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)
 
-test-every: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run every test, the long ones too
-	@$(if $(ARGS),$(PYTEST) -o faulthandler_timeout=3600 $(ARGS),$(call side_by_side,-o faulthandler_timeout=3600,))
-
-test-all: $(VENV)/.ready ## run every test on each Python there is, and on Django 5.2 and the newest
+test-all: $(VENV)/.ready ## run the tests on each Python there is, and on Django 5.2 and the newest
 	@$(RUN) -m tests.interpreters $(ARGS)
 
 # Django's own tests, out of its source archive. All three runs, whatever the first says.

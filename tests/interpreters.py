@@ -1,11 +1,12 @@
-"""Run all tests on each Python that this machine has: `make test-all`.
+"""Run the tests on each Python that this machine has: `make test-all`.
 
-    python -m tests.interpreters                       every test, in environments of their own
+    python -m tests.interpreters                       `make test`, in environments of their own
     python -m tests.interpreters tests/web_django -x   what pytest is to do instead
 
 Each Python gets the newest Django that supports it; the newest Python gets 5.2, too, for the
 Django tests. Each pass is one line, with what failed in it; all that it printed is in a file whose
-name the line says. What was not found stands at the end.
+name the line says. What was not found stands at the end. The long tests take the same code further,
+for hours on four Pythons: `make test-long PYTHON=python3.12` runs them on one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Pass(NamedTuple):
     python: str  # its program
     version: str  # such as 3.12
     django: str = ""
-    tests: str = ""  # what pytest is to do; "" is everything
+    tests: str = ""  # what pytest is to do; "" is all of `make test`
 
     @property
     def suffix(self) -> str:
@@ -124,7 +125,7 @@ def run(one: Pass) -> tuple[bool, list[str]]:
             install = [str(ROOT / venv / "bin" / "python"), *pip, f"Django=={one.django}.*"]
             if not (passes([*make, f"{venv}/.ready"]) and passes(install)):
                 return False, ["no environment"]
-        passed = passes([*make, "test-every"])
+        passed = passes([*make, "test"])
     lines = one.log.read_text(encoding="utf-8", errors="replace").splitlines()
     counts = [found[1] for line in lines if (found := _SUMMARY.match(line.strip()))]
     said = ["; ".join(counts) or "no tests were run", *filter(_FAILED.match, lines)]

@@ -82,7 +82,7 @@ def test_a_pass_is_what_the_makefile_says_and_counts(
     assert run(Pass("/usr/bin/python3.12", "3.12", tests="tests/core -x")) == result
     arguments, _, environ = seen.read_text().partition("\n")
     assert "PYTHON=/usr/bin/python3.12 VENV=.venv-py3.12 " in arguments
-    assert arguments.endswith("ARGS=tests/core -x test-every")
+    assert arguments.endswith("ARGS=tests/core -x test")
     assert "outer" not in environ
 
 
