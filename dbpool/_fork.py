@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _socket, _state
+from . import _socket, _state, _threads
 from ._keeper import keeper
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def abandon(driver: Any, conn: Any) -> None:
 
 
 def _in_child() -> None:
+    _threads.forget()
     keeper.reset()
     _state.forget_servers()
     for ref in list(_pools.values()):
@@ -59,6 +60,7 @@ def _in_child() -> None:
 
 
 def _at_exit() -> None:
+    _threads.end()
     """Close what is idle politely; nothing is waited for."""
     for ref in list(_pools.values()):
         pool = ref()

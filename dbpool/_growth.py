@@ -9,7 +9,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from . import _connecting, _handover
+from . import _connecting, _handover, _threads
 from ._connecting import Attempt, Failure
 from ._keeper import keeper
 from ._state import DOWN, RECOVERING
@@ -107,7 +107,7 @@ def start_connectors(pool: ConnectionPool) -> None:
             daemon=True,
         )
         try:
-            thread.start()
+            _threads.start(thread)
         except RuntimeError:  # no more threads to be had: callers connect themselves
             pool._threads_refused = True
             return

@@ -15,7 +15,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import _socket
+from . import _socket, _threads
 from .drivers.base import UNKNOWN
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Keeper:
         if not first:
             return True
         try:
-            thread.start()
+            _threads.start(thread)
         except BaseException as error:
             if not thread.is_alive():
                 self._thread = None

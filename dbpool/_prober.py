@@ -15,7 +15,7 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from . import _fork, _probe
+from . import _fork, _probe, _threads
 from ._keeper import keeper
 from ._probe import Finding
 from ._verdict import FAIL, PASS, WARN, Limits, Verdict, is_primary, judge, read
@@ -161,7 +161,7 @@ class Prober:
                     daemon=True,
                 )
                 try:
-                    thread.start()
+                    _threads.start(thread)
                     started = True
                 except RuntimeError:
                     pass

@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _socket
+from . import _ending, _socket, _threads
 from ._keeper import keeper
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _has_place() -> bool:
 def _begin(ask: Callable[[], None], name: str) -> None:
     thread = threading.Thread(target=ask, name=name, daemon=True)
     try:
-        thread.start()
+        _threads.start(thread)
     except RuntimeError:  # no more threads to be had: it will be cut off
         return
     _cancelling.append(thread)

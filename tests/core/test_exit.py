@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from dbpool import _threads
+from tests.core.conftest import MakePool
 from tests.support.callers import PATIENCE
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import run_sql
@@ -155,6 +158,12 @@ wait_for(lambda: threading.active_count() == 2)
 """,
         (0, ""),
     ),
+    "pools that have just begun to fill": (
+        """
+pools = [ConnectionPool(sys.argv[1], min_size=2) for _ in range(10)]
+""",
+        (0, ""),
+    ),
     "a waiter in a pool that cannot connect": (
         """
 import socket
@@ -193,3 +202,39 @@ def test_a_process_ends_without_a_word(what: str, postgres: Postgres) -> None:
         NAME,
     )
     assert run_sql(postgres, "SELECT to_regclass('never_committed') IS NULL") == [(True,)]
+
+
+def test_a_thread_that_is_being_started_is_waited_for_and_then_none_is(
+    monkeypatch: pytest.MonkeyPatch, stub_pool: MakePool
+) -> None:
+    monkeypatch.setattr(_threads, "_ended", False)
+    monkeypatch.setattr(_threads, "PATIENCE", PATIENCE)
+    entered, go_on = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            entered.set()
+            go_on.wait(PATIENCE)
+            super().start()
+            told.append("it runs")
+
+    def end() -> None:
+        _threads.end()
+        told.append("the process ends")
+
+    starting = threading.Thread(target=_threads.start, args=(Slow(target=lambda: None),))
+    ending = threading.Thread(target=end)
+    starting.start()
+    assert entered.wait(PATIENCE)
+    ending.start()
+    wait_until(lambda: _threads._ended, PATIENCE)
+    ending.join(0.05)  # it does not end
+    go_on.set()
+    for thread in (starting, ending):
+        thread.join(PATIENCE)
+    assert told == ["it runs", "the process ends"]
+    with pytest.raises(RuntimeError):
+        _threads.start(threading.Thread(target=lambda: None))
+    with stub_pool(max_size=1).connection():  # the caller connects
+        pass

@@ -1,0 +1,48 @@
+"""Starting the pool's own threads, and starting none any more once the process ends.
+
+CPython 3.10 crashes where a thread that was started runs its first instruction after the
+interpreter has ended: what it looks at is gone. So who ends the process waits for those that are
+just being started, and from then on none is, as CPython itself has it from 3.12 on: callers
+connect themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+__all__ = ["end", "forget", "start"]
+
+PATIENCE = 0.5  # seconds; a start that was interrupted may never end
+
+# A plain dict: single operations on it are atomic, and a fork can come between any two.
+_being_started: dict[int, threading.Thread] = {}
+_ended = False
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread. Raises RuntimeError where none can be had."""
+    # In this order, and `end` the other way round: one of the two sees the other.
+    _being_started[id(thread)] = thread
+    try:
+        if _ended:
+            raise RuntimeError("no thread is started any more: the process ends")
+        thread.start()
+    finally:
+        _being_started.pop(id(thread), None)
+
+
+def end() -> None:
+    """Have no more threads started; return when those run that are just being started."""
+    global _ended
+    _ended = True
+    until = time.monotonic() + PATIENCE
+    while _being_started and time.monotonic() < until:
+        time.sleep(0.0005)
+
+
+def forget() -> None:
+    """In a forked child: those of the parent do not exist here."""
+    global _ended
+    _ended = False
+    _being_started.clear()
