@@ -27,21 +27,24 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
 	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(side_by_side))
 
-# Most tests wait for something most of their time, so five runs go side by side: Django's, the
-# other adapters' and all else, the core, what there is with the other driver, and what waits for
-# nothing: that takes what the others leave of the machine. What four of them say comes at the end.
+# Most tests wait for something most of their time, so six runs go side by side: Django's, the
+# other adapters' and all else, the core, what there is with the other driver, and the two that wait
+# for nothing: they take what the others leave of the machine. What five of them say comes at the end.
 define side_by_side
-	said=$$(mktemp -d); \
-	$(PYTEST) -m "not long and not computes" tests/core >"$$said/core" 2>&1 & core=$$!; \
-	$(PYTEST) -m "not long and not computes" tests/web_django >"$$said/django" 2>&1 & django=$$!; \
-	nice -n 19 $(PYTEST) -m "not long and computes" tests/core >"$$said/computes" 2>&1 & computes=$$!; \
-	$(MAKE) --no-print-directory test-psycopg >"$$said/psycopg" 2>&1 & other=$$!; \
-	trap 'kill $$core $$django $$computes $$other; rm -rf "$$said"; exit 130' INT TERM; \
+	said=$$(mktemp -d); parts=; \
+	part() { "$$@" >"$$said/$$(echo $$parts | wc -w)" 2>&1 & parts="$$parts $$!"; }; \
+	part $(PYTEST) -m "not long and not computes" tests/core; \
+	part $(PYTEST) -m "not long and not computes" tests/web_django; \
+	part nice -n 19 $(PYTEST) -m "not long and computes" $(INTERLEAVINGS); \
+	part nice -n 19 $(PYTEST) -m "not long and computes" tests/core $(INTERLEAVINGS:%=--ignore=%); \
+	part $(MAKE) --no-print-directory test-psycopg; \
+	trap 'kill $$parts; rm -rf "$$said"; exit 130' INT TERM; \
 	$(PYTEST) -m "not long and not computes" --ignore=tests/core --ignore=tests/web_django; failed=$$?; \
-	for part in $$core $$django $$other $$computes; do wait $$part || failed=1; done; \
-	cat "$$said/core" "$$said/django" "$$said/computes" "$$said/psycopg"; rm -rf "$$said"; \
+	for each in $$parts; do wait $$each || failed=1; done; \
+	cat "$$said"/*; rm -rf "$$said"; \
 	exit $$failed
 endef
+INTERLEAVINGS := tests/core/test_interleaving.py tests/core/test_interleaving_scenes.py
 
 # Of the adapters' tests those in which the driver has a part; the others would be the same again.
 # Forks and lost borrowers of Django are among the cases of its test_faults.py.
@@ -66,6 +69,10 @@ test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers b
 	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
 		|| $(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
 	@$(BENCH_VENV)/bin/python -m tests.outages --peer-runs 1 $(ARGS)
+
+test-freethreaded: ## run the core's tests without a GIL, on a Python built for it (Debian; 10 minutes, once)
+	@tests/freethreaded/build.sh $(FREETHREADED)
+	@$(FREETHREADED)/venv/bin/python tests/freethreaded/without_gil.py -m "not long" $(ARGS)
 
 test-long: $(VENV)/.ready postgres ## run the tests that take minutes
 	@$(PYTEST) -m long -o faulthandler_timeout=3600 $(ARGS)
