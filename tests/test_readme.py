@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.documents import Document
 from tests.support.servers import Postgres
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Document(ROOT / "README.md")
@@ -94,7 +95,9 @@ def test_the_health_answer_is_as_shown(postgres: Postgres) -> None:
     status, *headers = head.splitlines()
     shop = flask_app(postgres)
     try:
-        answer = shop["app"].test_client().get("/healthz/db")
+        client = shop["app"].test_client()
+        wait_until(lambda: client.get("/healthz/db").status_code == 200)
+        answer = client.get("/healthz/db")
     finally:
         close_pools(shop)
     assert status == f"HTTP/1.1 {answer.status}"

@@ -614,7 +614,8 @@ def test_a_full_server_costs_no_error_while_one_connection_lives_and_is_asked_ag
 ) -> None:
     limit, dsn = limited
     limit(2)
-    pool = new_pool(dsn, max_size=5, timeout=PATIENCE, down_wait=0.0)
+    # Of two connects at once the server may refuse the one and the other, and take the next.
+    pool = new_pool(dsn, max_size=5, max_connecting=1, timeout=PATIENCE, down_wait=0.0)
     callers = [in_thread(lambda: [ask(pool) for _ in range(30)]) for _ in range(8)]
     for caller in callers:
         caller.result(PATIENCE)
@@ -626,7 +627,7 @@ def test_a_full_server_costs_no_error_while_one_connection_lives_and_is_asked_ag
     assert not isinstance(caught.value, PoolDown)
     stats = pool.get_stats()
     assert stats["pool_size"] == 2
-    assert 1 <= stats["connections_errors"] <= 2, "it goes on asking a server that is full"
+    assert stats["connections_errors"] == 1, "it goes on asking a server that is full"
     assert stats["requests_errors"] == before + 1
     assert pool.state == "ok"
     said = [r.getMessage() for r in caplog.records if "no room" in r.getMessage()]

@@ -8,6 +8,7 @@ that is looked at before and after.
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         return _look()
     import pytest
+
+    os.environ.setdefault("DBPOOL_TEST_DRIVER", "psycopg")  # for the tests that fork
 
     class Absent:
         """Skips the cases of a test that turn out to need what is absent."""
