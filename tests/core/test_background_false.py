@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolDown, PoolTimeout
+from dbpool import ConnectionPool, PoolDown, PoolTimeout, _waiting
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -226,3 +226,14 @@ def test_a_server_that_is_back_is_found_by_callers_that_do_not_wait_for_it(
 
     wait_until(served, PATIENCE)
     assert pool.state in ("recovering", "ok")
+
+
+def test_a_dropped_connection_is_found_before_a_caller_waits(
+    stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "BELT", PATIENCE)  # nobody looks again meanwhile
+    pool = stub_pool(max_size=1, background=False)
+    pool.getconn()  # and forget it
+    conn = pool.getconn(timeout=PATIENCE / 10)
+    assert pool.get_stats()["connections_dropped"] == 1
+    pool.putconn(conn)

@@ -45,13 +45,11 @@ def broken(*_: Any) -> Any:
     raise KeyError("no such secret")
 
 
-class OwnDriver(StubDriver):
-    def connect(self, conninfo: str, *args: Any, **kwargs: Any) -> Any:
-        return self._reach(conninfo)
-
-    @staticmethod
-    def _reach(address: str) -> Any:
-        raise RuntimeError("out of order")
+def failing_driver() -> StubDriver:
+    """Return one whose own frame, with the conninfo in it, is among those of its error."""
+    driver = StubDriver()
+    driver.hooks["connect"] = broken
+    return driver
 
 
 FAULTS: dict[str, dict[str, Any]] = {
@@ -59,7 +57,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "one that psycopg2 cannot convert": {"kwargs": {"keepalives_idle": object()}},
     "kwargs that fail": {"kwargs": broken},
     "a configure that fails": {"configure": broken},
-    "a driver of the user's own that fails": {"driver": OwnDriver()},
+    "a driver of the user's own that fails": {"driver": failing_driver()},
     "a conninfo that is none": {"password": "x' nonsense='"},
 }
 

@@ -24,6 +24,7 @@ from tests.support.servers import Postgres
 from tests.support.sessions import one, run_sql, terminate
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
 from tests.support.waiting import wait_until
+from tests.support.wired_driver import WiredDriver
 
 LONG = 1000.0  # validate_after: nothing is looked at by itself
 
@@ -157,6 +158,27 @@ def test_what_has_answered_is_trusted_again_and_a_new_one_from_the_beginning(
     for _ in range(3):
         pool.putconn(pool.getconn())
     assert looks == []
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_dead_one_that_a_caller_finds_makes_the_others_suspect(
+    background: bool, new_pool: MakePool
+) -> None:
+    """Nobody but the caller looks: the next one in its hand has been asked already."""
+    driver = WiredDriver()
+    pings: list[int] = []
+    pool = new_pool(driver=driver, max_size=2, validate_after=0, background=background)
+    with lent(pool, 2):
+        pass
+    unseen_by_the_keeper(pool)
+    driver.hooks["ping"] = lambda conn: pings.append(conn.number)
+    last = pool._idle[-1][0]  # the one that is lent next
+    last.server_ends()
+    number = last.number
+    del last
+    with pool.connection() as conn:
+        assert conn.number != number
+        assert pings[:1] == [conn.number], "it was lent unasked"
 
 
 def test_each_one_is_pinged_once(stub_pool: MakePool, stub: StubDriver) -> None:
