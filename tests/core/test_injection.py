@@ -37,7 +37,7 @@ def full_capacity(pool: ConnectionPool, driver: StubDriver) -> Check:
         gc.collect()
         pool._find_lost()
         pool._backoff.retry_at = 0.0  # the interrupted connect may have put the next one off
-        taken = [pool.getconn(timeout=1) for _ in range(pool.max_size)]
+        taken = [pool.getconn(timeout=10) for _ in range(pool.max_size)]
         assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0)
