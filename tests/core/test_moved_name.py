@@ -12,6 +12,7 @@ import pytest
 
 from testproject.postgres import PostgresServer
 from tests.support.fault_proxy import FaultProxy
+from tests.support.forking import DRIVER
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +69,7 @@ def test_a_name_is_looked_up_at_each_connect(tmp_path: Path) -> None:
         with elsewhere:
             dsn = server.dsn(host="db.dbpool.test", dbname="postgres")
             inside = f'mount --bind {hosts} /etc/hosts && exec "$@"'
-            command = [sys.executable, "-c", CALLER, dsn, "psycopg2"]
+            command = [sys.executable, "-c", CALLER, dsn, DRIVER]
             caller = subprocess.Popen(
                 ["unshare", "--mount", "sh", "-c", inside, "sh", *command],
                 cwd=ROOT,
