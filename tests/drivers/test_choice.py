@@ -39,6 +39,7 @@ CHOICES = [
 def test_the_scheme_or_the_name_chooses(
     conninfo: str | None, wanted: str | None, name: str, plain: str | None
 ) -> None:
+    pytest.importorskip(name)  # `make test-freethreaded` has no psycopg2
     driver, read = choose(conninfo, wanted)
     assert (driver.name, read) == (name, plain)
 
@@ -80,6 +81,8 @@ def test_a_missing_package_is_named(
 
 
 def test_a_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg2")
+
     def fail(name: str) -> None:
         raise ImportError("libpq.so.5: cannot open shared object file")
 
