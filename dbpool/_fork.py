@@ -60,8 +60,8 @@ def _in_child() -> None:
 
 
 def _at_exit() -> None:
+    """Close what is idle politely; nothing is waited for but threads that are being started."""
     _threads.end()
-    """Close what is idle politely; nothing is waited for."""
     for ref in list(_pools.values()):
         pool = ref()
         if pool is not None:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 
 __all__ = ["end", "forget", "start"]
 
-PATIENCE = 0.5  # seconds; a start that was interrupted may never end
+PATIENCE = 0.5  # seconds that the end of a process waits; a busy machine begins a thread within
 
-# A plain dict: single operations on it are atomic, and a fork can come between any two.
-_being_started: dict[int, threading.Thread] = {}
+# Weak, since an exception may strike before a start is forgotten. A plain dict: single operations
+# on it are atomic, and a fork can come between any two.
+_being_started: dict[int, weakref.ref[threading.Thread]] = {}
 _ended = False
 
 
 def start(thread: threading.Thread) -> None:
-    """Start a thread. Raises RuntimeError where none can be had."""
+    """Start a thread. Raises RuntimeError where none can be had, as Thread.start() does."""
     # In this order, and `end` the other way round: one of the two sees the other.
-    _being_started[id(thread)] = thread
+    _being_started[id(thread)] = weakref.ref(thread)
     try:
         if _ended:
             raise RuntimeError("no thread is started any more: the process ends")
@@ -37,12 +39,12 @@ def end() -> None:
     global _ended
     _ended = True
     until = time.monotonic() + PATIENCE
-    while _being_started and time.monotonic() < until:
+    while any(ref() for ref in list(_being_started.values())) and time.monotonic() < until:
         time.sleep(0.0005)
 
 
 def forget() -> None:
-    """In a forked child: those of the parent do not exist here."""
+    """Begin anew in a forked child, which has none of its parent's threads."""
     global _ended
     _ended = False
     _being_started.clear()

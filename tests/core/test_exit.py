@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from dbpool import _threads
 from tests.core.conftest import MakePool
 from tests.support.callers import PATIENCE
+from tests.support.injection import explore
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import run_sql
 from tests.support.waiting import wait_until
@@ -238,3 +240,15 @@ def test_a_thread_that_is_being_started_is_waited_for_and_then_none_is(
         _threads.start(threading.Thread(target=lambda: None))
     with stub_pool(max_size=1).connection():  # the caller connects
         pass
+
+
+def test_a_start_that_is_interrupted_at_any_point_keeps_no_process_from_its_end() -> None:
+    def scenario(run: Callable[[Callable[[], object]], None]) -> Callable[[str], None]:
+        run(lambda: _threads.start(threading.Thread(target=lambda: None)))
+
+        def check(where: str) -> None:
+            assert not any(ref() for ref in _threads._being_started.values()), "it is waited for"
+
+        return check
+
+    assert explore(_threads.__file__, scenario) > 3

@@ -337,12 +337,10 @@ for _name, _method in switching(dict, _DICT).items():
     setattr(mapping, _name, _method)
 
 
-def _once(
-    scenario: Scenario, prefix: list[int], runs: int, hands: list[_Hand], *limits: Any
-) -> _Run:
+def _once(scenario: Scenario, run: _Run, runs: int, hands: list[_Hand]) -> None:
     global _run
     functions, check = scenario()
-    run = _run = _Run(prefix, *limits)
+    _run = run
     try:
         try:
             run.execute(functions, hands)
@@ -351,7 +349,6 @@ def _once(
         check()
     except Exception as error:
         raise Violation(error, [taken for taken, _ in run.choices], runs, run.trace) from error
-    return run
 
 
 def explore(
@@ -366,7 +363,8 @@ def explore(
     collecting = gc.isenabled()
     gc.disable()  # a collection comes when it likes, and what it finds may call into the pool
     try:
-        return _search(scenario, max_runs, hands, bound, max_steps, lines)
+        new_run = partial(_Run, bound=bound, max_steps=max_steps, lines=lines)
+        return _search(scenario, new_run, max_runs, hands)
     finally:
         for hand in hands:
             hand.dismiss()
@@ -374,12 +372,16 @@ def explore(
             gc.enable()
 
 
-def _search(scenario: Scenario, max_runs: int, hands: list[_Hand], *limits: Any) -> int:
+def _search(
+    scenario: Scenario, new_run: Callable[[list[int]], _Run], max_runs: int, hands: list[_Hand]
+) -> int:
     prefix: list[int] = []
     for runs in range(1, max_runs + 1):
         if runs % 500 == 0:
             gc.collect()
-        choices = _once(scenario, prefix, runs, hands, *limits).choices
+        run = new_run(prefix)
+        _once(scenario, run, runs, hands)
+        choices = run.choices
         while choices and choices[-1][0] + 1 >= choices[-1][1]:
             choices.pop()  # this choice has no more alternatives
         if not choices:
