@@ -39,7 +39,7 @@ PACKAGE = os.path.dirname(dbpool.__file__) + os.sep
 def ctrl_c(when: Callable[[], object]) -> Iterator[None]:
     """Send this process a real SIGINT as soon as the condition holds; it must end the block."""
     over = threading.Event()
-    # Who has just been served may stand in the queue for a moment yet: that is not the block's doing.
+    # Who has just been served may stand in the queue for a moment yet: not the block's doing.
     wait_until(lambda: not when(), PATIENCE)
 
     def send() -> None:
