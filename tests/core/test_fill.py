@@ -22,6 +22,18 @@ def one_of_two(stub_pool: MakePool, stub: StubDriver) -> tuple[ConnectionPool, t
     return pool, go
 
 
+def test_who_waits_for_a_minimum_is_told_that_it_is_there(
+    one_of_two: tuple[ConnectionPool, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks for itself now and then, too; here that would be too late."""
+    pool, go = one_of_two
+    monkeypatch.setattr(_lifecycle, "nap", lambda *_: 10 * PATIENCE)
+    waiting = in_thread(pool.wait, 10 * PATIENCE)
+    wait_until(lambda: bool(pool._filling), PATIENCE)
+    go.set()
+    assert waiting.exception(PATIENCE) is None
+
+
 def test_who_waits_for_a_minimum_that_is_lowered_waits_no_longer(
     one_of_two: tuple[ConnectionPool, threading.Event],
 ) -> None:
