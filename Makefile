@@ -27,15 +27,15 @@ demo: $(VENV)/.ready postgres ## run the shop under load on a PostgreSQL of its 
 test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, but for the long ones (ARGS= for pytest)
 	@$(if $(ARGS),$(PYTEST) -m "not long" $(ARGS),$(side_by_side))
 
-# Most tests wait for something most of their time, so six runs go side by side: Django's, the
-# other adapters' and all else, the core, what there is with the other driver, and the two that wait
-# for nothing: they take what the others leave of the machine. What five of them say comes at the end.
+# Most tests wait for something most of their time, so seven runs go side by side: Django's, the
+# other adapters' and all else, the core, what there is with the other driver, and the three that wait
+# for nothing: they take what the others leave of the machine. What six of them say comes at the end.
 define side_by_side
 	said=$$(mktemp -d); parts=; \
 	part() { "$$@" >"$$said/$$(echo $$parts | wc -w)" 2>&1 & parts="$$parts $$!"; }; \
 	part $(PYTEST) -m "not long and not computes" tests/core; \
 	part $(PYTEST) -m "not long and not computes" tests/web_django; \
-	part nice -n 19 $(PYTEST) -m "not long and computes" $(INTERLEAVINGS); \
+	$(foreach file,$(INTERLEAVINGS),part nice -n 19 $(PYTEST) -m "not long and computes" $(file);) \
 	part nice -n 19 $(PYTEST) -m "not long and computes" tests/core $(INTERLEAVINGS:%=--ignore=%); \
 	part $(MAKE) --no-print-directory test-psycopg; \
 	trap 'kill $$parts; rm -rf "$$said"; exit 130' INT TERM; \
