@@ -206,15 +206,14 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
             unwanted = "late"
         elif len(pool._entries) >= pool.max_size:  # resize came between
             unwanted = "excess"
+        pool._totals.connects += 1
+        pool._totals.count_connect(now - started)
         if unwanted:
             pool._connecting.pop(id(attempt), None)
-            pool._totals.connects += 1
             pool._totals.closed[unwanted] += 1
             return None
         pool._entries.add(entry)  # first the one, then the other: the sum must never fall
         attempt.arrived = True
-        pool._totals.connects += 1
-        pool._totals.count_connect(now - started)
         if not pool._backoff.checking:  # else it has yet to pass the check that others failed
             pool._backoff.clear()
         line = pool._reach.connected(pool, now)

@@ -105,8 +105,10 @@ def test_a_connection_that_is_not_wanted_on_arrival_is_counted_with_its_reason(
             caller.result(PATIENCE)
     else:
         pool.putconn(caller.result(PATIENCE))
-    assert pool.get_stats()["connections_closed"][reason] >= 1
-    assert pool.get_stats()["connections_errors"] == 0
+    stats = pool.get_stats()
+    assert stats["connections_closed"][reason] >= 1
+    assert stats["connections_errors"] == 0
+    assert counts(stats, "create_time") == stats["connections_num"], "it was connected, too"
 
 
 def test_every_key_is_always_there(stub_pool: MakePool) -> None:
