@@ -55,6 +55,9 @@ ELSEWHERE = {
     "drivers/psycopg.py": "has an environment of its own: tests/drivers",
 }
 
+# Seconds. These tests, and with them their server, run on what other tests leave of the machine.
+PATIENT = 60.0
+
 
 def at_full_capacity(pool: ConnectionPool) -> Check:
     """Return a check: max_size connections can be had at once, no more, and the pool is whole."""
@@ -63,7 +66,7 @@ def at_full_capacity(pool: ConnectionPool) -> Check:
         gc.collect()
         pool._find_lost()
         pool._backoff.retry_at = 0.0
-        taken = [pool.getconn(timeout=10) for _ in range(pool.max_size)]
+        taken = [pool.getconn(timeout=PATIENT) for _ in range(pool.max_size)]
         assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0)
@@ -80,7 +83,8 @@ def at_full_capacity(pool: ConnectionPool) -> Check:
 
 
 def _pool(conninfo: str = "", **options: Any) -> ConnectionPool:
-    return ConnectionPool(conninfo, **{"max_size": 1, "background": False, "timeout": 5, **options})
+    patient = {"timeout": PATIENT, "connect_timeout": PATIENT}
+    return ConnectionPool(conninfo, **{"max_size": 1, "background": False, **patient, **options})
 
 
 # On real drivers: connect, use, roll back, put back, reset, ping, close
@@ -104,7 +108,7 @@ def _first_use_after_silence(conninfo: str) -> Scenario:
     """The server is thought to say nothing, so the network is asked before it is connected to."""
 
     def scenario(run: Run) -> Check:
-        pool = _pool(conninfo, down_wait=10.0)
+        pool = _pool(conninfo, down_wait=PATIENT)
         pool._reach.name, pool._reach.cause = DOWN, "connect_timeout"
         pool._reach.since = time.monotonic()
         run(lambda: _use(pool))
@@ -159,7 +163,7 @@ def _held_too_long(conninfo: str) -> Scenario:
 
     def scenario(run: Run) -> Check:
         pool = _pool(conninfo, background=True, max_use=60.0)
-        box = [pool.getconn(timeout=10)]
+        box = [pool.getconn(timeout=PATIENT)]
         limit = pool._use_limit
         assert limit is not None
         for seconds in (100.0, 200.0):
@@ -241,7 +245,7 @@ def _the_keeper_itself(run: Run) -> Check:
 def _opened_and_waited_for(run: Run) -> Check:
     driver = StubDriver()
     pool = _pool(driver=driver, min_size=1, max_size=2, open=False)
-    run(lambda: pool.open(wait=True, timeout=5))
+    run(lambda: pool.open(wait=True, timeout=PATIENT))
     pool.open()
     return full_capacity(pool, driver)
 
