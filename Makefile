@@ -29,15 +29,14 @@ test: $(VENV)/.ready postgres $(if $(ARGS),,postgres-psycopg) ## run the tests, 
 
 # Most tests wait for something most of their time, so seven runs go side by side: Django's, the
 # other adapters' and all else, the core, what there is with the other driver, and the three that wait
-# for nothing: they take what the others leave of the machine, the one with a server a little more, lest
-# a connect takes many seconds there. What six of them say comes at the end.
+# for nothing: they take what the others leave of the machine. What six of them say comes at the end.
 define side_by_side
 	said=$$(mktemp -d); parts=; \
 	part() { "$$@" >"$$said/$$(echo $$parts | wc -w)" 2>&1 & parts="$$parts $$!"; }; \
 	part $(PYTEST) -m "not long and not computes" tests/core; \
 	part $(PYTEST) -m "not long and not computes" tests/web_django; \
 	$(foreach file,$(INTERLEAVINGS),part nice -n 19 $(PYTEST) -m "not long and computes" $(file);) \
-	part nice -n 10 $(PYTEST) -m "not long and computes" tests/core $(INTERLEAVINGS:%=--ignore=%); \
+	part nice -n 19 $(PYTEST) -m "not long and computes" tests/core $(INTERLEAVINGS:%=--ignore=%); \
 	part $(MAKE) --no-print-directory test-psycopg; \
 	trap 'kill $$parts; rm -rf "$$said"; exit 130' INT TERM; \
 	$(PYTEST) -m "not long and not computes" --ignore=tests/core --ignore=tests/web_django; failed=$$?; \
