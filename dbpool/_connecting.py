@@ -199,6 +199,9 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     entry.renew(now, pool._validate_after)
     _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
     with pool._lock:
+        pool._totals.connects += 1
+        pool._totals.count_connect(now - started)
+        # Decided last: what a signal handler does after it (drain, resize) would not be seen.
         unwanted = attempt.unwanted
         if pool._state != "open":
             unwanted = "closed"
@@ -206,8 +209,6 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
             unwanted = "late"
         elif len(pool._entries) >= pool.max_size:  # resize came between
             unwanted = "excess"
-        pool._totals.connects += 1
-        pool._totals.count_connect(now - started)
         if unwanted:
             pool._connecting.pop(id(attempt), None)
             pool._totals.closed[unwanted] += 1

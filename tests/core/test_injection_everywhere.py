@@ -332,7 +332,7 @@ def test_an_exception_at_any_point_costs_no_slot(scenario: Scenario) -> None:
         assert explore(PACKAGE, scenario) > 3
 
 
-# Not marked as computing: such take what others leave of the machine, and so would their server.
+# Not `computes`: those run on what others leave of the machine, and so would the server here.
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ON_DRIVERS)
