@@ -115,33 +115,36 @@ def connect(
         conninfo = drivers.choose(conninfo, pool._driver)[1] or ""
     if callable(kwargs):
         kwargs = _call(attempt, kwargs)
-    if own_name and (option := getattr(pool._driver, "name_option", None)):
-        kwargs = {**kwargs, option: name}
-    if (address := getattr(pool._driver, "address", None)) is not None:
-        where = address(conninfo, kwargs)
-        pool._reach.found(pool, (pool._driver.name, where))
+    driver = pool._driver
+    if own_name and driver.name_option:
+        kwargs = {**kwargs, driver.name_option: name}
+    kwargs, where, seconds = driver.parameters(
+        conninfo,
+        kwargs,
+        settings=pool._settings,
+        last_host=pool._last_host,
+        primary=pool.role == "primary",
+        timeout=pool._connect_timeout,
+        name=name,
+    )
+    if where is not None:
+        pool._reach.found(pool, (driver.name, where))
         if attempt is not None and pool._reach.silent:
             _wait_for_answer(pool, where)
-    if pool._settings:
-        kwargs = pool._driver.with_settings(conninfo, kwargs, pool._settings)  # type: ignore[attr-defined]
-    if (routed := getattr(pool._driver, "routed", None)) is not None:
-        kwargs = routed(conninfo, kwargs, pool._last_host, pool.role == "primary")
-    if attempt is not None and (seconds := getattr(pool._driver, "connect_seconds", None)):
-        attempt.allow(seconds(conninfo, kwargs, pool._connect_timeout))
+    if attempt is not None:
+        attempt.allow(seconds)
     with NoFork():
         try:
-            conn = pool._driver.connect(conninfo, kwargs, timeout=pool._connect_timeout, name=name)
+            conn = driver.connect(conninfo, kwargs, timeout=seconds, name=name)
         except Exception as error:
             raise error.with_traceback(None)  # noqa: B904 - without the driver's frames
-    if (host := getattr(pool._driver, "host", None)) is not None:
-        pool._last_host = host(conn)
+    pool._last_host = driver.host(conn)
     return conn
 
 
 def _wait_for_answer(pool: ConnectionPool, where: Any) -> None:
     """Return when the server's host answers; raise as a connect does that takes too long."""
-    endpoints = getattr(pool._driver, "endpoints", None)
-    if endpoints is not None and not _knock.answers(endpoints(where), pool._connect_timeout):
+    if not _knock.answers(pool._driver.endpoints(where), pool._connect_timeout):
         raise pool._driver.OperationalError("timeout expired: nothing answers at that address")
 
 

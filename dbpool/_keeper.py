@@ -275,8 +275,7 @@ class Guard:
             # The call inside may close it at any moment, and its number be somebody else's.
             _socket.sever_of(self._driver, self._conn)
         elif self._driver.transaction_status(self._conn) != UNKNOWN:  # open, without a socket
-            canceller = getattr(self._driver, "canceller", None)
-            cancel = canceller(self._conn) if canceller is not None else None
+            cancel = self._driver.canceller(self._conn)
             if cancel is not None:
                 cancel()
                 self.deadline = time.monotonic() + _AGAIN

@@ -92,8 +92,7 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     keeper.forget(pool)
     if pool._prober is not None:
         pool._prober.close()
-    if (pool_closed := getattr(pool._driver, "pool_closed", None)) is not None:
-        pool_closed()
+    pool._driver.pool_closed()
 
 
 def at_exit(pool: ConnectionPool) -> None:

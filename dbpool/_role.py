@@ -12,8 +12,7 @@ __all__ = ["fits", "is_read_only"]
 
 def is_read_only(pool: ConnectionPool, conn: Any) -> bool | None:
     """Return whether the server takes no writes, as it has last reported; None if unknown."""
-    read_only = getattr(pool._driver, "read_only", None)
-    return None if read_only is None else read_only(conn)
+    return pool._driver.read_only(conn)
 
 
 def fits(pool: ConnectionPool, conn: Any) -> bool:

@@ -81,8 +81,7 @@ class UseLimit:
         _ending.expire(loan[0], "max_use")
         if self._lent(pool, loan) is None:
             return  # returned meanwhile, and perhaps lent again: from now on it is not
-        canceller = getattr(pool._driver, "canceller", None)
-        ask = canceller(conn) if canceller is not None and _has_place() else None
+        ask = pool._driver.canceller(conn) if _has_place() else None
         # The borrower's alone again, before anything here can take time.
         del conn
         if now - self._told_at >= TOLD_EVERY:

@@ -142,7 +142,7 @@ class ConnectionPool:
         self._prober: Prober | None = None  # made by the first health check
         self._clear()
         self._settings = options.server_settings(values)
-        if self._settings and not hasattr(self._driver, "with_settings"):
+        if self._settings and not self._driver.takes_settings:
             raise ValueError(
                 f"{', '.join(self._settings)}: the driver {self._driver.name!r} has no such setting"
             )

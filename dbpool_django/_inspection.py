@@ -68,11 +68,14 @@ def measure(wrapper: Any, rounds: int) -> Timings:
     """Time connecting (at most five times), a round trip, and taking and giving back."""
     supplier = wrapper._dbpool_supplier()
     opener, connect = supplier.opener, []
+    asked: dict[str, Any] = {
+        "timeout": supplier.pool._connect_timeout,
+        "name": f"dbpool:{supplier.pool.name}",
+    }
     for _ in range(min(rounds, 5)):
         begin = time.perf_counter()
-        conn = opener.connect(
-            "", {}, timeout=supplier.pool._connect_timeout, name=f"dbpool:{supplier.pool.name}"
-        )
+        found = opener.parameters("", {}, settings={}, last_host=None, primary=False, **asked)
+        conn = opener.connect("", found.kwargs, **asked)
         connect.append(time.perf_counter() - begin)
         opener.close(conn)
     wrapper.ensure_connection()

@@ -7,14 +7,25 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from dbpool.drivers.base import Driver
+from dbpool.drivers import Driver, WrappedDriver
+from dbpool.drivers.base import Parameters
 
+from ._marks import Marks
 from ._settings import copied
 
 __all__ = ["Opener"]
 
 
-class Opener:
+class _Asked(dict[str, Any]):
+    """Parameters of a connect, and the wrapper that was asked for them and is to connect.
+
+    Django's classes, and those made from them, keep on the wrapper what they have found meanwhile.
+    """
+
+    wrapper: BaseDatabaseWrapper
+
+
+class Opener(WrappedDriver):
     """A driver of dbpool whose `connect` goes through a Django wrapper that has pooling off.
 
     The wrapper is of the class of the project's own, so that what that class changes (parameters,
@@ -23,35 +34,52 @@ class Opener:
     thread that happened to make the pool is kept, nor does a later change of settings get in.
     """
 
+    marks: Marks  # only where cursors have names
+
     def __init__(
         self,
         driver: Driver,
         wrapper: BaseDatabaseWrapper,
         configure: Callable[[Any], object] | None,
     ) -> None:
-        self._driver = driver
+        super().__init__(driver)
         self._class = type(wrapper)
         self._alias = wrapper.alias
         self._settings = _unpooled(wrapper.settings_dict)
         self._zone = {"timezone": wrapper.timezone, "timezone_name": wrapper.timezone_name}
         self._users_configure = configure
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._driver, name)
-
-    def connect(
-        self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
-    ) -> Any:
-        """Open a connection in autocommit mode, by the settings; `kwargs` override them.
+    def parameters(self, conninfo: str, kwargs: Mapping[str, Any], **asked: Any) -> Parameters:
+        """Return what Django connects with, and what the pool adds to it; `kwargs` override it.
 
         The pool gives none but the name of a health check's spare connection.
         """
         wrapper = self._detached()
-        params = self._parameters(wrapper.get_connection_params(), timeout, name)
+        given = _Asked(self._given(wrapper))
+        given.update(kwargs)
         try:
-            conn = wrapper.get_new_connection({**params, **kwargs})
+            found = self._driver.parameters("", given, **asked)
         except Exception as error:
-            getattr(self._driver, "forget_password", _nothing)(error)
+            given.clear()
+            raise error.with_traceback(None)  # noqa: B904 - its frames hold the password
+        given.update(found.kwargs)
+        given.wrapper = wrapper
+        return found._replace(kwargs=given)
+
+    def _given(self, wrapper: BaseDatabaseWrapper) -> dict[str, Any]:
+        """Return what Django would connect with."""
+        given: dict[str, Any] = wrapper.get_connection_params()
+        return given
+
+    def connect(
+        self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
+    ) -> Any:
+        """Open a connection in autocommit mode, by what `parameters` has returned."""
+        wrapper = kwargs.wrapper if isinstance(kwargs, _Asked) else self._detached()
+        try:
+            conn = wrapper.get_new_connection({**kwargs})
+        except Exception as error:
+            self._driver.forget_password(error)
             raise
         try:
             self._adopt(conn)
@@ -60,13 +88,9 @@ class Opener:
             raise
         return conn
 
-    def _parameters(self, given: dict[str, Any], timeout: float, name: str) -> dict[str, Any]:
-        """Return what Django would connect with, and what the pool adds to it."""
-        return given
-
     def _adopt(self, conn: Any) -> None:
         """Take over a connection that Django has opened."""
-        getattr(self._driver, "adopt", _nothing)(conn)
+        self._driver.adopt(conn)
         conn.autocommit = True
 
     def configure(self, conn: Any) -> None:
@@ -82,10 +106,6 @@ class Opener:
         wrapper = self._class(copied(self._settings), self._alias)
         wrapper.__dict__.update(self._zone)  # both are cached properties
         return wrapper
-
-
-def _nothing(about: object) -> None:
-    """What a driver does that has nothing to do here."""
 
 
 def _unpooled(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from dbpool._session import Reports
-from dbpool.drivers import _postgres
 from dbpool.drivers.base import Driver
 
 from ._marks import Marks
@@ -36,19 +34,6 @@ class PostgresOpener(Opener):
         self._notices = notices
         self.marks = Marks()
         self._noticing: dict[Any, Any] = {}
-
-    def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
-        """Return how long `connect` may take: the project's own connect_timeout, if longer."""
-        given = {**self._detached().get_connection_params(), **kwargs}
-        return _postgres.connect_seconds(given, os.environ, timeout)
-
-    def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what decides which server is connected to."""
-        given = {**self._detached().get_connection_params(), **kwargs}
-        return _postgres.address(given, os.environ)
-
-    def _parameters(self, given: dict[str, Any], timeout: float, name: str) -> dict[str, Any]:
-        return {**_postgres.defaults(given, os.environ, timeout, name), **given}
 
     def _adopt(self, conn: Any) -> None:
         super()._adopt(conn)

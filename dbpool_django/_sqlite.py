@@ -6,6 +6,8 @@ import os
 import sqlite3
 from typing import Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
+
 from dbpool import ConnectionPool, drivers
 from dbpool.drivers import _sqlite
 
@@ -20,8 +22,9 @@ __all__ = ["PooledSqlite", "SqliteOpener"]
 class SqliteOpener(Opener):
     """Functions, PRAGMAs and init_command are Django's, once per connection."""
 
-    def _parameters(self, given: dict[str, Any], timeout: float, name: str) -> dict[str, Any]:
+    def _given(self, wrapper: BaseDatabaseWrapper) -> dict[str, Any]:
         # A class of connections that a pool can see dropped, and whose cursors it can end.
+        given = super()._given(wrapper)
         factory = _sqlite.tracking(given.get("factory", sqlite3.Connection))
         return {**given, "factory": factory}
 

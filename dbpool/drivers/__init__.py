@@ -6,11 +6,11 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from .base import Driver
+from .wrapped import WrappedDriver, completed
 
-__all__ = ["Driver", "choose"]
+__all__ = ["Driver", "WrappedDriver", "choose", "completed"]
 
 # By name: the module and class here, and how the package is had where it is missing.
 _DRIVERS = {
@@ -66,12 +66,11 @@ def choose(
             "follows dbpool.drivers.base.Driver"
         )
     else:
-        return wanted, conninfo
+        return completed(wanted), conninfo
     if conninfo is not None:
         driver.check_conninfo(conninfo)
     if isinstance(kwargs, Mapping):
-        check: Any = getattr(driver, "check_kwargs", None)
-        check(kwargs)
+        driver.check_kwargs(kwargs)
     return driver, conninfo
 
 

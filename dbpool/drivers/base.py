@@ -1,11 +1,25 @@
-"""What the pool needs to know of a database driver: one small protocol, one file per driver."""
+"""What the pool needs to know of a database driver: one small class, one file per driver."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-__all__ = ["ACTIVE", "IDLE", "INERROR", "INTRANS", "PERMANENT", "REASONS", "UNKNOWN", "Driver"]
+from ._bare import bare
+
+__all__ = [
+    "ACTIVE",
+    "IDLE",
+    "INERROR",
+    "INTRANS",
+    "PERMANENT",
+    "REASONS",
+    "UNKNOWN",
+    "Driver",
+    "Parameters",
+    "bare",
+]
 
 # The server's transaction status, as libpq numbers it.
 IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
@@ -29,75 +43,178 @@ REASONS = frozenset(
 PERMANENT = frozenset(("auth", "unknown_database"))
 
 
-class Driver(Protocol):
+class Parameters(NamedTuple):
+    """What one connect is made with."""
+
+    kwargs: Mapping[str, Any]  # for `Driver.connect`
+    address: Any  # what decides which server it is; None where the driver has no notion of one
+    seconds: float  # how long the connect may take
+
+
+class Driver(ABC):
     """One database driver. Stateless and thread-safe; a connection is used by one thread at once.
 
     Calls that talk to the server may block: the pool bounds each of them by a deadline, after
     which it shuts the connection's socket down from another thread.
 
-    May be there as well: `name_option`, the argument of `connect` that names a session on the
-    server; `check_kwargs(kwargs)`, which raises TypeError or ValueError when a pool is made with
-    what `connect` would refuse; `connect_seconds(conninfo, kwargs, timeout)`, how long `connect`
-    may take where that is more than `timeout`; `address(conninfo, kwargs)`, what decides which
-    server is connected to; `endpoints(address)`, hosts and ports of that, for a look at whether
-    anything answers there; `canceller(conn)`, which returns a function that has the server end
-    the statement that runs there, for another thread to call, or None;
-    `with_settings(conninfo, kwargs, settings)`, `kwargs` with server settings by name, in seconds;
-    `routed(conninfo, kwargs, last, primary)`, `kwargs` for the next connect, where `last` is what
-    `host(conn)` returned for the last one; `read_only(conn)`, whether the server has reported that
-    it takes no writes, None if it reports nothing; `pool_closed()`, called when the pool has
-    closed, where the driver keeps something for as long as it lives.
+    A driver of your own is a subclass, or any object with the same methods. It has to have `name`,
+    `OperationalError`, `check_conninfo`, `connect`, `close`, `fileno`, `transaction_status`,
+    `attributes`, `settled`, `restore`, `commit`, `rollback`, `discard_session`, `ping`, `probe`,
+    `reason` and `is_disconnect`. What it lacks of the others is as it is here.
     """
 
     name: str
     OperationalError: type[Exception]
+    name_option: str = ""  # the argument of `connect` that names a session on the server
+    takes_settings: bool = False  # whether `with_settings` is possible
 
+    @abstractmethod
     def check_conninfo(self, conninfo: str) -> None:
         """Raise ValueError, quoting nothing of it, if `conninfo` is malformed."""
 
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:  # noqa: B027
+        """Raise TypeError or ValueError for kwargs of a pool that `connect` would refuse."""
+
+    # What a connect is made with. `parameters` is all that the pool asks; the methods after it are
+    # its parts, for drivers that differ in one of them.
+
+    def parameters(
+        self,
+        conninfo: str,
+        kwargs: Mapping[str, Any],
+        *,
+        settings: Mapping[str, float],
+        last_host: Any,
+        primary: bool,
+        timeout: float,
+        name: str,
+    ) -> Parameters:
+        """Return what the next connect is to be made with: asked once for each, and just before.
+
+        Arguments: `settings`, server settings by name, in seconds; `last_host`, what `host`
+        returned for the connection made last, or None; `primary`, whether only a server that takes
+        writes will do; `timeout` and `name`, which the user's own win over.
+        """
+        address = self.address(conninfo, kwargs)
+        seconds = self.connect_seconds(conninfo, kwargs, timeout)
+        if settings:
+            kwargs = self.with_settings(conninfo, kwargs, settings)
+        kwargs = self.routed(conninfo, kwargs, last_host, primary)
+        return Parameters(self.with_defaults(conninfo, kwargs, timeout, name), address, seconds)
+
+    def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> Any:
+        """Return what decides which server is connected to; None: it is not known."""
+        return None
+
+    def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
+        """Return how long `connect` may take: `timeout`, or longer if the user has said so."""
+        return timeout
+
+    def with_settings(
+        self, conninfo: str, kwargs: Mapping[str, Any], settings: Mapping[str, float]
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with server settings by name, in seconds."""
+        raise NotImplementedError(f"the driver {self.name!r} has no server settings")
+
+    def routed(
+        self, conninfo: str, kwargs: Mapping[str, Any], last: Any, primary: bool
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with the hosts in the order in which they are to be tried."""
+        return kwargs
+
+    def with_defaults(
+        self, conninfo: str, kwargs: Mapping[str, Any], timeout: float, name: str
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with the defaults of a pool for what the user has not set."""
+        return kwargs
+
+    def endpoints(self, address: Any) -> list[tuple[str, str]]:
+        """Return hosts and ports of an `address`, to see whether anything answers there."""
+        return []
+
+    @abstractmethod
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
-        """Open a connection within about `timeout` seconds; `name` is the application_name."""
+        """Open a connection within about `timeout` seconds; `name` is the application_name.
 
+        `kwargs` and `timeout` are what `parameters` has returned; the conninfo and the name are
+        what it was given.
+        """
+
+    def adopt(self, conn: Any) -> Any:
+        """Take over a connection that somebody else has opened for a pool; return it."""
+        return conn
+
+    def forget_password(self, error: BaseException | None) -> None:  # noqa: B027
+        """Take out of an error of a connect what it holds of the connection's parameters."""
+
+    def host(self, conn: Any) -> Any:
+        """Return which of several hosts it is connected to; None if that is of no use."""
+        return None
+
+    def read_only(self, conn: Any) -> bool | None:
+        """Return whether the server has reported that it takes no writes; None: it does not say."""
+        return None
+
+    def canceller(self, conn: Any) -> Callable[[], None] | None:
+        """Return what ends the statement that runs there, for another thread to call, or None."""
+        return None
+
+    def pool_closed(self) -> None:  # noqa: B027
+        """Let go of what is kept for as long as the pool lives: it has closed."""
+
+    @abstractmethod
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken."""
 
+    @abstractmethod
     def fileno(self, conn: Any) -> int | None:
         """Return the descriptor of its socket, None if it has none (any more)."""
 
+    @abstractmethod
     def transaction_status(self, conn: Any) -> int:
         """Return IDLE (0), ACTIVE, INTRANS, INERROR or UNKNOWN (broken); no round trip."""
 
+    @abstractmethod
     def attributes(self, conn: Any) -> Any:
         """Return the session attributes that a borrower may change; no round trip."""
 
+    @abstractmethod
     def settled(self, conn: Any, attributes: Any) -> bool:
         """Return whether it is idle and its attributes are those; runs at each return.
 
         May let go of what the borrower left locally; no round trip.
         """
 
+    @abstractmethod
     def restore(self, conn: Any, attributes: Any) -> None:
         """Put back what `attributes` returned; the connection is not in a transaction."""
 
+    @abstractmethod
     def commit(self, conn: Any) -> None:
         """Commit what is open."""
 
+    @abstractmethod
     def rollback(self, conn: Any) -> None:
         """Roll back what is open on the server, in autocommit mode too."""
 
+    @abstractmethod
     def discard_session(self, conn: Any) -> None:
         """Forget all session state (`DISCARD ALL`); the connection is not in a transaction."""
 
+    @abstractmethod
     def ping(self, conn: Any) -> None:
         """Make one round trip that leaves nothing behind; raise if the server does not answer."""
 
+    @abstractmethod
     def probe(self, conn: Any) -> bool:
         """Make the health query; return whether the server accepts writes."""
 
+    @abstractmethod
     def reason(self, error: BaseException) -> str:
         """Return a word of REASONS for an error of `connect`."""
 
+    @abstractmethod
     def is_disconnect(self, conn: Any, error: BaseException) -> bool:
         """Return whether `error` means that the connection is of no further use."""

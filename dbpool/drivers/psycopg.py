@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,8 @@ from psycopg import rows
 from psycopg.pq.misc import find_libpq_full_path
 
 from .. import _socket
-from . import _cancel, _hosts, _postgres
+from . import _cancel, _postgres
+from ._libpq import LibpqDriver
 from .base import ACTIVE, UNKNOWN
 
 __all__ = ["PsycopgDriver"]
@@ -22,19 +22,14 @@ __all__ = ["PsycopgDriver"]
 _FOR_THE_CLASS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
 
 
-class PsycopgDriver:
-    """The driver protocol over psycopg (3.2 or later).
+class PsycopgDriver(LibpqDriver):
+    """The driver over psycopg (3.2 or later).
 
     Besides the arguments of `psycopg.Connection.connect`, `kwargs` may hold `connection_class`.
     """
 
     name = "psycopg"
     OperationalError: type[Exception] = psycopg.OperationalError
-    name_option = "application_name"
-
-    def check_conninfo(self, conninfo: str) -> None:
-        """Raise ValueError, quoting nothing of it, if `conninfo` is malformed."""
-        self._parse(conninfo)
 
     def _parse(self, conninfo: str) -> dict[str, Any]:
         parsed: dict[str, Any] | None = None
@@ -60,51 +55,17 @@ class PsycopgDriver:
             )
         _postgres.check_kwargs(kwargs, "conninfo")
 
-    def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
-        """Return how long `connect` may take: the user's own connect_timeout, if longer."""
-        given = {**self._parse(conninfo), **kwargs}
-        return _postgres.connect_seconds(given, os.environ, timeout)
-
-    def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what decides which server is connected to."""
-        return _postgres.address({**self._parse(conninfo), **kwargs}, os.environ)
-
-    endpoints = staticmethod(_postgres.endpoints)
-
-    def routed(
-        self, conninfo: str, kwargs: Mapping[str, Any], last: Any, primary: bool
-    ) -> Mapping[str, Any]:
-        """Return `kwargs` with the hosts in the order in which they are to be tried."""
-        given = {**self._parse(conninfo), **kwargs}
-        return _postgres.routed(given, kwargs, last, primary, os.environ)
-
-    def with_settings(
-        self, conninfo: str, kwargs: Mapping[str, Any], settings: Mapping[str, float]
-    ) -> Mapping[str, Any]:
-        """Return `kwargs` with server settings (in seconds) that a session starts with."""
-        given = {**self._parse(conninfo), **kwargs}
-        return _postgres.with_settings(given, kwargs, os.environ, settings)
-
-    def host(self, conn: Any) -> tuple[str, str] | None:
-        """Return the host and port that it is connected to."""
-        return conn.info.host, str(conn.info.port)
-
-    def read_only(self, conn: Any) -> bool | None:
-        """Return whether the server takes no writes, as it has last reported; None: unknown."""
-        return _hosts.is_read_only(conn.info)
-
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
-        """Open a connection; `timeout` is per address, and whole seconds."""
+        """Open a connection; `connect_timeout` bounds it, per address, in whole seconds."""
         self.check_kwargs(kwargs)
-        given = {**self._parse(conninfo), **kwargs}
-        defaults = _postgres.defaults(given, os.environ, timeout, name)
+        given = self._given(conninfo, kwargs)
         connection_class = given.pop("connection_class", psycopg.Connection)
         ours = {key: given.pop(key) for key in _FOR_THE_CLASS if key in given}
         conn = None
         try:
-            conn = connection_class.connect(**defaults, **given, **ours)
+            conn = connection_class.connect(**given, **ours)
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass
         except psycopg.Error as error:
@@ -120,8 +81,7 @@ class PsycopgDriver:
         conn._pool = None
         return conn
 
-    @staticmethod
-    def forget_password(error: BaseException | None) -> None:
+    def forget_password(self, error: BaseException | None) -> None:
         """Take out of a connect's error what psycopg keeps of the connection, its password too.
 
         That is the PGconn, and in the errors that led to it the frames of what reads the conninfo.

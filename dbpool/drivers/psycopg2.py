@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +11,8 @@ import psycopg2
 from psycopg2 import extensions
 
 from .. import _socket
-from . import _cancel, _hosts, _postgres
+from . import _cancel, _postgres
+from ._libpq import LibpqDriver
 from ._tracking import TrackedConnection, marks_of, unchanged
 from .base import ACTIVE, IDLE
 
@@ -22,19 +22,14 @@ _READY = extensions.STATUS_READY
 _UNSET = (None, None, None)  # isolation level, readonly and deferrable as the server has them
 
 
-class Psycopg2Driver:
-    """The driver protocol over psycopg2 (2.9 or later)."""
+class Psycopg2Driver(LibpqDriver):
+    """The driver over psycopg2 (2.9 or later)."""
 
     name = "psycopg2"
     OperationalError: type[Exception] = psycopg2.OperationalError
-    name_option = "application_name"
 
     # A method of psycopg2's own, without a Python frame around it.
-    transaction_status = staticmethod(extensions.connection.get_transaction_status)
-
-    def check_conninfo(self, conninfo: str) -> None:
-        """Raise ValueError, quoting nothing of it, if `conninfo` is malformed."""
-        self._parse(conninfo)
+    transaction_status: Any = staticmethod(extensions.connection.get_transaction_status)
 
     def _parse(self, conninfo: str) -> dict[str, str]:
         parsed: dict[str, str] | None = None
@@ -62,54 +57,19 @@ class Psycopg2Driver:
                 )
         _postgres.check_kwargs(kwargs, "dsn")
 
-    def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
-        """Return how long `connect` may take: the user's own connect_timeout, if longer."""
-        given = {**self._parse(conninfo), **kwargs}
-        return _postgres.connect_seconds(given, os.environ, timeout)
-
-    def address(self, conninfo: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what decides which server is connected to."""
-        return _postgres.address({**self._parse(conninfo), **kwargs}, os.environ)
-
-    endpoints = staticmethod(_postgres.endpoints)
-
-    def routed(
-        self, conninfo: str, kwargs: Mapping[str, Any], last: Any, primary: bool
-    ) -> Mapping[str, Any]:
-        """Return `kwargs` with the hosts in the order in which they are to be tried."""
-        given = {**self._parse(conninfo), **kwargs}
-        return _postgres.routed(given, kwargs, last, primary, os.environ)
-
-    def with_settings(
-        self, conninfo: str, kwargs: Mapping[str, Any], settings: Mapping[str, float]
-    ) -> Mapping[str, Any]:
-        """Return `kwargs` with server settings (in seconds) that a session starts with."""
-        given = {**self._parse(conninfo), **kwargs}
-        return _postgres.with_settings(given, kwargs, os.environ, settings)
-
-    def host(self, conn: Any) -> tuple[str, str] | None:
-        """Return the host and port that it is connected to."""
-        return conn.info.host, str(conn.info.port)
-
-    def read_only(self, conn: Any) -> bool | None:
-        """Return whether the server takes no writes, as it has last reported; None: unknown."""
-        return _hosts.is_read_only(conn.info)
-
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
-        """Open a connection; `timeout` is per address, as libpq has it, and whole seconds."""
+        """Open a connection."""
         self.check_kwargs(kwargs)
-        given = {**self._parse(conninfo), **kwargs}
-        defaults = _postgres.defaults(given, os.environ, timeout, name)
-        seconds = _postgres.connect_seconds(given, os.environ, timeout)
+        given = self._given(conninfo, kwargs)
         factory = {
             key: given.pop(key) for key in ("connection_factory", "cursor_factory") if key in given
         }
         factory.setdefault("connection_factory", TrackedConnection)
         try:
-            with _green_deadline(seconds):
-                return psycopg2.connect(**{**defaults, **given}, **factory)
+            with _green_deadline(timeout):
+                return psycopg2.connect(**given, **factory)
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass
         raise ValueError(_postgres.MALFORMED)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _sqlite
-from .base import IDLE, INTRANS, UNKNOWN
+from .base import IDLE, INTRANS, UNKNOWN, Driver
 
 __all__ = ["Sqlite3Driver"]
 
 BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock
 
 
-class Sqlite3Driver:
-    """The driver protocol over sqlite3.
+class Sqlite3Driver(Driver):
+    """The driver over sqlite3.
 
     One object for one pool: it keeps the database of `sqlite://`, which lives as long as the pool
     (in a forked child an empty one of its own), and the directory that relative paths start from.

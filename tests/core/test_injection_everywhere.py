@@ -24,6 +24,7 @@ from dbpool import ConnectionPool, PoolTimeout
 from dbpool._keeper import Guard, Keeper
 from dbpool._state import DOWN
 from dbpool._waiting import Waiter
+from dbpool.drivers import WrappedDriver
 from tests.core import test_injection
 from tests.core.test_injection import PACKAGE, Check, Run, full_capacity
 from tests.support.injection import Injected, _Tracer, explore, quiet_collector
@@ -48,7 +49,7 @@ ELSEWHERE = {
     "_wsgi.py": "as _detail.py",
     "health.py": "as _detail.py",
     "drivers/_session.py": "reads text for the adapters: tests/drivers",
-    "drivers/base.py": "constants and the protocol",
+    "drivers/_bare.py": "looks at an object: tests/drivers/test_own_driver.py",
     "drivers/psycopg.py": "has an environment of its own: tests/drivers",
 }
 
@@ -292,7 +293,15 @@ def _refused_by_the_keeper(run: Run) -> Check:
     return full_capacity(pool, driver)
 
 
+def _on_a_driver_around_another(run: Run) -> Check:
+    stub = StubDriver()
+    pool = ConnectionPool(driver=WrappedDriver(stub), max_size=2, timeout=5, background=False)
+    run(lambda: pool.putconn(pool.getconn()))
+    return full_capacity(pool, stub)
+
+
 HERE: list[Scenario] = [
+    _on_a_driver_around_another,
     _dead_by_its_socket,
     _guarded,
     _overdue,

@@ -121,4 +121,5 @@ def test_the_words_for_what_is_unknown_name_what_serves() -> None:
 def test_a_driver_of_ones_own_serves_any_conninfo() -> None:
     own = OwnDriver()
     for conninfo in ("", "strange://x", "postgresql://h", None):
-        assert choose(conninfo, own) == (own, conninfo)
+        driver, plain = choose(conninfo, own)
+        assert (driver.name, plain) == ("own", conninfo)

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dbpool.drivers.base import IDLE, INTRANS, UNKNOWN
+from dbpool.drivers.base import IDLE, INTRANS, UNKNOWN, Driver
 
 __all__ = ["StubConnection", "StubDriver", "StubError"]
 
@@ -27,8 +27,8 @@ class StubConnection:
         self.alive = True
 
 
-class StubDriver:
-    """Follows `dbpool.drivers.base.Driver`; every step calls a hook that a test may replace.
+class StubDriver(Driver):
+    """A driver for which every step calls a hook that a test may replace.
 
     `hooks["connect" | "close" | "ping" | "rollback" | "commit" | "restore"]` is called with the
     connection (connect: with None) and may sleep, wait or raise.
