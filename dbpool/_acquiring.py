@@ -7,10 +7,10 @@ idle, or the one that was is due for a look, a ping, a check or its end.
 from __future__ import annotations
 
 import math
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import _socket, _validation, options
+from ._clock import monotonic
 from ._deadline import until
 from ._handover import offer
 from ._refusal import timed_out

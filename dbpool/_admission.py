@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ._clock import monotonic
 from ._handover import CLOSED
 from ._keeper import keeper
 
@@ -105,7 +105,7 @@ class Admission:
         self._begin(target, interval)
 
     def _begin(self, target: float, interval: float) -> None:
-        self._codel = CoDel(target, interval, time.monotonic())
+        self._codel = CoDel(target, interval, monotonic())
         self._due = 0.0  # looked at first when the keeper first runs
         self.empty = self._codel.empty
 
@@ -125,7 +125,7 @@ class Admission:
 
     def refuses(self, waiter: Waiter, others: int) -> bool:
         """Refuse the head of the queue, if it has to be refused, in place of serving it."""
-        now = time.monotonic()
+        now = monotonic()
         if not self._codel.refuses(now - waiter.since, now, others):
             return False
         waiter.deliver(OVERLOADED)

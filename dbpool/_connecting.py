@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import random
-import time
 from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _ending, _growth, _handover, _knock, _role, _socket, drivers
+from ._clock import monotonic
 from ._entry import Entry
 from ._fork_gate import NoFork
 from ._keeper import Guard, keeper
@@ -57,7 +57,7 @@ class Attempt:
 
     def allow(self, seconds: float) -> None:
         """Be overdue no sooner than that from now on, and the usual allowance."""
-        self.overdue_at = max(self.overdue_at, time.monotonic() + seconds + OVERRUN)
+        self.overdue_at = max(self.overdue_at, monotonic() + seconds + OVERRUN)
 
 
 class Failure:
@@ -73,7 +73,7 @@ class Failure:
 
 def make(pool: ConnectionPool, attempt: Attempt) -> None:
     """Open one connection and offer it; errors end up with the waiters."""
-    started = time.monotonic()
+    started = monotonic()
     attempt.made_by = get_ident()
     conn: Any = None
     entry: Entry | None = None
@@ -187,7 +187,7 @@ def _configure(pool: ConnectionPool, attempt: Attempt, conn: Any) -> None:
 
 def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) -> Entry | None:
     """Make the connection one of the pool's; None if it comes too late to be wanted."""
-    now = time.monotonic()
+    now = monotonic()
     fd = pool._driver.fileno(conn)
     life = (pool.max_lifetime or math.inf) * (1 - LIFETIME_SPREAD * random.random())
     entry = Entry(
@@ -235,13 +235,13 @@ def _opened(pool: ConnectionPool) -> None:
     pool._reach.tell_others()
     _growth.settle(pool)
     if pool._background:
-        keeper.schedule(pool, time.monotonic() + 1.0)
+        keeper.schedule(pool, monotonic() + 1.0)
 
 
 def rejected(pool: ConnectionPool, error: BaseException) -> None:
     """Put the next connect off: a new connection has failed the user's check."""
     with pool._lock:
-        pool._backoff.failed(time.monotonic(), Failure(error, CHECK_FAILED))
+        pool._backoff.failed(monotonic(), Failure(error, CHECK_FAILED))
 
 
 def _in_callbacks(traceback: TracebackType | None) -> TracebackType | None:
@@ -261,7 +261,7 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: 
 
     Arguments: `conn`, still open, if it was the callback for it that failed.
     """
-    now = time.monotonic()
+    now = monotonic()
     # What a callback met with is the server's word only if the link was lost beneath it.
     in_callback = attempt.in_callback and not (
         conn is not None and pool._driver.is_disconnect(conn, error)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from contextvars import ContextVar, Token
 from types import TracebackType
 
+from ._clock import monotonic
 from .options import is_number
 
 __all__ = ["deadline", "until"]
@@ -36,7 +36,7 @@ class deadline:
     def __enter__(self) -> deadline:
         if self._token is not None:
             raise RuntimeError("this deadline is in use: call deadline() again")
-        self._token = _until.set(min(_until.get(), time.monotonic() + self._seconds))
+        self._token = _until.set(min(_until.get(), monotonic() + self._seconds))
         return self
 
     def __exit__(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from ._clock import monotonic
 from ._verdict import PASS, WARN, Verdict
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def described(
 
     Arguments: `good`, what the last probe found that reached the server.
     """
-    now = time.monotonic()
+    now = monotonic()
     own = [reason for reason in verdict.reasons if reason == "saturated"]
     rest = [reason for reason in verdict.reasons if reason != "saturated"]
     answer: dict[str, Any] = {"componentType": "datastore"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
 from . import _growth
+from ._clock import monotonic
 
 if TYPE_CHECKING:
     from ._entry import Entry
@@ -88,7 +88,7 @@ def reclaim(pool: ConnectionPool) -> None:
 
 def _end_loan(entry: Entry) -> None:
     """Count a loan that no return has ended; it lasted until now, as far as is known."""
-    used = time.monotonic() - entry.since
+    used = monotonic() - entry.since
     entry.used += used
     entry.observe(used)
 

@@ -16,9 +16,10 @@ import itertools
 import os
 import sys
 import threading
-import time
 import weakref
 from time import sleep  # not that of a monkey-patch which comes later: a hook must not switch
+
+from ._clock import monotonic
 
 __all__ = ["NoFork"]
 
@@ -51,11 +52,11 @@ class NoFork:
         if len(_connected) >= MANY:
             _leaving()
         _connected[self.thread] = threading.get_ident()
-        until = time.monotonic() + LONGEST
+        until = monotonic() + LONGEST
         while True:
             # In this order, and a fork the other way round: one of the two sees the other.
             _connects[self._number] = weakref.ref(self)
-            if not _another_forks(self.thread) or time.monotonic() >= until:
+            if not _another_forks(self.thread) or monotonic() >= until:
                 return
             del _connects[self._number]
             sleep(_STEP)
@@ -66,7 +67,7 @@ class NoFork:
 
 def _another_forks(mine: int) -> bool:
     # The age, since an exception may strike before a fork is forgotten.
-    recent = time.monotonic() - LONGEST
+    recent = monotonic() - LONGEST
     return any(thread != mine and since > recent for thread, since in list(_forks.items()))
 
 
@@ -101,8 +102,8 @@ def _leaving() -> bool:
 
 def _before() -> None:
     mine = _thread_id()
-    _forks[mine] = now = time.monotonic()
-    while (_another_connects(mine) or _leaving()) and time.monotonic() < now + PATIENCE:
+    _forks[mine] = now = monotonic()
+    while (_another_connects(mine) or _leaving()) and monotonic() < now + PATIENCE:
         sleep(_STEP)
 
 

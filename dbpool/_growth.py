@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import random
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING
 
 from . import _connecting, _handover, _threads
+from ._clock import monotonic
 from ._connecting import Attempt, Failure
 from ._keeper import keeper
 from ._state import DOWN, RECOVERING
@@ -79,7 +79,7 @@ def grow(pool: ConnectionPool) -> None:
     """
     if len(pool._entries) >= pool.max_size:  # the ordinary case of a busy pool, without its lock
         return
-    if _wanted(pool, time.monotonic()):
+    if _wanted(pool, monotonic()):
         threads = pool._background and not pool._threads_refused
         if not (threads and keeper.schedule(pool, 0.0)):
             connect_all(pool)
@@ -135,7 +135,7 @@ def connect_all(pool: ConnectionPool) -> None:
 
 def _reserve(pool: ConnectionPool) -> Attempt | None:
     """Return a slot to connect for, if one is wanted and free."""
-    now = time.monotonic()
+    now = monotonic()
     with pool._lock:
         if not _wanted(pool, now):
             return None
@@ -188,7 +188,7 @@ def settle(pool: ConnectionPool) -> None:
     """End a recovery that has no more to do."""
     if pool._reach.name == RECOVERING:
         with pool._lock:
-            idle = not pool._waiters and not _missing(pool, time.monotonic())
+            idle = not pool._waiters and not _missing(pool, monotonic())
             pool._reach.settle(idle)
 
 

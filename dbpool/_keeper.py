@@ -11,11 +11,11 @@ import logging
 import math
 import queue
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _socket, _threads
+from ._clock import monotonic
 from .drivers.base import UNKNOWN
 
 if TYPE_CHECKING:
@@ -116,13 +116,13 @@ class Keeper:
         # Whoever was starting it may have been interrupted at any point: what is not alive after
         # a while is replaced. Two of them at once would do no harm.
         known = self._thread
-        if known is not None and (known.is_alive() or time.monotonic() < self._starting_until):
+        if known is not None and (known.is_alive() or monotonic() < self._starting_until):
             return True
         thread = threading.Thread(target=self._run, name="dbpool-keeper", daemon=True)
         with self._lock:
             first = self._thread is known
             if first:
-                self._starting_until = time.monotonic() + _STARTING
+                self._starting_until = monotonic() + _STARTING
                 self._thread = thread
         if not first:
             return True
@@ -170,7 +170,7 @@ class Keeper:
         while True:
             # From here on whoever adds something due wakes the thread; see arm and schedule.
             self._wake_at = math.inf
-            now = time.monotonic()
+            now = monotonic()
             due = min(self._sever_overdue(now), self._upkeep(now))
             with self._lock:
                 if not self.pools and not self._guards and inbox.empty():
@@ -180,9 +180,9 @@ class Keeper:
             self._wake_at = due
             try:
                 # An hour is a belt: a clock that jumps must not put the keeper to sleep for good.
-                entry = inbox.get(timeout=min(max(due - time.monotonic(), 0.0), 3600.0))
+                entry = inbox.get(timeout=min(max(due - monotonic(), 0.0), 3600.0))
             except queue.Empty:
-                self.lag = lag = time.monotonic() - due
+                self.lag = lag = monotonic() - due
                 if lag > _STARVED:
                     logger.warning(
                         "the keeper woke %.1f s late: threads of this process are starved", lag
@@ -254,7 +254,7 @@ class Guard:
         self._watched = pool._background
         self._conn = conn
         self._seconds = seconds
-        self.deadline = time.monotonic() + seconds
+        self.deadline = monotonic() + seconds
         self.fired = False
 
     def __enter__(self) -> Guard:
@@ -278,4 +278,4 @@ class Guard:
             cancel = self._driver.canceller(self._conn)
             if cancel is not None:
                 cancel()
-                self.deadline = time.monotonic() + _AGAIN
+                self.deadline = monotonic() + _AGAIN

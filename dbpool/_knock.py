@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import selectors
 import socket
-import time
 from collections.abc import Sequence
+
+from ._clock import monotonic
 
 __all__ = ["EVERY", "answers"]
 
@@ -23,7 +24,7 @@ def answers(endpoints: Sequence[tuple[str, str]], seconds: float) -> bool:
     Arguments: `endpoints`, hosts and ports. None, or names that cannot be looked up, are answered
     with True: let the connect itself find out. Nothing is sent but what opens a connection.
     """
-    end = time.monotonic() + seconds
+    end = monotonic() + seconds
     try:
         found = [socket.getaddrinfo(*one, type=socket.SOCK_STREAM) for one in endpoints]
     except OSError:
@@ -35,7 +36,7 @@ def answers(endpoints: Sequence[tuple[str, str]], seconds: float) -> bool:
     pending: list[socket.socket] = []
     with selectors.DefaultSelector() as selector:
         try:
-            while (left := end - time.monotonic()) > 0:
+            while (left := end - monotonic()) > 0:
                 for family, kind, protocol, _, address in addresses:
                     pending.append(socket.socket(family, kind, protocol))
                     pending[-1].setblocking(False)

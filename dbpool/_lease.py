@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _role, _socket
+from ._clock import monotonic
 from ._keeper import Guard
 from .drivers.base import IDLE, INERROR, INTRANS, UNKNOWN
 from .errors import CommitUnknown, TransactionAborted

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import _ending, _fork, _growth, _handover, _validation, options
+from ._clock import monotonic
 from ._handover import CLOSED
 from ._keeper import keeper
 from ._refusal import GONE, refusal
@@ -36,7 +37,7 @@ STRAGGLERS = 0.1  # seconds in which a return that is under way has come to its 
 def wait(pool: ConnectionPool, timeout: float) -> None:
     """Wait until min_size connections are open."""
     timeout = options.seconds("timeout", timeout)
-    started = time.monotonic()
+    started = monotonic()
     waiter = Waiter(started)
     with pool._lock:
         if pool._state != "open":
@@ -46,7 +47,7 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
             return
         pool._filling.append(waiter)
     while True:
-        now = time.monotonic()
+        now = monotonic()
         _growth.insist(pool, started, now)
         left = started + timeout - now
         if waiter.wait(min(left, nap(pool, now, started))) or left <= 0:
@@ -58,7 +59,7 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
     if answer is None:
         return
     if answer is not GONE:
-        raise refusal(pool, answer, time.monotonic() - started)
+        raise refusal(pool, answer, monotonic() - started)
     failure = pool._backoff.failure
     size = len(pool._entries)
     why = f"; connecting fails ({failure.reason})" if failure else ""
@@ -68,7 +69,7 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
         f"pool {pool.name!r}: {size} of min_size={pool.min_size} connections were open after "
         f"{timeout:.2f} s{why}"
     )
-    error.waited, error.size = time.monotonic() - started, size
+    error.waited, error.size = monotonic() - started, size
     pool.close(timeout=0)  # what is still connecting is closed on arrival
     raise error from (failure.error if failure else None)
 
@@ -85,9 +86,9 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     _handover.answer_all(pool, CLOSED)
     _ending.find_lost(pool)
     _handover.settle(pool)  # CLOSED stands in the queue: whatever is offered to it is closed
-    until = time.monotonic() + timeout
+    until = monotonic() + timeout
     me = threading.get_ident()  # a callback that closes the pool is part of a connect itself
-    while any(each.made_by != me for each in pool._attempts()) and time.monotonic() < until:
+    while any(each.made_by != me for each in pool._attempts()) and monotonic() < until:
         time.sleep(0.005)
     keeper.forget(pool)
     if pool._prober is not None:
@@ -144,7 +145,7 @@ def _end_idle(pool: ConnectionPool) -> None:
     A return that was under way may lay its connection down after the sweep has passed. Nobody
     would be lent it, but it would stay open until the next look.
     """
-    now = time.monotonic()
+    now = monotonic()
     _validation.sweep(pool, now)
     if not pool._entries:
         return
@@ -156,7 +157,7 @@ def _end_idle(pool: ConnectionPool) -> None:
 
 def pause(pool: ConnectionPool, seconds: float) -> bool:
     """Lend nothing, and close what is open."""
-    until = time.monotonic() + options.seconds("wait", seconds)
+    until = monotonic() + options.seconds("wait", seconds)
     with pool._lock:
         if pool._state != "open":
             raise pool._closed_error()
@@ -169,10 +170,10 @@ def pause(pool: ConnectionPool, seconds: float) -> bool:
         pool._prober.close()  # its spare connection, which would keep a server from stopping
     _end_idle(pool)
     while True:
-        _validation.sweep(pool, time.monotonic())
+        _validation.sweep(pool, monotonic())
         if not pool._entries and not pool._attempts():
             return True
-        if time.monotonic() >= until:
+        if monotonic() >= until:
             return False
         time.sleep(0.005)
 

@@ -6,10 +6,10 @@ waits for anybody, so a probe never queues behind traffic, and traffic never beh
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _connecting, _handover, _socket, _validation
+from ._clock import monotonic
 from ._keeper import Guard
 from .drivers.base import IDLE, REASONS
 

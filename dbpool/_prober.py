@@ -12,10 +12,10 @@ import math
 import threading
 import traceback
 import weakref
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from . import _fork, _probe, _threads
+from ._clock import monotonic
 from ._keeper import keeper
 from ._probe import Finding
 from ._verdict import FAIL, PASS, WARN, Limits, Verdict, is_primary, judge, read

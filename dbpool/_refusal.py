@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 from ._admission import OVERLOADED
+from ._clock import monotonic
 from ._connecting import Failure
 from ._handover import CLOSED
 from ._state import DOWN
@@ -100,7 +100,7 @@ def refusal(
     error.waited, error.size, error.in_use = waited, size, in_use
     error.waiting = others
     error.__cause__ = failure.error if failure is not None else None
-    now = time.monotonic()
+    now = monotonic()
     with pool._lock:
         pool._totals.timeouts += 1
         if down:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from . import _ending, _lease, _socket, _validation
+from ._clock import monotonic
 from ._entry import NEVER
 from ._keeper import keeper
 from .drivers.base import UNKNOWN
@@ -23,7 +23,7 @@ def suspect(pool: ConnectionPool) -> None:
     if pool._background:
         keeper.schedule(pool, 0.0)
     else:
-        _validation.sweep(pool, time.monotonic())
+        _validation.sweep(pool, monotonic())
 
 
 def distrust(pool: ConnectionPool) -> None:

@@ -12,6 +12,8 @@ import threading
 import time
 import weakref
 
+from ._clock import monotonic
+
 __all__ = ["end", "forget", "start"]
 
 PATIENCE = 0.5  # seconds that the end of a process waits; a busy machine begins a thread within
@@ -38,8 +40,8 @@ def end() -> None:
     """Have no more threads started; return when those run that are just being started."""
     global _ended
     _ended = True
-    until = time.monotonic() + PATIENCE
-    while any(ref() for ref in list(_being_started.values())) and time.monotonic() < until:
+    until = monotonic() + PATIENCE
+    while any(ref() for ref in list(_being_started.values())) and monotonic() < until:
         time.sleep(0.0005)
 
 

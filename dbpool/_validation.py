@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from typing import TYPE_CHECKING
 
 from . import _connecting, _growth, _returning, _role, _socket, _suspicion
+from ._clock import monotonic
 from ._ending import retire
 from ._handover import offer
 from ._keeper import Guard
@@ -82,7 +82,7 @@ def _ask(pool: ConnectionPool, held: Held, seconds: float) -> Exception | None:
             pool._driver.ping(conn)
     except Exception as error:
         return error.with_traceback(None)
-    pool._proved_at = entry.proved_at = time.monotonic()
+    pool._proved_at = entry.proved_at = monotonic()
     if pool._driver.transaction_status(conn) != IDLE:
         return PoolError("a ping left the connection in a state of no use")
     return None if _role.fits(pool, conn) else PoolError("the server is read-only")
@@ -101,7 +101,7 @@ def ping_or_retire(pool: ConnectionPool, held: Held) -> None:
 def _passes_check(pool: ConnectionPool, held: Held, deadline: float) -> bool:
     """Run the user's check; it may leave nothing behind but its verdict."""
     conn, entry = held
-    left = max(deadline - time.monotonic(), LEAST)
+    left = max(deadline - monotonic(), LEAST)
     try:
         with Guard(pool, conn, min(pool._ping_timeout, left)):
             pool._check(conn)
@@ -130,7 +130,7 @@ def take_idle(pool: ConnectionPool) -> Held | None:
         except IndexError:
             return None
         entry = held[1]
-        if time.monotonic() >= entry.expires_at:
+        if monotonic() >= entry.expires_at:
             retire(pool, held, entry.why)
         elif _socket.look(entry.poll) == _socket.DEAD:
             found_dead(pool, held)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from . import _growth
+from ._clock import monotonic
 from ._ending import find_lost, reclaim
 from ._handover import FREE_THREADED, dequeue, offer, settle
 from ._refusal import GONE, refusal
@@ -97,7 +97,7 @@ def wait_for_connection(
             answer = waiter.withdraw()
         if type(answer) is tuple:
             return answer  # a connection and its entry
-        raise refusal(pool, answer, time.monotonic() - started, deadline - started)
+        raise refusal(pool, answer, monotonic() - started, deadline - started)
     except BaseException:
         answer = waiter.withdraw()
         dequeue(pool, waiter)
@@ -135,7 +135,7 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
     while True:
         if pool._owned:
             reclaim(pool)
-        now = time.monotonic()
+        now = monotonic()
         left = min(deadline, pool._reach.patience(pool, waiter.since)) - now
         # A connect made here takes time that must be left; down_wait need not be, since without
         # a thread nobody else would find out that the server is back.
@@ -143,7 +143,7 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
             _growth.insist(pool, waiter.since, now)
         if waiter.wait(min(left, nap(pool, now, waiter.since))):
             return
-        if min(deadline, pool._reach.patience(pool, waiter.since)) <= time.monotonic():
+        if min(deadline, pool._reach.patience(pool, waiter.since)) <= monotonic():
             return
         # It holds the GIL: not in an outage, where nothing is open that could have been dropped.
         if not collected and left <= 2 * BELT and pool._entries:

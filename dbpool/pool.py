@@ -10,7 +10,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import (
@@ -28,6 +27,7 @@ from . import (
 )
 from ._acquiring import acquire, look_again
 from ._admission import Admission
+from ._clock import monotonic
 from ._connecting import Attempt
 from ._entry import Entry, Held
 from ._growth import Backoff

@@ -7,12 +7,12 @@ lock. An entry that ends is folded in here.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from . import _handover
+from ._clock import monotonic
 
 if TYPE_CHECKING:
     from ._entry import Entry
@@ -96,7 +96,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
     The names are psycopg_pool's where it has them. Times whose name ends in _ms are whole
     milliseconds, rounded once, from the exact sum; all others are seconds.
     """
-    now = time.monotonic()
+    now = monotonic()
     with pool._lock:
         total, entries = pool._totals, list(pool._entries)
         uses, used = total.uses, total.used

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from dbpool import _socket, options
+from dbpool._clock import monotonic
 
 from . import _environment, _settings
 
@@ -73,10 +73,10 @@ def measure(wrapper: Any, rounds: int) -> Timings:
         "name": f"dbpool:{supplier.pool.name}",
     }
     for _ in range(min(rounds, 5)):
-        begin = time.perf_counter()
+        begin = monotonic()
         found = opener.parameters("", {}, settings={}, last_host=None, primary=False, **asked)
         conn = opener.connect("", found.kwargs, **asked)
-        connect.append(time.perf_counter() - begin)
+        connect.append(monotonic() - begin)
         opener.close(conn)
     wrapper.ensure_connection()
     ping = _timed(lambda: opener.ping(wrapper.connection), rounds)
@@ -92,9 +92,9 @@ def measure(wrapper: Any, rounds: int) -> Timings:
 def _timed(step: Callable[[], object], rounds: int) -> list[float]:
     found = []
     for _ in range(rounds):
-        begin = time.perf_counter()
+        begin = monotonic()
         step()
-        found.append(time.perf_counter() - begin)
+        found.append(monotonic() - begin)
     return found
 
 

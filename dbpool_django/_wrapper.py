@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from threading import current_thread
-from time import monotonic
 from typing import Any
 from weakref import ref
 
@@ -17,6 +16,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from dbpool import ConnectionPool, PoolClosed
+from dbpool._clock import monotonic
 
 from . import _forks, _settings, pools
 from ._errors import ErrorWrapper

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
 from flask.cli import AppGroup
 
 from dbpool import PoolError
+from dbpool._clock import monotonic
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
@@ -53,12 +53,12 @@ def _settings(pool: ConnectionPool) -> str:
 
 def _check(pool: ConnectionPool, is_replica: bool) -> tuple[int, str]:
     """Connect and ask; the words name no host, user or database."""
-    started = time.monotonic()
+    started = monotonic()
     try:
         with pool.connection() as conn:
-            connected = time.monotonic()
+            connected = monotonic()
             writable = pool.driver.probe(conn)
-            answered = time.monotonic()
+            answered = monotonic()
     except Exception as error:
         reason = getattr(error, "reason", None) or pool.driver.reason(error.__cause__ or error)
         return DOWN, f"down ({reason if isinstance(error, PoolError) else type(error).__name__})"

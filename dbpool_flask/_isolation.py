@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
+from dbpool._clock import monotonic
 from dbpool._lease import check, roll_back
 from dbpool._session import clean_session
 from dbpool.drivers.base import ACTIVE, IDLE, INTRANS

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+from dbpool._clock import monotonic
 
 from ._errors import released
 from ._lease import ContextLease, Owner

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flask import stream_with_context
 
 from dbpool import PoolError
+from dbpool._clock import monotonic
 
 if TYPE_CHECKING:
     from ._context import ContextOwner
@@ -29,7 +29,7 @@ class KeptOpen:
         self._scope = scope
         self._body = body
         self._seconds = seconds
-        self._deadline = time.monotonic() + seconds
+        self._deadline = monotonic() + seconds
         self._stream = scope.keep_open(self._deadline)
         # The outer object closes what the inner generator never got to: closing a generator that
         # was not started runs nothing of it.
@@ -46,7 +46,7 @@ class KeptOpen:
         try:
             for chunk in self._body:
                 yield chunk
-                if time.monotonic() >= self._deadline:
+                if monotonic() >= self._deadline:
                     raise PoolError(
                         f"a stream kept its connection for longer than {self._seconds:g} s, the "
                         "limit that was given to db.keep_open(): it is broken off and rolled back"
@@ -78,4 +78,4 @@ class Stream:
 
     def is_alive(self) -> bool:
         """Return whether anybody may still end it; asked where the pool is exhausted."""
-        return time.monotonic() < self._deadline and self._owner.is_alive()
+        return monotonic() < self._deadline and self._owner.is_alive()

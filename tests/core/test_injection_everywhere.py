@@ -38,6 +38,7 @@ Scenario = Callable[[Run], Check]
 ELSEWHERE = {
     "__init__.py": "names only",
     "_audit.py": "for tests only",
+    "_clock.py": "a name for a function that the interpreter has",
     "_deadline.py": "has no connection in its hands: tests/core/test_deadline_of_a_request.py",
     "_detail.py": "health checks are in nobody's way: tests/health",
     "_fork.py": "runs in a fork: tests/core/test_fork.py",

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from dbpool import _clock
+
 __all__ = ["FakeClock"]
 
 
@@ -26,8 +28,8 @@ class FakeClock:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Put it wherever the package has looked up the real one, under whichever name."""
         instead = {
-            id(time): SimpleNamespace(monotonic=self.monotonic, sleep=self.sleep),
-            id(time.monotonic): self.monotonic,
+            id(time): SimpleNamespace(sleep=self.sleep),
+            id(_clock.monotonic): self.monotonic,
             id(time.sleep): self.sleep,
         }
         for name, module in list(sys.modules.items()):
