@@ -12,7 +12,7 @@ import random
 import threading
 import weakref
 from collections import deque
-from time import time as wall_time  # for people; all else goes by the monotonic clock
+from time import time as wall_time  # for people; all else goes by `_clock`
 from typing import TYPE_CHECKING, Any
 
 from ._keeper import keeper
