@@ -14,6 +14,7 @@ from ._clock import monotonic
 from ._deadline import until
 from ._handover import offer
 from ._refusal import timed_out
+from ._shown import shown
 from ._waiting import wait_for_connection
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _quiet(pool: ConnectionPool, entry: Entry, now: float) -> bool:
 
 def _seconds(timeout: float) -> float:
     if not options.is_number(timeout) or timeout == math.inf:
-        raise ValueError(f"timeout={timeout!r} is not possible: it takes seconds, or None")
+        raise ValueError(f"timeout={shown(timeout)} is not possible: it takes seconds, or None")
     return timeout
 
 

@@ -7,6 +7,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 
 from ._clock import monotonic
+from ._shown import shown
 from .options import is_number
 
 __all__ = ["deadline", "until"]
@@ -29,7 +30,7 @@ class deadline:
 
     def __init__(self, seconds: float) -> None:
         if not is_number(seconds) or abs(seconds) == math.inf:
-            raise ValueError(f"deadline({seconds!r}) is not possible: it takes seconds")
+            raise ValueError(f"deadline({shown(seconds)}) is not possible: it takes seconds")
         self._seconds = seconds
         self._token: Token[float] | None = None
 

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ._clock import monotonic
+from ._shown import shown
 from ._verdict import PASS, WARN, Verdict
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Access:
     def __init__(self, detail: object, token: object) -> None:
         if not (detail is None or detail == "loopback" or callable(detail)):
             raise ValueError(
-                f'detail={detail!r} is not possible: it takes "loopback", a callable, or None'
+                f'detail={shown(detail)} is not possible: it takes "loopback", a callable, or None'
             )
         self._detail = detail
         self._token = None if token is None else _checked_token(token)
@@ -145,4 +146,6 @@ def _checked_token(token: object) -> bytes:
     token = token.strip()  # one from a file has a line's end, which no header can repeat
     if len(token) < TOKEN_LENGTH:
         raise ValueError(f"token is not possible: {takes} (white space around it does not count)")
+    if not (token.isascii() and token.isprintable()):  # what a header holds is read in many ways
+        raise ValueError("token is not possible: it takes printable ASCII characters, or None")
     return token.encode()

@@ -13,9 +13,11 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from . import _detail, _fork, _prober
+from ._frames import forget_locals
 from ._prober import Flight
+from ._shown import shown
 from ._verdict import FAIL, PASS, REASONS, WARN, Limits, Verdict
-from .options import is_number, nearest
+from .options import is_number, unknown
 from .pool import ConnectionPool
 
 __all__ = ["REASONS", "Answer", "HealthCheck", "is_draining", "respond", "set_draining"]
@@ -68,7 +70,7 @@ def respond(
     path: str,
     query: str,
     headers: Mapping[str, str],
-    remote_addr: str,
+    remote_addr: str | None,
     *,
     check: HealthCheck,
 ) -> Answer:
@@ -105,16 +107,21 @@ class HealthCheck:
         detail: str | _detail.Reader | None = None,
         token: str | None = None,
     ) -> None:
-        self.prefix = _checked_path("prefix", prefix)
-        self.limits = Limits(
-            _checked_seconds("deadline", deadline),
-            _checked_seconds("ttl", ttl),
-            _checked_seconds("slow", slow),
-        )
-        self.warn_status = _checked_status("warn_status", warn_status, 200)
-        self.drain_status = _checked_status("drain_status", drain_status, 400)
-        self._access = _detail.Access(detail, token)
         self._pools = pools
+        try:
+            self.prefix = _checked_path("prefix", prefix)
+            self.limits = Limits(
+                _checked_seconds("deadline", deadline),
+                _checked_seconds("ttl", ttl),
+                _checked_seconds("slow", slow),
+            )
+            self.warn_status = _checked_status("warn_status", warn_status, 200)
+            self.drain_status = _checked_status("drain_status", drain_status, 400)
+            self._access = _detail.Access(detail, token)
+        except ValueError as error:
+            forget_locals(error)
+            del prefix, deadline, ttl, slow, warn_status, drain_status, detail, token
+            raise
 
     @classmethod
     def configured(cls, pools: Pools, settings: Mapping[str, Any]) -> HealthCheck:
@@ -126,15 +133,17 @@ class HealthCheck:
         given = {key: settings[key] for key in settings if key.startswith("DBPOOL_HEALTH_")}
         for key in given:
             if key not in SETTINGS:
-                hint = nearest(key, SETTINGS) or f"; there are {', '.join(SETTINGS)}"
-                raise ValueError(f"unknown setting {key}{hint}")
+                raise ValueError(unknown(key, SETTINGS, {}, what="setting"))
         try:
             return cls(pools, **{SETTINGS[key]: value for key, value in given.items()})
         except ValueError as error:
             # It begins with the argument's name, which is not what the reader has written.
             argument = str(error).partition("=")[0].split()[0]
             (key,) = (key for key in given if SETTINGS[key] == argument)
-            raise ValueError(f"{key}: {error}") from None
+            why = f"{key}: {error}"
+        finally:
+            del settings, given
+        raise ValueError(why)
 
     def matches(self, path: str) -> bool:
         """Return whether a request for `path` is for this endpoint."""
@@ -142,11 +151,17 @@ class HealthCheck:
         return prefix is not None and (path == prefix or path.startswith(prefix + "/"))
 
     def respond(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], remote_addr: str
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        remote_addr: str | None,
     ) -> Answer:
         """Answer one request; blocks until the deadline at most, raises nothing.
 
-        Arguments: `path`, decoded, without the query; `headers`, with names in lower case.
+        Arguments: `path`, decoded, without the query; `headers`, with names in lower case;
+        `remote_addr`, None or "" where the server knows none.
         `query`, `headers` and `remote_addr` only ever decide about the verbose form; who has no
         right to it gets the same bytes as without them.
         """
@@ -156,7 +171,12 @@ class HealthCheck:
         return self.respond_for(name, method, query, headers, remote_addr)
 
     def respond_for(
-        self, name: str, method: str, query: str, headers: Mapping[str, str], remote_addr: str
+        self,
+        name: str,
+        method: str,
+        query: str,
+        headers: Mapping[str, str],
+        remote_addr: str | None,
     ) -> Answer:
         """Answer as `respond` does, for the pool of that name, or for all if it is empty."""
         if method not in _METHODS:
@@ -169,7 +189,7 @@ class HealthCheck:
             return _answer(method, 404, FAIL)
         verdict = min(known.values(), key=_by_severity)
         body = None
-        if "" not in known and self._is_verbose(query, headers, remote_addr):
+        if "" not in known and self._is_verbose(query, headers, remote_addr or ""):
             try:
                 body = _described(verdict, known, self._pools())
             except Exception:  # the pools are not those any more that were asked: never a 500
@@ -270,24 +290,26 @@ def _answer(method: str, status: int, word: str, body: bytes | None = None) -> A
 def _checked_path(name: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not value.strip("/") or not value.isascii():
+    possible = isinstance(value, str) and value.isascii() and value.strip("/")
+    if not possible or "://" in str(value):
         raise ValueError(
-            f"{name}={value!r} is not possible: it takes a path of ASCII letters, or None for off"
+            f"{name}={shown(value)} is not possible: it takes a path of ASCII letters, or None "
+            "for off"
         )
-    return "/" + value.strip("/")
+    return "/" + str(value).strip("/")
 
 
 def _checked_seconds(name: str, value: float) -> float:
     if not is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name}={value!r} is not possible: it takes seconds greater than 0")
+        raise ValueError(f"{name}={shown(value)} is not possible: it takes seconds greater than 0")
     return value
 
 
 def _checked_status(name: str, value: int, least: int) -> int:
     if not is_number(value) or value not in range(least, 600) or value // 100 == 3 or value == 500:
         raise ValueError(
-            f"{name}={value!r} is not possible: it takes an HTTP status from {least} to 599 that "
-            "is neither a redirect nor 500"
+            f"{name}={shown(value)} is not possible: it takes an HTTP status from {least} to 599 "
+            "that is neither a redirect nor 500"
         )
     return int(value)
 

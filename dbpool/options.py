@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
+
+from ._shown import shown
+from ._unknown import nearest, unknown
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
@@ -21,9 +23,11 @@ __all__ = [
     "checked",
     "is_number",
     "nearest",
+    "new_sizes",
     "seconds",
     "server_settings",
     "sizes",
+    "unknown",
 ]
 
 _Callback = Callable[[Any], object]
@@ -83,7 +87,7 @@ def is_number(value: Any) -> bool:
 def seconds(name: str, value: Any) -> float:
     """Return the seconds that a method is given. Raises ValueError for what is no number."""
     if not is_number(value):
-        raise ValueError(f"{name}={value!r} is not possible: it takes seconds")
+        raise ValueError(f"{name}={shown(value)} is not possible: it takes seconds")
     return float(value)
 
 
@@ -127,10 +131,11 @@ def _name_or_none(value: Any) -> bool:
     if value is None:
         return True
     # It goes to libpq as UTF-8, which reads no further than a NUL, whatever follows in a conninfo.
+    # And a URL would stand in each log line.
     return isinstance(value, str) and bool(value) and not _UNSENDABLE.search(value)
 
 
-_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]|://")
 _LONGEST = 2_147_483  # seconds: in ms, what the server and libpq can hold
 
 _SECONDS = "a finite number of seconds greater than 0"
@@ -278,7 +283,7 @@ OPTIONS: dict[str, Option] = {
     "name": Option(
         None,
         "in logs, statistics and application_name; pool-1, pool-2, …",
-        "a string that is not empty and that UTF-8 can hold, without a NUL; or None",
+        "a string that is not empty, no URL, and that UTF-8 can hold, without a NUL; or None",
         _name_or_none,
     ),
     "background": Option(
@@ -293,13 +298,6 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ": did you mean 'x'?" for the most similar known name, or "" if none is."""
-    folded = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1)
-    return f": did you mean {folded[close[0]]!r}?" if close else ""
-
-
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options with their values, defaults filled in.
 
@@ -308,11 +306,12 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in given:
         if name not in OPTIONS:
-            hint = nearest(name, OPTIONS) or f"; the options are {', '.join(OPTIONS)}"
-            raise TypeError(f"unknown pool option {name!r}{hint}")
+            raise TypeError(unknown(name, OPTIONS))
     for name, value in given.items():
         if not OPTIONS[name].check(value):
-            raise ValueError(f"{name}={value!r} is not possible: it takes {OPTIONS[name].allowed}")
+            raise ValueError(
+                f"{name}={shown(value)} is not possible: it takes {OPTIONS[name].allowed}"
+            )
     values = {name: given.get(name, option.default) for name, option in OPTIONS.items()}
     values["min_size"], values["max_size"] = sizes(values["min_size"], values["max_size"])
     if values["max_use"] is not None and not values["background"]:
@@ -335,12 +334,25 @@ def sizes(min_size: int, max_size: int | None, otherwise: int = 10) -> tuple[int
     Raises ValueError for sizes that are negative or contradict each other.
     """
     if not OPTIONS["min_size"].check(min_size):
-        raise ValueError(f"min_size={min_size!r} is not possible: {OPTIONS['min_size'].allowed}")
+        raise ValueError(
+            f"min_size={shown(min_size)} is not possible: it takes {OPTIONS['min_size'].allowed}"
+        )
     if max_size is None:
         max_size = max(min_size, otherwise)
     if not OPTIONS["max_size"].check(max_size) or max_size < min_size:
         raise ValueError(
-            f"max_size={max_size!r} with min_size={min_size!r} is not possible: max_size takes "
-            f"{OPTIONS['max_size'].allowed}"
+            f"max_size={shown(max_size)} with min_size={shown(min_size)} is not possible: max_size "
+            f"takes {OPTIONS['max_size'].allowed}"
         )
     return min_size, max_size
+
+
+def new_sizes(min_size: int, max_size: int | None, now: int) -> tuple[int, int]:
+    """Return both sizes for `resize`, where max_size is `now`. Raises ValueError."""
+    sizes_ = sizes(min_size, max_size, now)
+    if max_size is None and min_size < now:
+        raise ValueError(
+            f"resize({min_size}) is not clear: write resize({min_size}, {now}) to keep max_size "
+            f"as it is, or resize({min_size}, {max(min_size, 1)}) to have no more than that"
+        )
+    return sizes_

@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import (
@@ -30,15 +31,20 @@ from ._admission import Admission
 from ._clock import monotonic
 from ._connecting import Attempt
 from ._entry import Entry, Held
+from ._frames import forget_locals
 from ._growth import Backoff
 from ._handover import FREE_THREADED
 from ._keeper import keeper
 from ._lease import Lease
 from ._state import Reach
 from ._use_limit import UseLimit
+from .drivers.base import IDLE
 from .errors import PoolClosed, PoolError, for_driver
 
 if TYPE_CHECKING:
+    from typing import Generic
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
     from typing_extensions import Unpack
 
     from ._prober import Prober
@@ -62,7 +68,23 @@ _NOT_LENT: Any = _not_lent
 _E = TypeVar("_E", bound=PoolError)
 
 
-class ConnectionPool:
+if TYPE_CHECKING:
+    Conn = TypeVarWithDefault("Conn", default=Any)
+
+    class _Typed(Generic[Conn]):
+        """For type checkers: `ConnectionPool[psycopg.Connection]` says what `getconn` returns."""
+
+else:
+    Conn = TypeVar("Conn")
+
+    class _Typed:
+        """At run time the brackets are for annotations, and change nothing."""
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(GenericAlias)
+
+
+class ConnectionPool(_Typed[Conn]):
     """A fair, fork-safe pool of database connections for threads.
 
     Arguments: `conninfo`, a URL or libpq string, or a callable that returns one (called at each
@@ -98,18 +120,22 @@ class ConnectionPool:
         kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         **options_: Unpack[PoolOptions],
     ) -> None:
-        values = options.checked(options_)
-        if conninfo is None:  # what choose() takes for one that comes later
-            raise TypeError("conninfo=None is not possible: leave it out for the PG* variables")
-        if not (kwargs is None or callable(kwargs) or isinstance(kwargs, Mapping)):
-            raise TypeError(
-                f"kwargs is of type {type(kwargs).__name__}: it takes a mapping, or a callable "
-                "that returns one"
-            )
-        given = None if callable(conninfo) else conninfo
-        self._driver, plain = drivers.choose(given, driver, kwargs)
-        self._conninfo = conninfo if plain is None else plain
-        self._kwargs = {} if kwargs is None else kwargs
+        try:
+            values = options.checked(options_)
+            self._driver, self._conninfo, self._kwargs = drivers.accepted(conninfo, driver, kwargs)
+            self._settings = options.server_settings(values)
+            if values["check"] is self.check_connection:  # psycopg_pool's; the pool knows how
+                values["check"], values["validate"] = None, "ping"
+            if self._settings and not self._driver.takes_settings:
+                raise ValueError(
+                    f"{', '.join(self._settings)}: the driver {self._driver.name!r} has no such "
+                    "setting"
+                )
+        except BaseException as error:
+            forget_locals(error)
+            raise
+        finally:
+            del conninfo, driver, kwargs, options_  # what follows may fail, too
         self.name: str = values["name"] or f"pool-{next(_numbers)}"
         self.min_size: int = values["min_size"]
         self.max_size: int = values["max_size"]
@@ -141,11 +167,6 @@ class ConnectionPool:
         self._last_host: Any = None  # the one that served last, where there are several
         self._prober: Prober | None = None  # made by the first health check
         self._clear()
-        self._settings = options.server_settings(values)
-        if self._settings and not self._driver.takes_settings:
-            raise ValueError(
-                f"{', '.join(self._settings)}: the driver {self._driver.name!r} has no such setting"
-            )
         self._admission: Admission | None = None
         if values["admission"] == "codel":
             self._admission = Admission(
@@ -185,7 +206,7 @@ class ConnectionPool:
 
     # -- acquire and return
 
-    def getconn(self, timeout: float | None = None) -> Any:
+    def getconn(self, timeout: float | None = None) -> Conn:
         """Take a connection: the driver's own object, no proxy.
 
         Arguments: `timeout`, seconds to wait, instead of the pool's; 0 or less takes an idle
@@ -211,9 +232,9 @@ class ConnectionPool:
         entry.uses += 1.0
         self._in_use[entry.key] = entry  # after both: max_use and reclaim read them from there
         entry.holder = get_ident()
-        return conn
+        return conn  # type: ignore[no-any-return]
 
-    def putconn(self, conn: Any, close: bool = False) -> None:
+    def putconn(self, conn: Conn, close: bool = False) -> None:
         """Give a connection back; roll back what it left open.
 
         Arguments: `close`, whether to close it instead of keeping it.
@@ -336,10 +357,10 @@ class ConnectionPool:
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes: upwards at once, downwards as connections come back.
 
-        Arguments: as in the constructor, but max_size stays what it is if it is not given, or
-        becomes min_size if that is larger. Raises ValueError for impossible sizes.
+        Arguments: as in the constructor. Raises ValueError for impossible sizes, and for a
+        min_size alone that is below max_size: to psycopg_pool that is a max_size, too.
         """
-        _lifecycle.resize(self, *options.sizes(min_size, max_size, self.max_size))
+        _lifecycle.resize(self, *options.new_sizes(min_size, max_size, self.max_size))
 
     def pause(self, wait: float = 0.0) -> bool:
         """Lend nothing until `resume`, so that the server can be restarted at no caller's cost.
@@ -384,14 +405,36 @@ class ConnectionPool:
         """The driver in use."""
         return self._driver
 
-    def __enter__(self) -> ConnectionPool:
+    @staticmethod
+    def check_connection(conn: Any) -> None:
+        """Ask the server on a connection; raise if it does not answer.
+
+        `check=ConnectionPool.check_connection` is the same as `validate="ping"`. Raises TypeError
+        for what is no connection of psycopg2, psycopg or sqlite3.
+        """
+        driver = drivers.driver_of(conn)
+        if driver.transaction_status(conn) == IDLE:
+            driver.ping(conn)
+        else:  # which a ping would have to end
+            conn.cursor().execute("SELECT 1")
+
+    def __enter__(self) -> ConnectionPool[Conn]:
         self.open()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"pool {self.name!r} cannot be copied or pickled: its connections and locks belong to "
+            "this process. Share the pool itself between threads; a forked child may use it as it "
+            "is; in any other process make a pool of the same arguments"
+        )
+
     def __repr__(self) -> str:
+        if not hasattr(self, "_in_use"):  # in the frames of an error of the constructor
+            return f"<{type(self).__name__}, not made yet>"
         return (
             f"<{type(self).__name__} {self.name!r}: {self._state}, {self._driver.name}, "
             f"{len(self._in_use)} of {self.max_size} in use>"

@@ -7,8 +7,9 @@ from typing import Any
 
 from dbpool import ConnectionPool, drivers
 from dbpool._session import Reports
+from dbpool._shown import any_of, shown
 from dbpool.health import SETTINGS
-from dbpool.options import OPTIONS, nearest
+from dbpool.options import OPTIONS, nearest, unknown
 
 from ._modes import WORDS, Mode
 from ._routing import PRIMARY
@@ -64,7 +65,7 @@ def make_pools(
     reports: dict[str, Reports] = {}
     for name, value in databases.items():
         given = "DBPOOL_URL" if name == "default" and url is not None else None
-        where = given or f"DBPOOL_DATABASES[{name!r}]"
+        where = given or f"DBPOOL_DATABASES[{shown(name)}]"
         pools[name], watch = _make_pool(name, value, common, where)
         if watch is not None:
             reports[name] = watch
@@ -76,7 +77,7 @@ def mode(config: Mapping[str, Any]) -> Mode:
     word = config.get("DBPOOL_TRANSACTION", "request")
     if not isinstance(word, str) or word not in WORDS:
         raise ValueError(
-            f"DBPOOL_TRANSACTION={word!r} is not possible: it takes {', '.join(map(repr, WORDS))}"
+            f"DBPOOL_TRANSACTION={shown(word)} is not possible: it takes {any_of(WORDS)}"
         )
     return WORDS[word]
 
@@ -88,12 +89,12 @@ def replica(config: Mapping[str, Any], pools: Mapping[str, ConnectionPool]) -> s
         return None
     if name == PRIMARY or PRIMARY not in pools:
         raise ValueError(
-            f"DBPOOL_REPLICA={name!r} is not possible: it names a replica of the database "
+            f"DBPOOL_REPLICA={shown(name)} is not possible: it names a replica of the database "
             f"{PRIMARY!r}, which has to be configured beside it"
         )
     if name not in pools:
-        hint = nearest(str(name), pools) or f"; there is {', '.join(map(repr, pools))}"
-        raise ValueError(f"DBPOOL_REPLICA={name!r} is none of DBPOOL_DATABASES{hint}")
+        hint = nearest(name, pools) or f"; there is {any_of(pools)}"
+        raise ValueError(f"DBPOOL_REPLICA={shown(name)} is none of DBPOOL_DATABASES{hint}")
     return str(name)
 
 
@@ -123,7 +124,7 @@ def _make_pool(
                 options["configure"] = reports.configure
         elif not OPTIONS["reset"].check(options["reset"]):
             raise ValueError(
-                f'reset={options["reset"]!r} is not possible: it takes "auto", '
+                f'reset={shown(options["reset"])} is not possible: it takes "auto", '
                 f"{OPTIONS['reset'].allowed}"
             )
         return ConnectionPool(url, **options), reports
@@ -145,8 +146,7 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 def _refuse_unknown_keys(config: Mapping[str, Any]) -> None:
     for key in config:
         if key.startswith("DBPOOL_") and key not in KEYS:
-            hint = nearest(key, KEYS) or f"; the keys are {', '.join(KEYS)}"
-            raise ValueError(f"unknown configuration key {key!r}{hint}")
+            raise ValueError(unknown(key, KEYS, {}, what="configuration key"))
 
 
 def _refuse_unknown_options(given: Mapping[str, Any], where: str, known: tuple[str, ...]) -> None:
@@ -154,5 +154,4 @@ def _refuse_unknown_options(given: Mapping[str, Any], where: str, known: tuple[s
         if option == "open":
             raise ValueError(f"{where}: 'open' is not to be set: a pool opens at its first use")
         if option not in known:
-            hint = nearest(str(option), known) or f"; the options are {', '.join(known)}"
-            raise TypeError(f"{where}: unknown option {option!r}{hint}")
+            raise TypeError(f"{where}: {unknown(option, known)}")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from dbpool._frames import forget_locals
 from dbpool._wsgi import HealthEndpoint
 from dbpool.health import HealthCheck
 
@@ -72,6 +73,13 @@ class DBPool:
                 f"app {app.name!r} has a DBPool already: call init_app once per app. For a second "
                 "database use DBPOOL_DATABASES"
             )
+        try:
+            self._set_up(app)
+        except Exception as error:  # a page of local variables would show URLs and tokens
+            forget_locals(error)
+            raise
+
+    def _set_up(self, app: Flask) -> None:
         pools, reports = _config.make_pools(app.config)
         replica, mode = _config.replica(app.config, pools), _config.mode(app.config)
         state = AppState(pools, reports, replica, self._slot, mode, self._commit_veto)

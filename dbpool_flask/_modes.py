@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from dbpool._shown import shown
+
 __all__ = ["WORDS", "Mode", "mark", "mode_of"]
 
 _MARK = "_dbpool_mode"  # an attribute of the view: functools.wraps copies it to decorated ones
@@ -41,13 +43,15 @@ def mark(view: V, word: str, kind: str = "transaction") -> V:
     marks: dict[str, str] = dict(getattr(view, _MARK, None) or {})
     if marks.setdefault(kind, word) != word:
         raise ValueError(
-            f"{getattr(view, '__name__', view)!r} is marked {marks[kind]!r} already, so it cannot "
-            f"be {word!r}, too"
+            f"{getattr(view, '__name__', '')!r} is marked {shown(marks[kind])} already, so it "
+            f"cannot be {shown(word)}, too"
         )
     try:
         setattr(view, _MARK, marks)
     except AttributeError:
-        raise TypeError(f"{view!r} takes no attributes: decorate a function") from None
+        raise TypeError(
+            f"an object {shown(view)} takes no attributes: decorate a function"
+        ) from None
     return view
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dbpool._shown import any_of, shown
 from dbpool.options import nearest
 
 from ._context import ContextOwner
@@ -123,8 +124,8 @@ class Scope:
         pools = self._lender.pools()
         if name in pools:
             return pools[name]
-        hint = nearest(name, pools) or f": there is {', '.join(map(repr, pools))}"
-        raise LookupError(f"no database {name!r} is configured{hint}")
+        hint = nearest(name, pools) or f": there is {any_of(pools)}"
+        raise LookupError(f"no database {shown(name)} is configured{hint}")
 
     def commit(self, name: str | None) -> None:
         """Commit now: that database, or all that were used, if each of them can be."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from .._shown import shown
 from .base import Driver
 from .wrapped import WrappedDriver, completed
 
-__all__ = ["Driver", "WrappedDriver", "choose", "completed"]
+__all__ = ["Driver", "WrappedDriver", "accepted", "choose", "completed", "driver_of"]
 
 # By name: the module and class here, and how the package is had where it is missing.
 _DRIVERS = {
@@ -26,6 +28,24 @@ _SCHEMES = {
     "sqlite": ("sqlite3",),
 }
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]*)://")
+
+
+def accepted(
+    conninfo: Any, wanted: str | Driver | None, kwargs: Any
+) -> tuple[Driver, str | Callable[[], str], Mapping[str, Any] | Callable[[], Mapping[str, Any]]]:
+    """Return a pool's driver, conninfo and kwargs, the latter two as `connect` takes them.
+
+    Raises what `choose` raises. Callables are called at each connect, and looked at then.
+    """
+    if conninfo is None:  # what choose() takes for one that comes later
+        raise TypeError("conninfo=None is not possible: leave it out for the PG* variables")
+    if not (kwargs is None or callable(kwargs) or isinstance(kwargs, Mapping)):
+        raise TypeError(
+            f"kwargs is of type {type(kwargs).__name__}: it takes a mapping, or a callable that "
+            "returns one"
+        )
+    driver, plain = choose(None if callable(conninfo) else conninfo, wanted, kwargs)
+    return driver, conninfo if plain is None else plain, {} if kwargs is None else kwargs
 
 
 def choose(
@@ -52,8 +72,7 @@ def choose(
     elif isinstance(wanted, str):
         if wanted not in _DRIVERS:
             # More than a word is a conninfo in the wrong place, and may hold a password.
-            named = f" {wanted!r}" if wanted.isidentifier() or not wanted else ""
-            raise ValueError(f"unknown driver{named}: use {_any_of(_DRIVERS)}")
+            raise ValueError(f"unknown driver {shown(wanted)}: use {_any_of(_DRIVERS)}")
         if scheme is not None and wanted not in _SCHEMES[scheme]:
             raise ValueError(
                 f"driver={wanted!r} does not serve {scheme}:// URLs: leave driver= out, or use "
@@ -74,6 +93,18 @@ def choose(
     return driver, conninfo
 
 
+def driver_of(conn: Any) -> Driver:
+    """Return the driver that a connection is of. Raises TypeError if it is of none."""
+    # By __class__, which a tracer's proxy has from what it stands for.
+    for cls in conn.__class__.__mro__:
+        package = cls.__module__.partition(".")[0]
+        if package in _DRIVERS:
+            return _load((package,))
+    raise TypeError(
+        f"this is {_described(conn)}: check_connection takes a connection of {_any_of(_DRIVERS)}"
+    )
+
+
 def _by_scheme(conninfo: str | None, wanted: str | Driver | None) -> tuple[str | None, str | None]:
     """Return the scheme, None if there is none, and the conninfo without the driver's name."""
     match = _SCHEME.match(conninfo or "")
@@ -84,8 +115,8 @@ def _by_scheme(conninfo: str | None, wanted: str | Driver | None) -> tuple[str |
         if wanted is not None and not isinstance(wanted, str):
             return None, conninfo
         raise ValueError(
-            f"unknown URL scheme {scheme!r}: use {_any_of(_SCHEMES)}, or pass driver= an object "
-            "of your own"
+            f"unknown URL scheme {shown(scheme)}: use {_any_of(_SCHEMES)}, or pass driver= an "
+            "object of your own"
         )
     plain = "postgresql" if scheme.startswith("postgres") else scheme
     return scheme, plain + conninfo[match.end(1) :].lstrip()

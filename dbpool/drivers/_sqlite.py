@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
+from .._shown import shown
+
 __all__ = [
     "MALFORMED",
     "Memory",
@@ -86,7 +88,8 @@ def check_kwargs(kwargs: Mapping[str, Any]) -> None:
     factory = kwargs.get("factory", sqlite3.Connection)
     if not (isinstance(factory, type) and issubclass(factory, sqlite3.Connection)):
         raise TypeError(
-            f"factory={factory!r} is not possible: it takes a class made from sqlite3.Connection"
+            f"factory={shown(factory)} is not possible: it takes a class made from "
+            "sqlite3.Connection"
         )
     if kwargs.get("autocommit") is False:
         raise ValueError(
@@ -97,7 +100,7 @@ def check_kwargs(kwargs: Mapping[str, Any]) -> None:
     mode = kwargs.get("journal_mode")
     if mode not in _JOURNAL_MODES:
         raise ValueError(
-            f"journal_mode={mode!r} is not possible: it takes "
+            f"journal_mode={shown(mode)} is not possible: it takes "
             + ", ".join(map(repr, _JOURNAL_MODES))
         )
 

@@ -12,6 +12,7 @@ from psycopg import rows
 from psycopg.pq.misc import find_libpq_full_path
 
 from .. import _socket
+from .._shown import shown
 from . import _cancel, _postgres
 from ._libpq import LibpqDriver
 from .base import ACTIVE, UNKNOWN
@@ -50,7 +51,7 @@ class PsycopgDriver(LibpqDriver):
         given = kwargs.get("connection_class", psycopg.Connection)
         if not (isinstance(given, type) and issubclass(given, psycopg.Connection)):
             raise TypeError(
-                f"connection_class={given!r} is not possible: a pool for threads takes "
+                f"connection_class={shown(given)} is not possible: a pool for threads takes "
                 "psycopg.Connection, or a class made from it, and no asynchronous one"
             )
         _postgres.check_kwargs(kwargs, "conninfo")

@@ -11,6 +11,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from .. import _socket
+from .._shown import shown
 from . import _cancel, _postgres
 from ._libpq import LibpqDriver
 from ._tracking import TrackedConnection, marks_of, unchanged
@@ -52,8 +53,8 @@ class Psycopg2Driver(LibpqDriver):
         for option in ("async", "async_"):
             if kwargs.get(option):
                 raise TypeError(
-                    f"{option}={kwargs[option]!r} in kwargs is not possible: a pool for threads "
-                    "cannot wait on psycopg2's asynchronous connections. Leave it out"
+                    f"{option}={shown(kwargs[option])} in kwargs is not possible: a pool for "
+                    "threads cannot wait on psycopg2's asynchronous connections. Leave it out"
                 )
         _postgres.check_kwargs(kwargs, "dsn")
 

@@ -40,7 +40,7 @@ def test_who_waits_for_a_minimum_that_is_lowered_waits_no_longer(
     pool, go = one_of_two
     waiting = in_thread(pool.wait, PATIENCE / 2)
     wait_until(lambda: bool(pool._filling), PATIENCE)
-    pool.resize(1)
+    pool.resize(1, 2)
     try:
         assert waiting.exception(PATIENCE) is None
         assert not pool.closed

@@ -388,10 +388,8 @@ def test_resize_down_and_up_again_while_lent(stub_pool: MakePool, stub: StubDriv
     expect_full_capacity(pool)
 
 
-@pytest.mark.parametrize(
-    ("min_size", "expected"), [(0, (0, 3)), (2, (2, 3)), (3, (3, 3)), (5, (5, 5))]
-)
-def test_resize_of_the_minimum_alone_keeps_the_maximum(
+@pytest.mark.parametrize(("min_size", "expected"), [(3, (3, 3)), (5, (5, 5))])
+def test_resize_of_the_minimum_alone_raises_the_maximum_with_it(
     min_size: int, expected: tuple[int, int], stub_pool: MakePool
 ) -> None:
     pool = stub_pool(max_size=3)

@@ -159,8 +159,19 @@ def test_a_wrong_value_is_refused_naming_option_value_and_what_is_allowed(
     with pytest.raises(ValueError) as caught:
         ConnectionPool(driver=StubDriver(), **{name: value})  # type: ignore[arg-type]
     text = str(caught.value)
-    assert f"{name}={value!r}" in text
+    assert f"{name}={as_shown(value)} is not possible" in text
     assert OPTIONS[name].allowed in text
+
+
+def as_shown(value: object) -> str:
+    """Return what an error shows of a wrong value: a word or a number, of others the type."""
+    if isinstance(value, str):
+        return repr(value) if value.isalnum() or not value else "(a string that is not shown here)"
+    return (
+        repr(value)
+        if value is None or isinstance(value, (int, float))
+        else (f"(of type {type(value).__name__})")
+    )
 
 
 def test_every_option_has_wrong_values_above() -> None:
@@ -243,7 +254,7 @@ def test_a_wrong_timeout_is_refused_and_costs_no_connection(
     else:
         with pytest.raises(ValueError) as caught:
             pool.getconn(timeout=timeout)
-        assert f"timeout={timeout!r}" in str(caught.value)
+        assert f"timeout={as_shown(timeout)} is" in str(caught.value)
     expect_full_capacity(pool)
     assert len(stub.made) == 1, "a connection was lost over it"
 

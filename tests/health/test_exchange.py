@@ -151,7 +151,8 @@ def test_the_prefix_says_which_paths_are_ours(
 )
 def test_wrong_values_are_refused_and_named(wrong: dict[str, Any]) -> None:
     ((name, value),) = wrong.items()
-    with pytest.raises(ValueError, match=f"{name}={value!r} is not possible"):
+    shown = r"\(.* not shown here\)" if str(value).startswith("/") else repr(value)
+    with pytest.raises(ValueError, match=f"{name}={shown} is not possible"):
         HealthCheck(dict, **wrong)
 
 
@@ -278,12 +279,28 @@ def test_a_callable_decides_and_its_errors_are_a_no(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"detail": "everybody"}, {"detail": True}, {"token": "short"}, {"token": b"x" * 20}]
+    "wrong",
+    [
+        *({"detail": "everybody"}, {"detail": True}, {"token": "short"}, {"token": b"x" * 20}),
+        # What a server makes of such a header is Latin-1, UTF-8 or nothing: it would never match.
+        *({"token": "schlüssel für alle"}, {"token": "sixteen letters\0and more"}),
+    ],
 )
 def test_wrong_ways_to_give_the_right_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}.* is not possible") as refused:
         HealthCheck(dict, **wrong)
     assert "short" not in str(refused.value)
+
+
+def test_an_address_that_the_server_does_not_know_is_nobodys(postgres: Postgres) -> None:
+    """WSGI servers on a unix socket leave REMOTE_ADDR out, or have None in it."""
+    seen: list[str] = []
+    with ConnectionPool(postgres.url()) as pool:
+        for detail in ("loopback", lambda headers, address: seen.append(address)):
+            check = HealthCheck(lambda: {"default": pool}, detail=detail)
+            status, _, body = check.respond("GET", "/healthz/db", "verbose", {}, None)
+            assert (status, json.loads(body)) == (200, {"status": "pass"})
+    assert seen == [""]
 
 
 def test_detail_says_what_is_wrong_in_numbers_and_closed_words_only(postgres: Postgres) -> None:

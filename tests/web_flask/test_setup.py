@@ -221,13 +221,17 @@ def test_a_failed_init_app_leaves_the_app_as_it_was(database: Database) -> None:
         ({}, ValueError, r"no database is configured: set app.config\['DBPOOL_URL'\]"),
         ({"DBPOOL_URI": NOWHERE}, ValueError, "'DBPOOL_URI': did you mean 'DBPOOL_URL'"),
         ({"DBPOOL_HEALTH_PAHT": "/x"}, ValueError, "did you mean 'DBPOOL_HEALTH_PATH'"),
-        ({"DBPOOL_ZZZZZZZZZZZZZZZZZZZZ": 1}, ValueError, "the keys are DBPOOL_URL, DBPOOL_OPTIONS"),
+        (
+            {"DBPOOL_ZZZZZZZZZZZZZZZZZZZZ": 1},
+            ValueError,
+            "the configuration keys are DBPOOL_URL, DBPOOL_OPTIONS",
+        ),
         ({"DBPOOL_URL": 7}, TypeError, "DBPOOL_URL is of type int"),
         ({"DBPOOL_URL": NOWHERE, "DBPOOL_OPTIONS": 7}, TypeError, "DBPOOL_OPTIONS is of type int"),
         (
             {"DBPOOL_URL": NOWHERE, "DBPOOL_OPTIONS": {"maxsize": 7}},
             TypeError,
-            "DBPOOL_OPTIONS: unknown option 'maxsize': did you mean 'max_size'",
+            "DBPOOL_OPTIONS: unknown pool option 'maxsize': did you mean 'max_size'",
         ),
         (
             {"DBPOOL_URL": NOWHERE, "DBPOOL_OPTIONS": {"max_size": "many"}},
@@ -248,7 +252,7 @@ def test_a_failed_init_app_leaves_the_app_as_it_was(database: Database) -> None:
         (
             {"DBPOOL_DATABASES": {"replica": {"url": NOWHERE, "timeuot": 1}}},
             TypeError,
-            r"DBPOOL_DATABASES\['replica'\]: unknown option 'timeuot': did you mean 'timeout'",
+            r"DBPOOL_DATABASES\['replica'\]: unknown pool option 'timeuot': did you mean 'timeout'",
         ),
         (
             {"DBPOOL_URL": NOWHERE, "DBPOOL_DATABASES": {"default": NOWHERE}},
