@@ -10,6 +10,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
 
 from dbpool import ConnectionPool, drivers
+from dbpool._shown import shown
+from dbpool.drivers import _postgres
 
 from . import _settings
 from ._cursors import (
@@ -45,6 +47,17 @@ _FOR_THE_DRIVER = frozenset(
         "row_factory",
     )
 )
+
+
+# What libpq's options are in an entry of DATABASES; the others stand in its OPTIONS.
+_SETTINGS = {
+    "dbname": "NAME",
+    "database": "NAME",
+    "user": "USER",
+    "password": "PASSWORD",
+    "host": "HOST",
+    "port": "PORT",
+}
 
 
 class PooledPostgres(PooledWrapper):
@@ -102,10 +115,11 @@ class PooledPostgres(PooledWrapper):
         try:
             return IsolationLevel(wanted)
         except ValueError:
-            raise ImproperlyConfigured(
-                f"Invalid transaction isolation level {wanted} specified. Use one of the "
-                "psycopg.IsolationLevel values."
-            ) from None
+            pass
+        raise ImproperlyConfigured(
+            f"Invalid transaction isolation level {shown(wanted)} specified. Use one of the "
+            "psycopg.IsolationLevel values."
+        )
 
     def init_connection_state(self) -> None:
         """Check the server's version once; time zone and role were set when it was opened."""
@@ -137,10 +151,12 @@ def _check_parameters(params: Mapping[str, Any], alias: str) -> None:
     Raises ImproperlyConfigured for an unknown option or an impossible port, quoting no value.
     """
     given = {name: value for name, value in params.items() if name not in _FOR_THE_DRIVER}
-    ports = str(given.get("port", "")).split(",")
-    if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
+    if wrong := _postgres.not_possible(given):
+        key = f'["{_SETTINGS[wrong]}"]' if wrong in _SETTINGS else f'["OPTIONS"]["{wrong}"]'
         raise ImproperlyConfigured(
-            f'DATABASES[{alias!r}]["PORT"] is no port: it takes a number from 1 to 65535'
+            f"DATABASES[{alias!r}]{key} is not possible (it is not shown here, since it may hold a "
+            "password): HOST takes names or addresses, PORT a number from 1 to 65535, hostaddr "
+            "addresses, and none a NUL or what UTF-8 cannot hold"
         )
     try:
         _make_conninfo(**given)

@@ -9,6 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from dbpool import options
+from dbpool._shown import is_word, shown
+from dbpool._unknown import ELSEWHERE
 
 __all__ = ["DEFAULTS", "IGNORED", "OWN", "copied", "frozen", "others", "pool_options", "wants_pool"]
 
@@ -31,24 +33,13 @@ _DJANGOS = frozenset(
     )
 )
 
-# What other pools call it; the first four are psycopg_pool's.
+# What psycopg_pool's options, and those of other pools, are here.
 _ELSEWHERE = {
+    **ELSEWHERE,
     "conninfo": "NAME, USER, HOST and the like, beside OPTIONS",
     "kwargs": 'what stands in OPTIONS beside "pool"',
     "connection_class": "what get_new_connection() of a wrapper class of your own makes",
     "close_returns": "what close() of Django's own connection does",
-    "pool_size": "max_size",
-    "max_overflow": "part of max_size",
-    "max_conns": "max_size",
-    "maxconn": "max_size",
-    "minconn": "min_size",
-    "pool_timeout": "timeout",
-    "recycle": "max_lifetime",
-    "pool_recycle": "max_lifetime",
-    "pre_ping": 'validate="ping"',
-    "pool_pre_ping": 'validate="ping"',
-    "use_lifo": "reuse",
-    "pool_use_lifo": "reuse",
 }
 
 _WORDS = {"reset": ("auto", "rollback", "discard")}  # strings that are no dotted paths
@@ -80,7 +71,7 @@ def pool_options(settings: Mapping[str, Any], alias: str) -> dict[str, Any]:
     where = f'DATABASES[{alias!r}]["OPTIONS"]["pool"]'
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(
-            f"{where} is {given!r}: it takes True, False, None or a dict of options"
+            f"{where} is {shown(given)}: it takes True, False, None or a dict of options"
         )
     merged = {**DEFAULTS, "name": alias}
     # How long a connection may live is what CONN_MAX_AGE says; nothing is pinned to a thread.
@@ -104,19 +95,18 @@ def _check(merged: Mapping[str, Any]) -> None:
         del core["reset"]
     for name in core:
         if name not in options.OPTIONS:
-            ours = _ELSEWHERE.get(name.lower())
-            hint = f": here it is {ours}" if ours else ""
-            hint = hint or options.nearest(name, (*options.OPTIONS, *OWN))
-            raise TypeError(f"unknown pool option {name!r}{hint}")
+            raise TypeError(options.unknown(name, (*options.OPTIONS, *OWN), _ELSEWHERE))
     for name, words in OWN.items():
         if name in merged and merged[name] not in words:
             raise ValueError(
-                f"{name}={merged[name]!r} is not possible: it takes {' or '.join(words)}"
+                f"{name}={shown(merged[name])} is not possible: it takes {' or '.join(words)}"
             )
     options.checked(core)
 
 
 def _imported(path: str, where: str) -> Any:
+    if not is_word(path):  # nothing to import, but perhaps a URL or a password
+        raise ImproperlyConfigured(f"{where} is {shown(path)}: it takes a callable, or its path")
     try:
         return import_string(path)
     except ImportError as error:

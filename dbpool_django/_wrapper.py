@@ -17,6 +17,7 @@ from django.utils.functional import cached_property
 
 from dbpool import ConnectionPool, PoolClosed
 from dbpool._clock import monotonic
+from dbpool._frames import forget_locals
 
 from . import _forks, _settings, pools
 from ._errors import ErrorWrapper
@@ -96,6 +97,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
             and found[2] == self.timezone
         ):
             return found[3]
+        del found  # an error's frames are shown, and it holds the password
         return self._dbpool_successor()
 
     def _dbpool_successor(self) -> Supplier | None:
@@ -103,11 +105,18 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         self._dbpool_found = None
         if not self._dbpool_is_wanted():
             return None
+        try:
+            self._dbpool_found = found = self._dbpool_find()
+        except Exception as error:
+            forget_locals(error)
+            raise
+        return found[3]
+
+    def _dbpool_find(self) -> tuple[dict[str, Any], str, Any, Supplier]:
         settings = _settings.copied(self.settings_dict)
         supplier = pools.supplier_for(self)
         self._dbpool_settle()
-        self._dbpool_found = settings, self.timezone_name, self.timezone, supplier
-        return supplier
+        return settings, self.timezone_name, self.timezone, supplier
 
     def _dbpool_settle(self) -> None:
         """Take from the settings what Django's own class does when it connects."""
@@ -144,14 +153,14 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         if supplier is None or not supplier.is_plain or connects_by_djangos():
             self._dbpool_connect_as_django(supplier)
             return
-        settings = self.settings_dict
-        if settings["TIME_ZONE"] is not None:
+        # No local variable for the settings: an error's frames are shown, and the password with it.
+        if self.settings_dict["TIME_ZONE"] is not None:
             self.check_settings()
         self.in_atomic_block = False
         self.savepoint_ids = []
         self.atomic_blocks = []
         self.needs_rollback = False
-        self.health_check_enabled = settings["CONN_HEALTH_CHECKS"]
+        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
         # At once: without an age Django never looks, and no connection would go back.
         self.close_at = monotonic()
         self.closed_in_transaction = False
@@ -160,7 +169,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         self._dbpool_connecting = True
         try:
             self.connection = self._dbpool_take(supplier)
-            if settings["AUTOCOMMIT"]:
+            if self.settings_dict["AUTOCOMMIT"]:
                 self.autocommit = True  # as every connection is that comes out of the pool
                 self.run_commit_hooks_on_set_autocommit_on = False
             else:
@@ -179,6 +188,10 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         self._dbpool_connecting = True
         try:
             super().connect()
+        except Exception as error:
+            if supplier is not None:  # Django's own frames hold the parameters
+                forget_locals(error)
+            raise
         finally:
             self._dbpool_connecting = False
             self._dbpool_chosen = None

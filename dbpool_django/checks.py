@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from dbpool import options
+from dbpool._shown import shown
 
 from . import _environment, _inspection, _leftovers, _settings
 
@@ -73,9 +74,11 @@ def _about_age(
     if age == 0:
         return
     if age is None or given["max_lifetime"] != age:
-        text = f"CONN_MAX_AGE={age!r} has no effect: the pool decides how long connections live."
+        text = (
+            f"CONN_MAX_AGE={shown(age)} has no effect: the pool decides how long connections live."
+        )
     else:
-        text = f"CONN_MAX_AGE={age!r} is how long a pooled connection lives, in any thread."
+        text = f"CONN_MAX_AGE={shown(age)} is how long a pooled connection lives, in any thread."
     hint = 'Remove it; OPTIONS["pool"]["max_lifetime"] says the same.'
     yield _message("W001", text, hint, about)
 

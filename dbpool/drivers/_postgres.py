@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from .._shown import is_word
 from . import _hosts, _service
 
 __all__ = [
@@ -14,9 +16,11 @@ __all__ = [
     "address",
     "check_address",
     "check_kwargs",
+    "check_text",
     "connect_seconds",
     "defaults",
     "is_disconnect",
+    "not_possible",
     "reason",
     "routed",
     "with_settings",
@@ -36,6 +40,16 @@ _ENVIRONMENT = {"connect_timeout": "PGCONNECT_TIMEOUT"}
 _AFTER_USER = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?([^?]*)")
 
 
+# libpq takes UTF-8, and reads no further than a NUL, whatever follows.
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def check_text(conninfo: str) -> None:
+    """Raise ValueError for a conninfo that cannot be sent, which an error would carry whole."""
+    if _UNSENDABLE.search(conninfo):
+        raise ValueError(MALFORMED)
+
+
 def check_address(conninfo: str, parsed: Mapping[str, Any]) -> None:
     """Raise ValueError for an address that is none: libpq would quote what may be a password.
 
@@ -43,7 +57,7 @@ def check_address(conninfo: str, parsed: Mapping[str, Any]) -> None:
     the port or the database, which are in libpq's errors.
     """
     url = _AFTER_USER.match(conninfo)
-    if (url is not None and "@" in url.group(1)) or _not_possible(parsed):
+    if (url is not None and "@" in url.group(1)) or not_possible(parsed):
         raise ValueError(MALFORMED)
 
 
@@ -57,16 +71,26 @@ def check_kwargs(kwargs: Mapping[str, Any], own_conninfo: str) -> None:
         raise TypeError(
             f"{own_conninfo!r} in kwargs is not possible: it is the pool's first argument"
         )
-    if wrong := _not_possible(kwargs):
+    if wrong := not_possible(kwargs):
         raise ValueError(
             f"{wrong} in kwargs is not possible (it is not shown here, since it may hold a "
-            "password): host takes names or addresses, port numbers below 65536, dbname a name, "
-            "and the pool's first argument a whole URL"
+            "password): host takes names or addresses, hostaddr addresses, port numbers below "
+            "65536, dbname a name, the pool's first argument a whole URL, and none a NUL or what "
+            "UTF-8 cannot hold"
         )
 
 
-def _not_possible(given: Mapping[str, Any]) -> str:
-    """Return which part of an address is none, "" if each may be one."""
+def not_possible(given: Mapping[str, Any]) -> str:
+    """Return which option has a value that cannot be one, "" if each may be.
+
+    What libpq would make of it, and quote, may be part of a password.
+    """
+    for name, value in given.items():
+        if isinstance(value, str) and _UNSENDABLE.search(value):
+            return str(name) if is_word(str(name)) else "a name"
+    for address in str(given.get("hostaddr") or "").split(","):
+        if address and not _is_address(address):
+            return "hostaddr"
     for host in str(given.get("host") or "").split(","):
         if "@" in host[1:]:  # at the start it means a socket in the abstract namespace
             return "host"
@@ -78,6 +102,14 @@ def _not_possible(given: Mapping[str, Any]) -> str:
         if "://" in str(given.get(name) or ""):
             return name
     return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return not text.strip("0123456789.")  # 127.1 is one to libpq
+    return True
 
 
 def defaults(

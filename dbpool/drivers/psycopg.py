@@ -34,6 +34,7 @@ class PsycopgDriver(LibpqDriver):
 
     def _parse(self, conninfo: str) -> dict[str, Any]:
         parsed: dict[str, Any] | None = None
+        _postgres.check_text(conninfo)
         try:
             parsed = _conninfo.conninfo_to_dict(conninfo)
         except (psycopg.ProgrammingError, ValueError):

@@ -34,6 +34,7 @@ class Psycopg2Driver(LibpqDriver):
 
     def _parse(self, conninfo: str) -> dict[str, str]:
         parsed: dict[str, str] | None = None
+        _postgres.check_text(conninfo)
         try:
             parsed = extensions.parse_dsn(conninfo)
         except (psycopg2.ProgrammingError, ValueError):

@@ -619,7 +619,11 @@ def test_no_password_in_the_error_the_log_or_a_repr_when_connecting_fails(
 def test_no_password_in_the_error_when_one_in_kwargs_cannot_be_encoded(
     postgres: Postgres, new_pool: MakePool, records: list[logging.LogRecord]
 ) -> None:
-    pool = new_pool(postgres.dsn(), kwargs={"password": f"{SECRET}\udcff"})
+    given = {"password": f"{SECRET}\udcff"}
+    with pytest.raises(ValueError, match="password in kwargs is not possible") as caught:
+        new_pool(postgres.dsn(), kwargs=given)
+    assert_no_secret(caught.value, records)
+    pool = new_pool(postgres.dsn(), kwargs=lambda: given)
     assert_no_secret(failure(pool), records)
 
 

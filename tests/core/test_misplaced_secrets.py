@@ -15,7 +15,7 @@ from dbpool.health import HealthCheck
 from tests.support.callers import MakePool
 from tests.support.secrets import leaks
 
-SECRET = "sEcReT-9x"
+SECRET = "sEcReT!9x"
 URL = f"postgresql://app:{SECRET}@127.0.0.1:1/shop"
 MISTAKES: dict[str, dict[str, Any]] = {
     "a malformed URL": {"conninfo": f"postgresql://app:{SECRET}@db:{SECRET}/shop"},

@@ -11,7 +11,7 @@ from dbpool_flask import DBPool
 from tests.support.secrets import leaks
 from tests.web_flask.conftest import DRIVER
 
-SECRET = "sEcReT-9x"
+SECRET = "sEcReT!9x"
 URL = f"postgresql://app:{SECRET}@127.0.0.1:1/shop"
 MISTAKES: dict[str, dict[str, Any]] = {
     "a malformed URL": {"DBPOOL_URL": f"postgresql://app:{SECRET}@db:{SECRET}/shop"},
