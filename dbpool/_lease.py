@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Any
 from . import _role, _socket
 from ._clock import monotonic
 from ._keeper import Guard
-from .drivers.base import IDLE, INERROR, INTRANS, UNKNOWN
+from ._left_early import left_early
+from .drivers.base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INERROR, INTRANS, UNKNOWN
 from .errors import CommitUnknown, TransactionAborted
 
 if TYPE_CHECKING:
+    from ._entry import Entry
     from .pool import ConnectionPool
 
 __all__ = ["Lease", "check", "commit", "commit_checked", "ends_session", "roll_back"]
 
 _READ_ONLY = "25006"  # SQLSTATE
+# What is said of an UNKNOWN connection. The call that told its driver of the loss may have been a
+# commit of the block's own, or a statement in autocommit mode, so no text says "nothing": whoever
+# believes that writes again what is there.
+_CLOSED = (
+    "the connection was closed inside its block, where a transaction was open: what was not "
+    "committed by then is rolled back. Commit before you close it, or leave both to the block"
+)
 _LOST = (
-    "the link to the server was lost before the commit, and the transaction with it: nothing of "
-    "it is committed"
+    "the link to the server was lost before the commit: what was not committed by then is rolled "
+    "back, and what was, stays. Let the error that told of the lost link through, and look for "
+    "what was written before writing it again"
+)
+_LOST_IN_AUTOCOMMIT = (
+    "the link to the server was lost in autocommit mode, where each statement commits by itself: "
+    "what came before the last one stays, and whether that was committed is not known here. Look "
+    "for what was written before writing it again"
 )
 
 
@@ -46,20 +61,25 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         pool, conn, self._conn = self._pool, self._conn, None
+        early = error is not None and left_early(error, traceback)
+        if early and _entry_of(pool, conn) is None:
+            return  # found by the collector in a cycle with its generator, and dropped with it
         # After anything but an Exception (KeyboardInterrupt, a greenlet's timeout) a query may
         # have been cut short with its answer on the wire, whatever the status says.
-        close = True
+        close: bool | None = True
         try:
             if error is None:
                 commit(pool, conn)
-                close = False
+                close = None  # False, of a block: no matter in which thread it has ended
             elif isinstance(error, Exception):
-                close = roll_back(pool, conn) or pool.report(conn, error)
+                close = roll_back(pool, conn) or pool.report(conn, error) or None
+            elif early:
+                close = roll_back(pool, conn) or None
         except Exception as failure:
-            close = roll_back(pool, conn) or pool.report(conn, failure)
+            close = roll_back(pool, conn) or pool.report(conn, failure) or None
             raise
         finally:
-            pool.putconn(conn, close)
+            pool.putconn(conn, close)  # type: ignore[arg-type]
 
 
 def ends_session(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
@@ -85,6 +105,8 @@ def commit(pool: ConnectionPool, conn: Any) -> None:
 
 def commit_checked(pool: ConnectionPool, conn: Any, status: int) -> None:
     """Commit as `commit` does, when `check` has just returned that status."""
+    if status == UNKNOWN:  # its borrower has closed it, with nothing left to be committed
+        return
     try:
         pool._driver.commit(conn)
     except Exception as error:
@@ -101,8 +123,10 @@ def commit_checked(pool: ConnectionPool, conn: Any, status: int) -> None:
 def check(pool: ConnectionPool, conn: Any) -> int:
     """Return the transaction's status; no round trip.
 
-    Raises TransactionAborted if it has failed (the server would answer COMMIT with a silent
-    ROLLBACK) or is known, from the driver or the socket, to have been lost with its link.
+    That of a connection which its borrower has closed, with no transaction open, is UNKNOWN.
+    Raises TransactionAborted if the transaction has failed (the server would answer COMMIT with a
+    silent ROLLBACK) or is known, from the driver or the socket, to have been lost with its link;
+    CommitUnknown if it was lost where statements commit by themselves.
     """
     status = pool._driver.transaction_status(conn)
     if status == INERROR:
@@ -112,22 +136,39 @@ def check(pool: ConnectionPool, conn: Any) -> int:
             "savepoint around the statement that may fail"
         )
     if status == UNKNOWN:
-        raise pool._error(TransactionAborted)(
-            f"{_LOST}. Let the error that told of the lost link through"
-        )
+        _check_closed(pool, conn)
     # A driver learns that its session has ended only as it sends something: afterwards nobody
     # could tell whether that came in time. While something is in flight it may be a COMMIT.
     if status == INTRANS and _is_cut_off(pool, conn):
         raise pool._error(TransactionAborted)(
-            f"{_LOST}, so all of it may be done again"
+            "the link to the server was lost before the commit, and the open transaction with it: "
+            "nothing of that is committed, so all of it may be done again"
         ) from _farewell(pool, conn)
     return status
 
 
+def _check_closed(pool: ConnectionPool, conn: Any) -> None:
+    """Return only if an UNKNOWN connection was closed by its borrower after all was committed."""
+    how = pool._driver.how_closed(conn)
+    if how == CLOSED:
+        return
+    if how == CLOSED_IN_TRANSACTION:
+        raise pool._error(TransactionAborted)(_CLOSED)
+    if pool._driver.in_autocommit(conn):
+        raise pool._error(CommitUnknown)(_LOST_IN_AUTOCOMMIT)
+    raise pool._error(TransactionAborted)(_LOST)
+
+
 def _is_cut_off(pool: ConnectionPool, conn: Any) -> bool:
     """Return whether the socket of a lent connection shows its end; no round trip."""
+    entry = _entry_of(pool, conn)
+    return entry is not None and _socket.look(entry.poll) == _socket.DEAD
+
+
+def _entry_of(pool: ConnectionPool, conn: Any) -> Entry | None:
+    """Return the entry of a lent connection; None also once the collector has found it."""
     entry = pool._in_use.get(id(conn))
-    return entry is not None and entry() is conn and _socket.look(entry.poll) == _socket.DEAD
+    return entry if entry is not None and entry() is conn else None
 
 
 def _farewell(pool: ConnectionPool, conn: Any) -> Exception | None:

@@ -9,6 +9,7 @@ from ._admission import OVERLOADED
 from ._clock import monotonic
 from ._connecting import Failure
 from ._handover import CLOSED
+from ._holders import held
 from ._state import DOWN
 from .errors import ConnectFailed, PoolClosed, PoolDown, PoolOverloaded, PoolTimeout
 
@@ -92,7 +93,9 @@ def refusal(
     elif in_use < pool.max_size:
         why = "connections did not answer or pass their check: is the database well?"
     else:
-        why = "return connections sooner, or make max_size or timeout larger"
+        why = held(pool, time.monotonic())
+        why += why and ": "
+        why += "return connections sooner, or make max_size or timeout larger"
     error = pool._error(PoolDown if down else PoolTimeout)(
         f"pool {pool.name!r}: no connection within {waited:.2f} s; {in_use} of {pool.max_size} "
         f"in use, {size} open, {others} others waiting: {why}"

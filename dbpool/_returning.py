@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from . import _suspicion
@@ -20,15 +21,21 @@ __all__ = ["accept", "clean", "tidy"]
 
 logger = logging.getLogger("dbpool.pool")
 
+TOLD_EVERY = 60.0  # seconds between two warnings of a pool about returns by other threads
+
 _STATES = {INTRANS: "an open transaction", INERROR: "a failed transaction"}
 
 
-def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool) -> bool:
-    """Take back a connection that is not simply idle. False if it had to be closed."""
+def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool | None) -> bool:
+    """Take back a connection that is not simply idle. False if it had to be closed.
+
+    Arguments: `close`, as putconn has it; None is False, of a block that has ended in this thread.
+    """
     keep = False
     try:
         if not close:
-            _warn_of_stranger(pool, entry)
+            if close is not None:
+                _warn_of_stranger(pool, entry)
             state = _STATES.get(pool._driver.transaction_status(conn))
             if state:
                 logger.warning(
@@ -93,15 +100,26 @@ def _warn_of_reset(pool: ConnectionPool, what: str) -> None:
 
 
 def _warn_of_stranger(pool: ConnectionPool, entry: Entry) -> None:
-    """Warn of a return by a thread that is not the holder while the holder lives."""
+    """Warn of a return by a thread that is not the holder while the holder lives.
+
+    Now and then, since nobody can tell whether it was meant so: worker threads hand on what they
+    have borrowed (`asyncio.to_thread`), with the next one at each return.
+    """
     if entry.holder == threading.get_ident() or entry.owner is not None:
+        return
+    now = time.monotonic()
+    if now - pool._stranger_told_at < TOLD_EVERY:
         return
     for thread in threading.enumerate():
         if thread.ident == entry.holder:
+            pool._stranger_told_at = now
             logger.warning(
-                "pool %r: thread %r returned a connection that thread %r borrowed and may still "
-                "be using",
+                "pool %r: thread %r returned a connection that thread %r borrowed, and would lend "
+                "to somebody else if it is still using it; that is well where one hands it to the "
+                "other (told once in %g s)",
                 pool.name,
                 threading.current_thread().name,
                 thread.name,
+                TOLD_EVERY,
             )
+            return

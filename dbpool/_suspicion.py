@@ -8,7 +8,7 @@ from . import _ending, _lease, _socket, _validation
 from ._clock import monotonic
 from ._entry import NEVER
 from ._keeper import keeper
-from .drivers.base import UNKNOWN
+from .drivers.base import LOST, UNKNOWN
 
 if TYPE_CHECKING:
     from ._entry import Entry
@@ -39,7 +39,7 @@ def distrust(pool: ConnectionPool) -> None:
 def is_dead(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
     """Return whether a connection that came back is one whose server has gone; no round trip."""
     if pool._driver.transaction_status(conn) == UNKNOWN:
-        return True
+        return pool._driver.how_closed(conn) == LOST  # else its borrower has closed it
     # psycopg2 calls itself open and idle after an immediate restart over a unix socket.
     return _socket.look(entry.poll) == _socket.DEAD
 
@@ -58,5 +58,6 @@ def report(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
         return False  # what is nobody's may be no connection at all
     if entry is not None:
         _ending.expire(entry, "broken")
-    suspect(pool)
+    if pool._driver.how_closed(conn) == LOST:  # else it says nothing of the others
+        suspect(pool)
     return True

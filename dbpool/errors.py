@@ -98,16 +98,17 @@ class ConnectFailed(PoolError):
 
 
 class TransactionAborted(PoolError):
-    """A commit was asked for, but nothing can be committed, and nothing has been.
+    """A commit was asked for, but there is no transaction any more that could be committed.
 
-    The transaction had failed (the server would roll it back), or its session had ended before.
+    It had failed (the server would roll it back), or its session had ended before, or was closed.
+    What had been committed before that stays: the message says what is known of it.
     """
 
 
 class CommitUnknown(PoolError):
     """The link was lost during COMMIT: whether the server committed cannot be known from here.
 
-    Never retried by the pool. Look for what was written, by a key of its own, before writing it
+    Or it was lost in autocommit mode, where each statement is its own. Never retried by the pool. Look for what was written, by a key of its own, before writing it
     again. `__cause__` is the driver's own error. A link that is known to have been lost before
     the COMMIT was sent is TransactionAborted instead.
     """

@@ -203,6 +203,7 @@ class ConnectionPool(_Typed[Conn]):
         self._proved_at = -math.inf
         self._doubted_at = -math.inf
         self._timed_out_at = -math.inf
+        self._stranger_told_at = -math.inf
 
     # -- acquire and return
 

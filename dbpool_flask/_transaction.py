@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import flask
 
 from dbpool import TransactionAborted
+from dbpool._left_early import left_early
 from dbpool.drivers.base import IDLE, INERROR
 
 from ._errors import released
@@ -87,7 +88,7 @@ class Transaction:
             return
         if self in lease.blocks:  # and whatever was opened in it and never left
             del lease.blocks[lease.blocks.index(self) :]
-        if error is not None and not isinstance(error, Exception):
+        if not (error is None or isinstance(error, Exception) or left_early(error, traceback)):
             lease.torn = True
             return
         try:

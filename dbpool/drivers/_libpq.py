@@ -7,8 +7,9 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from .. import _socket
 from . import _hosts, _postgres
-from .base import Driver
+from .base import ACTIVE, Driver
 
 __all__ = ["LibpqDriver"]
 
@@ -71,3 +72,23 @@ class LibpqDriver(Driver):
     def read_only(self, conn: Any) -> bool | None:
         """Return whether the server takes no writes, as it has last reported; None: unknown."""
         return _hosts.is_read_only(conn.info)
+
+    def is_disconnect(self, conn: Any, error: BaseException) -> bool:
+        """Return whether the connection is of no further use.
+
+        `closed` and the SQLSTATE are not enough: after an immediate restart over a unix socket
+        psycopg2 raises a plain DatabaseError without a code and still calls itself open. Nor does
+        the SQLSTATE say whose session has ended: it may be one of another pool, or one that the
+        server itself had open (dblink). When its own ends libpq reads on until the link does, so
+        one that is quiet, and not in the midst of an answer, has not ended.
+        """
+        if conn.closed:
+            return True
+        fd = self.fileno(conn)
+        seen = _socket.DEAD if fd is None else _socket.look(_socket.poller(fd))
+        if seen == _socket.DEAD:
+            return True
+        sqlstate = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+        return _postgres.is_disconnect(sqlstate) and (
+            seen != _socket.ALIVE or self.transaction_status(conn) == ACTIVE
+        )

@@ -192,6 +192,13 @@ class _Tracking:
         except sqlite3.ProgrammingError:  # it was never opened
             pass
 
+    def close(self) -> None:
+        try:
+            self._dbpool_closed_in_transaction = self.in_transaction  # type: ignore[attr-defined]
+        except sqlite3.ProgrammingError:  # it is closed
+            pass
+        super().close()  # type: ignore[misc]
+
     def _dbpool_track(self, cursor: Any) -> Any:
         # It may come before __init__ has ended, and that forgets whatever there was.
         known = self.__dict__.setdefault("_dbpool_cursors", [])

@@ -11,10 +11,14 @@ from typing import Any
 
 from psycopg2 import extensions
 
-__all__ = ["UNTRACKED", "TrackedConnection", "marks_of", "unchanged"]
+from .base import IDLE
+
+__all__ = ["CLOSED_IDLE", "UNTRACKED", "TrackedConnection", "marks_of", "unchanged"]
 
 # The marks of a connection whose class is the user's own: it is read at each return.
 UNTRACKED = frozenset(("untracked",))
+
+CLOSED_IDLE = "closed, with no transaction open"
 
 _plain = extensions.connection
 
@@ -57,6 +61,12 @@ class TrackedConnection(_plain):
         """As psycopg2's own."""
         self._dbpool_marks.add("set_client_encoding")
         _plain.set_client_encoding(self, *args, **kwargs)
+
+    def close(self) -> None:
+        """As psycopg2's own."""
+        if self.get_transaction_status() == IDLE:  # afterwards it is UNKNOWN in any case
+            self._dbpool_marks.add(CLOSED_IDLE)
+        _plain.close(self)
 
     def reset(self) -> None:
         """As psycopg2's own."""

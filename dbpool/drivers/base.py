@@ -10,9 +10,12 @@ from ._bare import bare
 
 __all__ = [
     "ACTIVE",
+    "CLOSED",
+    "CLOSED_IN_TRANSACTION",
     "IDLE",
     "INERROR",
     "INTRANS",
+    "LOST",
     "PERMANENT",
     "REASONS",
     "UNKNOWN",
@@ -23,6 +26,9 @@ __all__ = [
 
 # The server's transaction status, as libpq numbers it.
 IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
+
+# How a connection came to be UNKNOWN: by a close() of its borrower, or by the loss of its link.
+CLOSED, CLOSED_IN_TRANSACTION, LOST = "closed", "closed in a transaction", "lost"
 
 # Why a connect failed: a closed list, the only words about it that a health page may show.
 REASONS = frozenset(
@@ -175,6 +181,14 @@ class Driver(ABC):
     @abstractmethod
     def transaction_status(self, conn: Any) -> int:
         """Return IDLE (0), ACTIVE, INTRANS, INERROR or UNKNOWN (broken); no round trip."""
+
+    def how_closed(self, conn: Any) -> str:
+        """Return CLOSED, CLOSED_IN_TRANSACTION, or LOST: also where that cannot be told apart."""
+        return LOST
+
+    def in_autocommit(self, conn: Any) -> bool:
+        """Return whether each statement commits by itself; also of one that is closed."""
+        return False
 
     @abstractmethod
     def attributes(self, conn: Any) -> Any:

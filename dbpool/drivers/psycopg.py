@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from .. import _socket
 from .._shown import shown
 from . import _cancel, _postgres
 from ._libpq import LibpqDriver
-from .base import ACTIVE, UNKNOWN
+from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, UNKNOWN, bare
 
 __all__ = ["PsycopgDriver"]
 
@@ -81,6 +82,7 @@ class PsycopgDriver(LibpqDriver):
         """Take over a connection that somebody else has opened for a pool; return it."""
         # As psycopg_pool does: one of a pool that is dropped, or forked, is no forgotten one.
         conn._pool = None
+        _watch_close(bare(conn))
         return conn
 
     def forget_password(self, error: BaseException | None) -> None:
@@ -136,6 +138,17 @@ class PsycopgDriver(LibpqDriver):
         if pgconn.pipeline_status or (status != UNKNOWN and conn.lock.locked()):
             return ACTIVE
         return status
+
+    def how_closed(self, conn: Any) -> str:
+        """Return CLOSED, CLOSED_IN_TRANSACTION, or LOST: also where that cannot be told apart."""
+        status = getattr(conn, "_dbpool_closed_in", UNKNOWN)
+        if status == UNKNOWN:
+            return LOST
+        return CLOSED if status == IDLE else CLOSED_IN_TRANSACTION
+
+    def in_autocommit(self, conn: Any) -> bool:
+        """Return whether each statement commits by itself; also of one that is closed."""
+        return bool(conn.autocommit)
 
     def attributes(self, conn: Any) -> Any:
         """Return the session attributes that a borrower may change; no round trip."""
@@ -243,12 +256,19 @@ class PsycopgDriver(LibpqDriver):
         """Return a word of REASONS for an error of `connect`."""
         return _postgres.reason(getattr(error, "sqlstate", None), str(error))
 
-    def is_disconnect(self, conn: Any, error: BaseException) -> bool:
-        """Return whether the connection is of no further use."""
-        if conn.closed or _postgres.is_disconnect(getattr(error, "sqlstate", None)):
-            return True
-        fd = self.fileno(conn)
-        return fd is None or _socket.look(_socket.poller(fd)) == _socket.DEAD
+
+def _watch_close(conn: Any) -> None:
+    """Have its close() remember in which state it found the session: libpq forgets it then."""
+    ref = weakref.ref(conn)  # or the connection would hold itself, and no drop of it be seen
+
+    def close() -> None:
+        conn = ref()
+        if conn is not None:
+            if not conn.closed:
+                conn._dbpool_closed_in = conn.pgconn.transaction_status
+            type(conn).close(conn)
+
+    conn.close = close
 
 
 def _libpq_path() -> str | None:

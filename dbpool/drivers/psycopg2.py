@@ -14,8 +14,8 @@ from .. import _socket
 from .._shown import shown
 from . import _cancel, _postgres
 from ._libpq import LibpqDriver
-from ._tracking import TrackedConnection, marks_of, unchanged
-from .base import ACTIVE, IDLE
+from ._tracking import CLOSED_IDLE, UNTRACKED, TrackedConnection, marks_of, unchanged
+from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST
 
 __all__ = ["Psycopg2Driver"]
 
@@ -101,6 +101,19 @@ class Psycopg2Driver(LibpqDriver):
         except (psycopg2.Error, ValueError):
             return None
         return fd if fd >= 0 else None
+
+    def how_closed(self, conn: Any) -> str:
+        """Return CLOSED, CLOSED_IN_TRANSACTION, or LOST: also where that cannot be told apart."""
+        if conn.closed != 1:  # it is 2 where a call has met with the loss
+            return LOST
+        marks = marks_of(conn)
+        # Of a class of the user's own there is psycopg2's word for it, which is not the server's.
+        idle = conn.status == _READY if marks is UNTRACKED else CLOSED_IDLE in marks
+        return CLOSED if idle else CLOSED_IN_TRANSACTION
+
+    def in_autocommit(self, conn: Any) -> bool:
+        """Return whether each statement commits by itself; also of one that is closed."""
+        return bool(conn.autocommit)
 
     def attributes(self, conn: Any) -> Any:
         """Return the session attributes that a borrower may change; no round trip.
@@ -214,17 +227,6 @@ class Psycopg2Driver(LibpqDriver):
     def reason(self, error: BaseException) -> str:
         """Return a word of REASONS for an error of `connect`."""
         return _postgres.reason(getattr(error, "pgcode", None), str(error))
-
-    def is_disconnect(self, conn: Any, error: BaseException) -> bool:
-        """Return whether the connection is of no further use.
-
-        SQLSTATE and `closed` are not enough: after an immediate restart over a unix socket
-        psycopg2 raises a plain DatabaseError without a code and still calls itself open.
-        """
-        if conn.closed or _postgres.is_disconnect(getattr(error, "pgcode", None)):
-            return True
-        fd = self.fileno(conn)
-        return fd is None or _socket.look(_socket.poller(fd)) == _socket.DEAD
 
 
 def _set_session(conn: Any, values: tuple[Any, ...], **autocommit: bool) -> None:

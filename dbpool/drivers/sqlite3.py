@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _sqlite
-from .base import IDLE, INTRANS, UNKNOWN, Driver
+from .base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INTRANS, LOST, UNKNOWN, Driver
 
 __all__ = ["Sqlite3Driver"]
 
@@ -106,6 +106,13 @@ class Sqlite3Driver(Driver):
             return INTRANS if conn.in_transaction else IDLE
         except sqlite3.ProgrammingError:
             return UNKNOWN
+
+    def how_closed(self, conn: Any) -> str:
+        """Return CLOSED, CLOSED_IN_TRANSACTION, or LOST: also where that cannot be told apart."""
+        was_open = getattr(conn, "_dbpool_closed_in_transaction", None)
+        if was_open is None:
+            return LOST
+        return CLOSED_IN_TRANSACTION if was_open else CLOSED
 
     def attributes(self, conn: Any) -> Any:
         """Return the session attributes that a borrower may change."""

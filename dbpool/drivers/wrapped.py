@@ -131,6 +131,14 @@ class WrappedDriver(Driver):
         """Return IDLE (0), ACTIVE, INTRANS, INERROR or UNKNOWN (broken); no round trip."""
         return self._driver.transaction_status(conn)
 
+    def how_closed(self, conn: Any) -> str:
+        """Return CLOSED, CLOSED_IN_TRANSACTION, or LOST: also where that cannot be told apart."""
+        return self._driver.how_closed(conn)
+
+    def in_autocommit(self, conn: Any) -> bool:
+        """Return whether each statement commits by itself; also of one that is closed."""
+        return self._driver.in_autocommit(conn)
+
     def attributes(self, conn: Any) -> Any:
         """Return the session attributes that a borrower may change; no round trip."""
         return self._driver.attributes(conn)

@@ -517,6 +517,36 @@ def test_a_return_by_another_thread_while_the_holder_lives_is_warned_about(
     expect_full_capacity(pool)
 
 
+def test_returns_by_other_threads_are_warned_about_once_in_a_while(
+    stub_pool: MakePool, warnings_of: Callable[[], list[str]]
+) -> None:
+    """Worker threads hand on what they have borrowed: `asyncio.to_thread(pool.getconn)`."""
+    pool = stub_pool(max_size=1)
+    for _ in range(5):
+        in_thread(pool.putconn, pool.getconn()).result(PATIENCE)
+    assert len(warnings_of()) == 1
+    expect_full_capacity(pool)
+
+
+def test_a_block_that_ends_in_another_thread_is_nothing_to_warn_about(
+    pg_pool: MakePool, warnings_of: Callable[[], list[str]]
+) -> None:
+    """As the dependencies of FastAPI do: it is over, and nobody uses its connection any more."""
+    pool = pg_pool(max_size=1)
+
+    def leave(error: Exception | None) -> None:
+        block = pool.connection()
+        block.__enter__()
+        kind = None if error is None else type(error)
+        in_thread(block.__exit__, kind, error, None).result(PATIENCE)
+
+    for error in (None, KeyError("mine"), None):
+        leave(error)
+    assert warnings_of() == []
+    assert pool.get_stats()["connections_num"] == 1
+    expect_full_capacity(pool)
+
+
 def test_a_return_on_behalf_of_a_thread_that_ended_is_nothing_to_warn_about(
     stub_pool: MakePool, warnings_of: Callable[[], list[str]]
 ) -> None:

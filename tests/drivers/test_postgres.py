@@ -190,7 +190,7 @@ def test_a_connection_that_was_closed_before_the_commit_has_committed_nothing(
             run(conn, "SELECT 1")
             conn.close()
 
-    with pytest.raises(TransactionAborted, match="lost before the commit") as caught:
+    with pytest.raises(TransactionAborted, match="closed inside its block") as caught:
         close()
     assert isinstance(caught.value, pool.driver.OperationalError)
 
