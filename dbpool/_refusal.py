@@ -93,7 +93,7 @@ def refusal(
     elif in_use < pool.max_size:
         why = "connections did not answer or pass their check: is the database well?"
     else:
-        why = held(pool, time.monotonic())
+        why = held(pool, monotonic())
         why += why and ": "
         why += "return connections sooner, or make max_size or timeout larger"
     error = pool._error(PoolDown if down else PoolTimeout)(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from . import _suspicion
+from ._clock import monotonic
 from ._ending import retire
 from ._keeper import Guard
 from ._lease import roll_back
@@ -107,7 +107,7 @@ def _warn_of_stranger(pool: ConnectionPool, entry: Entry) -> None:
     """
     if entry.holder == threading.get_ident() or entry.owner is not None:
         return
-    now = time.monotonic()
+    now = monotonic()
     if now - pool._stranger_told_at < TOLD_EVERY:
         return
     for thread in threading.enumerate():

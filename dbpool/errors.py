@@ -108,9 +108,10 @@ class TransactionAborted(PoolError):
 class CommitUnknown(PoolError):
     """The link was lost during COMMIT: whether the server committed cannot be known from here.
 
-    Or it was lost in autocommit mode, where each statement is its own. Never retried by the pool. Look for what was written, by a key of its own, before writing it
-    again. `__cause__` is the driver's own error. A link that is known to have been lost before
-    the COMMIT was sent is TransactionAborted instead.
+    Or it was lost in autocommit mode, where each statement commits by itself. Never retried by the
+    pool. Look for what was written, by a key of its own, before writing it again. `__cause__` is
+    the driver's own error, if the COMMIT has met with it. A link that is known to have been lost
+    before the COMMIT was sent is TransactionAborted instead.
     """
 
 

@@ -74,7 +74,9 @@ def test_nothing_of_psycopg2s_is_overlooked() -> None:
         method = callable(getattr(connection, name))
         assert not method or getattr(TrackedConnection, name) is not getattr(connection, name)
     ours = set(vars(TrackedConnection)) - {"__module__", "__doc__", "__annotations__"}
-    assert {name for name in ours if not name.startswith("_")} < CAN_CHANGE | {"close"}, "it adds something"
+    assert {name for name in ours if not name.startswith("_")} < CAN_CHANGE | {"close"}, (
+        "it adds something"
+    )
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {

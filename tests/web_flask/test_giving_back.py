@@ -112,6 +112,26 @@ def test_a_client_that_goes_away_does_not_cost_the_streams_connection(
     assert returned == [False]
 
 
+def test_a_block_in_a_generator_that_is_left_early_is_undone_and_costs_no_connection(
+    site: Site, returned: list[bool]
+) -> None:
+    @site.app.post("/")
+    def view() -> Any:
+        def rows() -> Any:
+            with site.db.transaction():
+                site.write("undone")
+                yield "row"
+
+        for _ in rows():
+            break
+        site.write("kept")
+        return "", 201
+
+    assert site.client().post("/").status_code == 201
+    assert site.database.notes() == ["kept"]
+    assert returned == [False]
+
+
 @pytest.mark.parametrize("step", ["commit", "rollback"])
 def test_what_strikes_while_it_ends_costs_the_connection_and_not_the_slot(
     make_site: MakeSite, returned: list[bool], step: str
