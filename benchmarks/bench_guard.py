@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any
 
 from dbpool import ConnectionPool, PoolTimeout
-from dbpool._keeper import Guard
 from testproject.postgres import PostgresServer
+from tests.support import inside
 
 MOST_US, MOST_GAP = 3.0, 0.050
 
@@ -27,7 +27,7 @@ def arming(pool: ConnectionPool, conn: Any) -> float:
     for _ in range(200):
         started = time.perf_counter()
         for _ in range(200):
-            with Guard(pool, conn, 2.0):
+            with inside.TimeLimit(pool, conn, 2.0):
                 pass
         best = min(best, (time.perf_counter() - started) / 200)
     return best * 1e6

@@ -18,6 +18,7 @@ from dbpool import ConnectionPool
 from dbpool.health import HealthCheck
 from testproject.postgres import PostgresServer
 from tests.health.probing import CountingDriver
+from tests.support import inside
 from tests.support.black_hole import BlackHole
 
 THREADS, BURSTS, CHECKS = 64, 3, 200
@@ -38,7 +39,7 @@ def busy(pool: ConnectionPool) -> Iterator[None]:
     for thread in threads:
         thread.start()
     try:
-        while len(pool._in_use) < pool.max_size:
+        while len(inside.in_use(pool)) < pool.max_size:
             time.sleep(0.005)
         yield
     finally:

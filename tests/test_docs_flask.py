@@ -17,6 +17,7 @@ from flask import Flask, Response, abort, request
 import dbpool_flask
 from dbpool import PoolTimeout
 from dbpool_flask import DBPool, _config
+from tests.support import inside
 from tests.support.documents import Document
 from tests.support.servers import Postgres
 from tests.support.tutorial import Tutorial
@@ -155,7 +156,7 @@ def page(postgres: Postgres) -> Iterator[dict[str, Any]]:
 def close(names: dict[str, Any]) -> None:
     with names["app"].app_context():
         for pool in names["db"].pools.values():
-            assert len(pool._in_use) == 0
+            assert len(inside.in_use(pool)) == 0
             pool.close()
 
 

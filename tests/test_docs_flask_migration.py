@@ -16,6 +16,7 @@ from flask import Flask
 
 from dbpool.options import OPTIONS
 from dbpool_flask import DBPool, _config
+from tests.support import inside
 from tests.support.documents import Document
 from tests.support.servers import Postgres
 
@@ -74,7 +75,7 @@ def database(postgres: Postgres) -> Iterator[dict[str, str]]:
         with connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {name}")
         url = postgres.url(dbname=name)
-        with closing(psycopg2.connect(url)) as inside, inside, inside.cursor() as cursor:
+        with closing(psycopg2.connect(url)) as entered, entered, entered.cursor() as cursor:
             cursor.execute("CREATE TABLE orders (customer text)")
         yield {
             f"{scheme}app@db/shop": scheme + url.removeprefix("postgresql://")
@@ -135,5 +136,5 @@ def test_the_app_after(heading: str, database: dict[str, str]) -> None:
         with names["app"].app_context():
             (pool,) = names["db"].pools.values()
         assert (pool.max_size, pool.timeout) == (10, 10)
-        assert len(pool._in_use) == 0
+        assert len(inside.in_use(pool)) == 0
         pool.close()

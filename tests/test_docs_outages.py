@@ -17,6 +17,7 @@ from dbpool import ConnectionPool, PoolDown
 from dbpool.health import HealthCheck
 from dbpool.options import OPTIONS
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.documents import Document
 from tests.support.stub_driver import StubDriver, StubError
 from tests.support.waiting import wait_until
@@ -86,12 +87,14 @@ def test_every_line_of_the_log_that_is_shown_is_logged_like_that(
             stub.hooks["connect"] = refuse
             with pytest.raises(PoolDown):
                 pool.getconn()
-            pool._proved_at = -math.inf  # a second later
+            inside.put(pool, proved_at=-math.inf)  # a second later
             assert health.respond("GET", "/healthz/db", "", [], "")[0] == 503
-            logging.getLogger("dbpool.pool").warning(pool._reach.is_full(pool, 0.0))
-            logging.getLogger("dbpool.pool").warning(pool._reach.still(pool, time.monotonic() + 30))
+            logging.getLogger("dbpool.pool").warning(inside.outage(pool).is_full(pool, 0.0))
+            logging.getLogger("dbpool.pool").warning(
+                inside.outage(pool).still(pool, time.monotonic() + 30)
+            )
             stub.hooks.clear()
-            pool._reach._full_until = 0.0
+            inside.put(inside.outage(pool), full_until=0.0)
             wait_until(lambda: "is up again" in caplog.text, 30.0)
     finally:
         pool.close()

@@ -8,7 +8,8 @@ import time
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests, _validation
+from dbpool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -165,7 +166,7 @@ def test_one_deadline_covers_queue_and_checks(
 ) -> None:
     """Who was served late gets no second timeout for the ping or for another try."""
     deadlines: list[float] = []
-    usable = _validation.usable
+    usable = inside.usable
 
     def spied(pool: ConnectionPool, held: object, now: float, deadline: float) -> bool:
         deadlines.append(deadline)
@@ -173,7 +174,7 @@ def test_one_deadline_covers_queue_and_checks(
 
     pool = stub_pool(max_size=1, validate="ping")
     held = pool.getconn()
-    monkeypatch.setattr(_validation, "usable", spied)
+    inside.patch(monkeypatch, "usable", spied)
     caller = in_thread(pool.getconn, 20)
     wait_for_waiters(pool, 1)
     latest = time.monotonic() + 20
@@ -290,7 +291,7 @@ def test_connecting_that_takes_too_long_is_told_apart_from_a_full_pool(
     go = threading.Event()
     stub.hooks["connect"] = lambda _: go.wait(PATIENCE)
     pool = stub_pool()
-    gave_up_until(lambda: len(pool._attempts()) > 0, pool)
+    gave_up_until(lambda: len(inside.attempts(pool)) > 0, pool)
     with pytest.raises(PoolTimeout, match="connecting takes too long") as caught:
         pool.getconn(timeout=0.05)
     assert (caught.value.size, caught.value.in_use) == (0, 0)

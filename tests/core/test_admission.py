@@ -10,7 +10,7 @@ from statistics import median, quantiles
 
 import pytest
 
-from dbpool._admission import CoDel
+from tests.support import inside
 
 TARGET, INTERVAL = 0.05, 2.0
 SERVICE = 0.05  # seconds, on average
@@ -35,7 +35,7 @@ class Outcome:
         return quantiles(self.waits, n=100)[98]
 
 
-def simulate(load: float, codel: CoDel | None, seed: int = 1) -> Outcome:
+def simulate(load: float, codel: inside.CoDel | None, seed: int = 1) -> Outcome:
     """Let callers come at `load` times the capacity; arrivals and service are exponential."""
     chance = random.Random(seed)
     free, queue, outcome = SLOTS, deque[float](), Outcome()
@@ -75,8 +75,8 @@ def simulate(load: float, codel: CoDel | None, seed: int = 1) -> Outcome:
     return outcome
 
 
-def codel(now: float = 0.0) -> CoDel:
-    return CoDel(TARGET, INTERVAL, now)
+def codel(now: float = 0.0) -> inside.CoDel:
+    return inside.CoDel(TARGET, INTERVAL, now)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -167,7 +167,7 @@ def test_the_timer_refuses_nobody_where_nobody_waits() -> None:
     assert not ours.tick(None, 8.0)
 
 
-def overloaded() -> CoDel:
+def overloaded() -> inside.CoDel:
     """Return one that has seen nothing but long waits from 2.0 to 4.0, and refuses since."""
     ours = codel()
     for now in (2.0, 3.0, 4.0):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolDown, PoolTimeout, _waiting
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -132,12 +133,12 @@ def test_the_first_caller_fills_the_minimum(stub_pool: MakePool, stub: StubDrive
 
 
 def age(pool: ConnectionPool, seconds: float) -> None:
-    for entry in pool._entries:
+    for entry in inside.entries(pool):
         entry.since -= seconds
         entry.expires_at -= seconds
         entry.good_until -= seconds
         entry.renew_at -= seconds
-    pool._due -= seconds
+    inside.put(pool, due=inside.due(pool) - seconds)
 
 
 def test_callers_trim_what_is_long_unused(stub_pool: MakePool) -> None:
@@ -231,7 +232,7 @@ def test_a_server_that_is_back_is_found_by_callers_that_do_not_wait_for_it(
 def test_a_dropped_connection_is_found_before_a_caller_waits(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_waiting, "BELT", PATIENCE)  # nobody looks again meanwhile
+    inside.patch(monkeypatch, "MAX_NAP", PATIENCE)  # nobody looks again meanwhile
     pool = stub_pool(max_size=1, background=False)
     pool.getconn()  # and forget it
     conn = pool.getconn(timeout=PATIENCE / 10)

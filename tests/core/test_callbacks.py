@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool, PoolClosed, PoolError
-from dbpool._growth import Backoff
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -169,7 +169,7 @@ def test_reconnect_failed_may_raise(
     stub: StubDriver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Backoff, "highest", 0.2)
+    inside.patch(monkeypatch, "MAX_PAUSE", 0.2)
     told = Raising(kind)
     calls = itertools.count(1)
     enough = 5

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from dbpool import ConnectionPool, PoolClosed
-from dbpool._handover import CLOSED
-from dbpool._waiting import Waiter
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -53,7 +52,7 @@ def test_who_waits_for_the_minimum_is_told_too(stub_pool: MakePool, stub: StubDr
     stub.hooks["connect"] = lambda _: go.wait(PATIENCE)
     pool = stub_pool(min_size=2)
     caller = in_thread(pool.wait, 100 * PATIENCE)
-    wait_until(lambda: pool._filling, PATIENCE)
+    wait_until(lambda: inside.filling(pool), PATIENCE)
     pool.close(timeout=0)
     with pytest.raises(PoolClosed):
         caller.result(PATIENCE)
@@ -69,7 +68,7 @@ def test_idle_ones_close_now_and_lent_ones_when_they_come_back(
         pool.close()
         wait_until(lambda: count_sessions(postgres, "dbpool:closing") == 2, PATIENCE)
         assert [one(conn, "SELECT 7") for conn in taken] == [7, 7], "a borrower can go on"
-        pool._audit()
+        inside.audit(pool)
         in_thread(pool.putconn, taken.pop()).result(PATIENCE)
         assert pool.get_stats()["pool_size"] == 1
     wait_until(lambda: count_sessions(postgres, "dbpool:closing") == 0, PATIENCE)
@@ -118,18 +117,18 @@ def test_closing_twice_or_what_was_never_opened_is_harmless(stub_pool: MakePool)
         pool.close()
         pool.close(timeout=0)
         never.close()
-    pool._audit()
-    never._audit()
+    inside.audit(pool)
+    inside.audit(never)
     assert pool.closed
     assert never.closed
 
 
 def test_a_waiter_that_two_tell_of_the_close_is_woken_once() -> None:
-    waiter = Waiter(time.monotonic())
-    assert waiter.deliver(CLOSED)
-    waiter.deliver(CLOSED)
+    waiter = inside.Waiter(time.monotonic())
+    assert waiter.deliver(inside.CLOSED)
+    waiter.deliver(inside.CLOSED)
     assert waiter.wait(PATIENCE)
-    assert waiter.withdraw() is CLOSED
+    assert waiter.withdraw() is inside.CLOSED
 
 
 def test_many_threads_may_close_at_once(stub_pool: MakePool, stub: StubDriver) -> None:

@@ -19,8 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn
 
-from dbpool import ConnectFailed, ConnectionPool, PoolTimeout, _connecting
+from dbpool import ConnectFailed, ConnectionPool, PoolTimeout
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, gave_up_until, in_thread
 from tests.support.servers import Postgres
 from tests.support.sessions import one
@@ -145,7 +146,7 @@ def test_a_callable_that_raises_is_asked_again_and_its_error_is_the_cause(
         return postgres.dsn()
 
     pool = new_pool(conninfo)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0)
     assert isinstance(caught.value.__cause__, KeyError)
@@ -158,7 +159,7 @@ def test_a_callable_that_returns_no_string_is_an_error_that_says_so(
     answer: Any, new_pool: MakePool
 ) -> None:
     pool = new_pool(lambda: answer)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0.02)
     assert "conninfo" in str(caught.value.__cause__)
@@ -300,14 +301,12 @@ def test_nothing_is_set_where_the_service_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It may set any of them: it is in libpq's own directory, or on an LDAP server."""
-    from dbpool.drivers import _postgres
-
     monkeypatch.setenv("HOME", str(tmp_path))
     for environ in ({}, {"PGSERVICEFILE": str(tmp_path / "none")}):
-        assert _postgres.defaults({"service": "shop"}, environ, 5.0, "dbpool:x") == {}
+        assert inside.connect_defaults({"service": "shop"}, environ, 5.0, "dbpool:x") == {}
     (tmp_path / "ldap").write_text("[shop]\nldap://server/dc=example?description?one?(cn=shop)\n")
     environ = {"PGSERVICEFILE": str(tmp_path / "ldap"), "PGSERVICE": "shop"}
-    assert _postgres.defaults({}, environ, 5.0, "dbpool:x") == {}
+    assert inside.connect_defaults({}, environ, 5.0, "dbpool:x") == {}
 
 
 # How long a connect may take
@@ -331,9 +330,8 @@ def test_nothing_is_set_where_the_service_cannot_be_read(
 def test_the_longer_connect_timeout_counts_and_for_each_host(
     given: dict[str, Any], environ: dict[str, str], seconds: float
 ) -> None:
-    from dbpool.drivers import _postgres
 
-    assert _postgres.connect_seconds(given, environ, 5.0) == seconds
+    assert inside.connect_seconds(given, environ, 5.0) == seconds
 
 
 @pytest.mark.outage
@@ -344,14 +342,14 @@ def test_a_slow_connect_is_kept_where_the_users_own_timeout_is_longer(
     new_pool: MakePool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_connecting, "OVERRUN", 0.0)
+    inside.patch(monkeypatch, "OVERRUN", 0.0)
     url = breakable_postgres.url(connect_timeout=60)
     conninfo = {"string": url, "callable": lambda: url, "kwargs": breakable_postgres.url()}[how]
     kwargs = {"connect_timeout": 60} if how == "kwargs" else {}
     pool = new_pool(conninfo, kwargs=kwargs, connect_timeout=0.2, max_size=1)
     breakable_postgres.freeze()
     caller = in_thread(pool.getconn, PATIENCE)
-    (attempt,) = wait_until(pool._attempts, PATIENCE, "a connect is under way")
+    (attempt,) = wait_until(lambda: inside.attempts(pool), PATIENCE, "a connect is under way")
     wait_until(lambda: time.monotonic() > attempt.since + 0.3, PATIENCE)
     breakable_postgres.thaw()
     pool.putconn(caller.result(PATIENCE))
@@ -444,7 +442,7 @@ def test_a_malformed_conninfo_from_a_callable_is_the_cause_without_a_word_of_it(
     template: str, new_pool: MakePool, records: list[logging.LogRecord]
 ) -> None:
     pool = new_pool(lambda: template.format(SECRET))
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0)
     assert isinstance(caught.value.__cause__, ValueError)
@@ -470,7 +468,7 @@ def test_an_address_in_kwargs_that_is_none_is_refused_without_a_word_of_it(
         ConnectionPool("", kwargs=kwargs)
     assert_no_secret(caught.value)
     pool = new_pool("", kwargs=lambda: kwargs)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout, match="kwargs") as later:
         pool.getconn(timeout=0)
     assert_no_secret(later.value)
@@ -571,14 +569,14 @@ def test_an_unescaped_password_is_refused_or_taken_for_nothing_but_a_password(
         return
     pool = ConnectionPool(conninfo, open=False)
     assert_no_secret(None, None, pool, pool.driver, pool.get_stats())
-    parsed = parse_dsn(str(pool._conninfo))
+    parsed = parse_dsn(str(inside.conninfo(pool)))
     shown = {key: value for key, value in parsed.items() if key != "password"}
     assert SECRET not in repr(shown), f"libpq would quote it: {shown}"
 
 
 def failure(pool: ConnectionPool) -> BaseException:
     """Return the error of a caller after a connect has failed."""
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises((PoolTimeout, ConnectFailed)) as caught:
         pool.getconn(timeout=0)
     return caught.value

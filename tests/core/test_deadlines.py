@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dbpool import PoolTimeout, _validation
-from dbpool._keeper import Guard
+from dbpool import PoolTimeout
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, gave_up_until, lent
 
 
@@ -38,7 +38,7 @@ def test_many_idle_connections_that_do_not_answer_cost_one_timeout_in_all(
 ) -> None:
     waited: list[bool] = []  # of each that was asked, whether its time was used up
 
-    class Noted(Guard):
+    class Noted(inside.TimeLimit):
         __slots__ = ()
 
         def __exit__(self, *error: Any) -> None:
@@ -46,7 +46,7 @@ def test_many_idle_connections_that_do_not_answer_cost_one_timeout_in_all(
                 waited.append(self.fired)
             super().__exit__(*error)
 
-    monkeypatch.setattr(_validation, "Guard", Noted)
+    inside.patch(monkeypatch, "TimeLimit", Noted)
     pool = new_pool(breakable_postgres.dsn(), max_size=40, validate_after=0, ping_after=0)
     with lent(pool, 40):
         pass
@@ -68,7 +68,7 @@ def test_a_mistake_in_a_callback_is_not_blamed_on_the_database(
     pg_pool: MakePool, option: dict[str, Any]
 ) -> None:
     pool = pg_pool(**option)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout, match="see its cause") as caught:
         pool.getconn(timeout=0.2)
     assert type(caught.value.__cause__).__name__ in str(caught.value)

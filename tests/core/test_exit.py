@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dbpool import _threads
 from tests.core.conftest import MakePool
+from tests.support import inside
 from tests.support.callers import PATIENCE
 from tests.support.injection import explore
 from tests.support.servers import Postgres, count_sessions
@@ -209,8 +209,8 @@ def test_a_process_ends_without_a_word(what: str, postgres: Postgres) -> None:
 def test_a_thread_that_is_being_started_is_waited_for_and_then_none_is(
     monkeypatch: pytest.MonkeyPatch, stub_pool: MakePool
 ) -> None:
-    monkeypatch.setattr(_threads, "_ended", False)
-    monkeypatch.setattr(_threads, "PATIENCE", PATIENCE)
+    inside.patch(monkeypatch, "exiting", False)
+    inside.patch(monkeypatch, "EXIT_PATIENCE", PATIENCE)
     entered, go_on = threading.Event(), threading.Event()
     told: list[str] = []
 
@@ -222,33 +222,35 @@ def test_a_thread_that_is_being_started_is_waited_for_and_then_none_is(
             told.append("it runs")
 
     def end() -> None:
-        _threads.end()
+        inside.threads.end()
         told.append("the process ends")
 
-    starting = threading.Thread(target=_threads.start, args=(Slow(target=lambda: None),))
+    starting = threading.Thread(target=inside.threads.start, args=(Slow(target=lambda: None),))
     ending = threading.Thread(target=end)
     starting.start()
     assert entered.wait(PATIENCE)
     ending.start()
-    wait_until(lambda: _threads._ended, PATIENCE)
+    wait_until(lambda: inside.peek(inside.threads, "ended"), PATIENCE)
     ending.join(0.05)  # it does not end
     go_on.set()
     for thread in (starting, ending):
         thread.join(PATIENCE)
     assert told == ["it runs", "the process ends"]
     with pytest.raises(RuntimeError):
-        _threads.start(threading.Thread(target=lambda: None))
+        inside.threads.start(threading.Thread(target=lambda: None))
     with stub_pool(max_size=1).connection():  # the caller connects
         pass
 
 
 def test_a_start_that_is_interrupted_at_any_point_keeps_no_process_from_its_end() -> None:
     def scenario(run: Callable[[Callable[[], object]], None]) -> Callable[[str], None]:
-        run(lambda: _threads.start(threading.Thread(target=lambda: None)))
+        run(lambda: inside.threads.start(threading.Thread(target=lambda: None)))
 
         def check(where: str) -> None:
-            assert not any(ref() for ref in _threads._being_started.values()), "it is waited for"
+            assert not any(
+                ref() for ref in inside.peek(inside.threads, "being_started").values()
+            ), "it is waited for"
 
         return check
 
-    assert explore(_threads.__file__, scenario) > 3
+    assert explore(inside.threads.__file__, scenario) > 3

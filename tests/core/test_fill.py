@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _lifecycle
+from dbpool import ConnectionPool, PoolTimeout
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, in_thread
 from tests.support.stub_driver import StubDriver
 from tests.support.waiting import wait_until
@@ -18,7 +19,7 @@ def one_of_two(stub_pool: MakePool, stub: StubDriver) -> tuple[ConnectionPool, t
     go = threading.Event()
     stub.hooks["connect"] = lambda _: go.wait(PATIENCE) if stub.made else None
     pool = stub_pool(min_size=2, max_size=2, max_connecting=1)
-    wait_until(lambda: len(pool._entries) == 1, PATIENCE)
+    wait_until(lambda: len(inside.entries(pool)) == 1, PATIENCE)
     return pool, go
 
 
@@ -27,9 +28,9 @@ def test_who_waits_for_a_minimum_is_told_that_it_is_there(
 ) -> None:
     """It looks for itself now and then, too; here that would be too late."""
     pool, go = one_of_two
-    monkeypatch.setattr(_lifecycle, "nap", lambda *_: 10 * PATIENCE)
+    inside.patch(monkeypatch, "fill_nap", lambda *_: 10 * PATIENCE)
     waiting = in_thread(pool.wait, 10 * PATIENCE)
-    wait_until(lambda: bool(pool._filling), PATIENCE)
+    wait_until(lambda: bool(inside.filling(pool)), PATIENCE)
     go.set()
     assert waiting.exception(PATIENCE) is None
 
@@ -39,7 +40,7 @@ def test_who_waits_for_a_minimum_that_is_lowered_waits_no_longer(
 ) -> None:
     pool, go = one_of_two
     waiting = in_thread(pool.wait, PATIENCE / 2)
-    wait_until(lambda: bool(pool._filling), PATIENCE)
+    wait_until(lambda: bool(inside.filling(pool)), PATIENCE)
     pool.resize(1, 2)
     try:
         assert waiting.exception(PATIENCE) is None
@@ -53,13 +54,13 @@ def test_who_waits_in_vain_does_not_wait_for_connects_after_it(
 ) -> None:
     pool, go = one_of_two
     waited: list[float] = []
-    close = _lifecycle.close
+    close = inside.close_pool
 
     def noted(pool: ConnectionPool, timeout: float) -> None:
         waited.append(timeout)
         close(pool, timeout)
 
-    monkeypatch.setattr(_lifecycle, "close", noted)
+    inside.patch(monkeypatch, "close_pool", noted)
     with pytest.raises(PoolTimeout, match=r"1 of min_size=2 connections were open after 0\.10 s"):
         pool.wait(0.1)
     assert waited == [0]

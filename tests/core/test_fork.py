@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool, PoolClosed
-from dbpool._keeper import keeper
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -105,7 +105,7 @@ def close_it(pool: ConnectionPool) -> None:
 
 def collect(pool: ConnectionPool) -> None:
     gc.collect()
-    pool._clear()
+    inside.clear(pool)
     gc.collect()
 
 
@@ -128,7 +128,7 @@ def test_the_childs_pool_starts_empty_and_has_its_full_capacity(
 
     def child() -> tuple[dict[str, Any], set[int]]:
         before = pool.get_stats()
-        pool._audit()
+        inside.audit(pool)
         expect_full_capacity(pool)
         return before, sessions(pool, 3)
 
@@ -311,7 +311,7 @@ def test_a_connect_under_way_is_the_parents_alone(stub_pool: MakePool, stub: Stu
     go = threading.Event()
     stub.hooks["connect"] = lambda _: go.wait(PATIENCE)
     pool = stub_pool(min_size=2, max_size=2)
-    wait_until(lambda: len(pool._attempts()) == 2, PATIENCE)
+    wait_until(lambda: len(inside.attempts(pool)) == 2, PATIENCE)
 
     def child() -> None:
         stub.hooks.clear()
@@ -342,7 +342,7 @@ def test_a_connect_under_way_is_sent_no_byte_by_the_child(new_pool: MakePool) ->
             with pytest.raises(BlockingIOError):
                 client.recv(1)
         pool.close(timeout=0)
-    wait_until(lambda: not pool._attempts(), PATIENCE)
+    wait_until(lambda: not inside.attempts(pool), PATIENCE)
 
 
 def test_the_keeper_runs_in_the_child_from_its_first_use_on(
@@ -412,7 +412,7 @@ def test_a_lock_that_another_thread_holds_is_not_held_in_the_child(
         pool.check()
         return sessions(pool, 2)
 
-    with Held(pool._lock, keeper._lock):
+    with Held(inside.lock(pool), inside.lock(inside.scheduler)):
         forked = Child(child)
     assert forked.result().isdisjoint(mine)
     assert sessions(pool, 2) == mine
@@ -474,7 +474,7 @@ def test_what_a_pool_is_is_the_same_in_the_child(stub_pool: MakePool) -> None:
 
     def child() -> None:
         for pool, words in ((closed, "is closed"), (new, "is not open yet")):
-            pool._audit()
+            inside.audit(pool)
             with pytest.raises(PoolClosed, match=words):
                 pool.getconn()
         new.open()
@@ -493,7 +493,7 @@ def test_the_child_warns_of_nothing(stub_pool: MakePool, caplog: pytest.LogCaptu
         caplog.clear()
         held.clear()
         gc.collect()
-        pool._find_lost()
+        inside.find_lost(pool)
         return [record.getMessage() for record in caplog.records]
 
     assert in_child(child) == []

@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _fork_gate
-from dbpool._fork_gate import NoFork
+from dbpool import ConnectionPool, PoolTimeout
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -44,10 +45,13 @@ pytestmark = [
 ]
 
 
+gate = partial(inside.peek, inside.fork_gate)  # what it has noted, by name
+
+
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have forks wait for connects as long as that takes on a busy machine."""
-    monkeypatch.setattr(_fork_gate, "PATIENCE", PATIENCE)
+    inside.patch(monkeypatch, "FORK_PATIENCE", PATIENCE)
 
 
 @contextmanager
@@ -146,19 +150,19 @@ def test_a_thread_that_has_connected_is_gone_before_a_fork(
         wait_until(lambda: not pool_threads(), PATIENCE)
         in_child(lambda: None)
         assert str(threads[-1]) not in os.listdir("/proc/self/task")
-    assert not set(threads) & _fork_gate._connected.keys()
+    assert not set(threads) & gate("connected").keys()
     assert libc.pthread_key_delete(key) == 0
 
 
 def test_threads_that_have_connected_are_not_remembered_for_ever(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_fork_gate, "MANY", 8)
+    inside.patch(monkeypatch, "FORK_MANY", 8)
     pool = stub_pool(max_size=1)
     for _ in range(40):
         pool.putconn(pool.getconn(), close=True)
         wait_until(lambda: not pool_threads(), PATIENCE)
-    assert len(_fork_gate._connected) <= 8
+    assert len(gate("connected")) <= 8
 
 
 def test_looking_at_the_threads_keeps_nothing_of_theirs_alive(
@@ -180,11 +184,11 @@ def test_looking_at_the_threads_keeps_nothing_of_theirs_alive(
     try:
         borrowing = in_thread(borrow)
         assert there.wait(PATIENCE)
-        assert threads[0] in _fork_gate._connected
-        _fork_gate._leaving()
+        assert threads[0] in gate("connected")
+        gate("leaving")()
         looked.set()
         borrowing.result(PATIENCE)
-        wait_until(lambda: pool._find_lost() is None and not pool._entries, PATIENCE)
+        wait_until(lambda: inside.find_lost(pool) is None and not inside.entries(pool), PATIENCE)
     finally:
         gc.enable()
 
@@ -231,18 +235,18 @@ def test_a_thousand_children_of_a_process_that_connects_all_the_time_can_connect
 @contextmanager
 def hanging_connect(pool: ConnectionPool, stub: StubDriver) -> Iterator[None]:
     """Have a connect under way that does not end before the block does."""
-    go, inside = threading.Event(), threading.Event()
+    go, entered = threading.Event(), threading.Event()
 
     def hang(_: object) -> None:
-        inside.set()
+        entered.set()
         go.wait(PATIENCE)
 
     stub.hooks["connect"] = hang
     caller = in_thread(pool.getconn, PATIENCE)
     try:
-        assert inside.wait(PATIENCE)
+        assert entered.wait(PATIENCE)
         yield
-        assert pool._attempts(), "the connect has ended: nothing was tested"
+        assert inside.attempts(pool), "the connect has ended: nothing was tested"
     finally:
         go.set()
         pool.putconn(caller.result(PATIENCE))
@@ -252,12 +256,12 @@ def test_a_fork_does_not_wait_for_a_connect_that_hangs(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
     pool = stub_pool(max_size=2)
-    known = (_fork_gate._forks, _fork_gate._connects, _fork_gate._connected)
+    known = (gate("forks"), gate("connects"), gate("connected"))
     with hanging_connect(pool, stub):
-        assert _fork_gate._connects
+        assert gate("connects")
         assert in_child(lambda: [len(one) for one in known]) == [0, 0, 0]
-        assert not _fork_gate._forks
-    assert not _fork_gate._connects
+        assert not gate("forks")
+    assert not gate("connects")
     expect_full_capacity(pool)
 
 
@@ -269,7 +273,7 @@ def test_a_child_whose_connect_hangs_for_ever_is_told_at_its_timeout(
 
     def child() -> list[str]:
         said = []
-        gave_up_until(lambda: len(pool._attempts()) > 0, pool)
+        gave_up_until(lambda: len(inside.attempts(pool)) > 0, pool)
         for _ in range(3):
             with pytest.raises(PoolTimeout) as caught:
                 pool.getconn(timeout=0.1)
@@ -286,21 +290,21 @@ def test_a_connect_goes_on_after_a_fork_that_never_ended(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where an exception struck in the hooks: connects are late, once, and none is lost."""
-    monkeypatch.setattr(_fork_gate, "LONGEST", 0.2)
-    _fork_gate._forks[-1] = time.monotonic()
+    inside.patch(monkeypatch, "FORK_LONGEST", 0.2)
+    gate("forks")[-1] = time.monotonic()
     try:
         pool = stub_pool(max_size=2)
         expect_full_capacity(pool)
-        assert not _fork_gate._another_forks(_fork_gate._thread_id())
+        assert not gate("another_forks")(gate("thread_id")())
     finally:
-        _fork_gate._forks.clear()
+        gate("forks").clear()
 
 
 def test_who_forks_inside_its_own_connect_waits_for_nobody(
     stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal handler, say; and greenlets, which share their thread."""
-    monkeypatch.setattr(_fork_gate, "sleep", lambda _: pytest.fail("it waits for itself"))
+    inside.patch(monkeypatch, "fork_sleep", lambda _: pytest.fail("it waits for itself"))
     stub.hooks["connect"] = lambda _: in_child(lambda: None)
     pool = stub_pool(max_size=1, background=False)
     expect_full_capacity(pool)
@@ -309,18 +313,18 @@ def test_who_forks_inside_its_own_connect_waits_for_nobody(
 def test_an_exception_at_any_point_leaves_no_connect_that_forks_wait_for() -> None:
     def scenario(run: Callable[[Callable[[], object]], None]) -> Callable[[str], None]:
         def connect() -> None:
-            with NoFork():
+            with inside.NoFork():
                 pass
 
         run(connect)
 
         def check(where: str) -> None:
-            assert not in_thread(_fork_gate._another_connects, -1).result(PATIENCE)
-            assert not _fork_gate._connects
+            assert not in_thread(gate("another_connects"), -1).result(PATIENCE)
+            assert not gate("connects")
 
         return check
 
-    assert explore(_fork_gate.__file__, scenario) > 5
+    assert explore(inside.fork_gate.__file__, scenario) > 5
 
 
 def test_parent_and_child_connect_as_before_once_it_is_over(
@@ -331,4 +335,4 @@ def test_parent_and_child_connect_as_before_once_it_is_over(
     expect_full_capacity(pool)
     for child in forked:
         child.result()
-    wait_until(lambda: not _fork_gate._forks and not _fork_gate._connects, PATIENCE)
+    wait_until(lambda: not gate("forks") and not gate("connects"), PATIENCE)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dbpool import ConnectionPool
-from dbpool._growth import Backoff
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, settled
 from tests.support.stub_driver import StubDriver, StubError
 from tests.support.waiting import wait_until
@@ -16,8 +16,8 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Backoff, "lowest", 0.02)
-    monkeypatch.setattr(Backoff, "highest", 0.02)
+    inside.patch(monkeypatch, "MIN_PAUSE", 0.02)
+    inside.patch(monkeypatch, "MAX_PAUSE", 0.02)
 
 
 def refuse(_: object) -> None:
@@ -32,7 +32,7 @@ def given_up(stub_pool: MakePool, stub: StubDriver) -> ConnectionPool:
     pool = stub_pool(min_size=2, reconnect_timeout=0.05, reconnect_failed=lambda pool: told.set())
     assert told.wait(PATIENCE)
     settled(pool)
-    wait_until(lambda: pool._due > time.monotonic() + 5, PATIENCE, "the keeper rests")
+    wait_until(lambda: inside.due(pool) > time.monotonic() + 5, PATIENCE, "the keeper rests")
     del stub.hooks["connect"]
     return pool
 
@@ -43,7 +43,7 @@ def test_who_waits_for_the_minimum_has_it_connect_again(given_up: ConnectionPool
 
 
 def test_check_has_it_connect_at_once_whatever_the_pause(given_up: ConnectionPool) -> None:
-    given_up._backoff.retry_at = time.monotonic() + 100 * PATIENCE
+    inside.backoff(given_up).retry_at = time.monotonic() + 100 * PATIENCE
     given_up.check()
     wait_until(lambda: given_up.get_stats()["pool_available"] == 2, PATIENCE / 2)
 
@@ -59,12 +59,12 @@ def test_it_is_told_after_reconnect_timeout_and_not_before(
     def began(seconds: float) -> None:
         """Have it begun so long ago, and return when two attempts have failed since."""
         tries = pool.get_stats()["connections_errors"]
-        with pool._lock:
-            pool._backoff.failing_since = time.monotonic() - seconds
+        with inside.lock(pool):
+            inside.backoff(pool).failing_since = time.monotonic() - seconds
         wait_until(lambda: pool.get_stats()["connections_errors"] >= tries + 2, PATIENCE)
 
-    wait_until(lambda: pool._backoff.failing_since is not None, PATIENCE)
+    wait_until(lambda: inside.backoff(pool).failing_since is not None, PATIENCE)
     began(900.0)
     assert not told.is_set()
-    pool._backoff.failing_since = time.monotonic() - 1001.0
+    inside.backoff(pool).failing_since = time.monotonic() - 1001.0
     assert told.wait(PATIENCE)

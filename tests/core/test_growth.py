@@ -13,18 +13,9 @@ from typing import Any
 
 import pytest
 
-from dbpool import (
-    ConnectFailed,
-    ConnectionPool,
-    PoolClosed,
-    PoolTimeout,
-    _connecting,
-    _growth,
-    _handover,
-    _waiting,
-)
-from dbpool._growth import Backoff, Failure
+from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -118,17 +109,17 @@ def test_a_connection_on_its_way_to_a_caller_is_all_that_the_caller_asks_for(
         go.wait(PATIENCE)
         offer(pool, held)
 
-    offer = _handover.offer
-    monkeypatch.setattr(_handover, "offer", offer_late)
+    offer = inside.offer
+    inside.patch(monkeypatch, "offer", offer_late)
     pool = stub_pool(max_connecting=1)
     caller = in_thread(use, pool)
     assert arrived.wait(PATIENCE)
     wait_for_waiters(pool, 1)
-    _growth.start_connectors(pool)
+    inside.start_connectors(pool)
     assert pool.get_stats()["pool_size"] == 1
     other = in_thread(use, pool)  # and the next one asks for another
     wait_for_waiters(pool, 2)
-    _growth.start_connectors(pool)
+    inside.start_connectors(pool)
     assert pool.get_stats()["pool_size"] == 2
     go.set()
     caller.result(PATIENCE)
@@ -145,8 +136,8 @@ def test_what_a_caller_gets_counts_towards_the_minimum(
     pool = stub_pool(min_size=minimum, max_size=10, max_connecting=10)
     callers = [in_thread(use, pool) for _ in range(waiting)]
     wait_for_waiters(pool, waiting)
-    _growth.start_connectors(pool)  # returns once all that is wanted is under way
-    assert len(pool._attempts()) == wanted
+    inside.start_connectors(pool)  # returns once all that is wanted is under way
+    assert len(inside.attempts(pool)) == wanted
     gate.open()
     for caller in callers:
         caller.result(PATIENCE)
@@ -225,7 +216,7 @@ def test_a_burst_of_50_callers_over_2_ms_of_work_opens_few(
     def connect(_: object) -> None:
         with done:
             until = pieces[0] + 25
-            first = not pool._entries
+            first = not inside.entries(pool)
             done.wait_for(lambda: first or pieces[0] >= min(until, 50), PATIENCE)
 
     stub.hooks["connect"] = connect
@@ -387,17 +378,17 @@ def test_a_second_connect_joins_the_first_when_a_burst_would_be_over(
     gate.open()
     pool, held = one_lent(stub_pool, connect_timeout=10_000.0)
     gate.shut()
-    pool._backoff.retry_at = math.inf  # until all of them wait
+    inside.backoff(pool).retry_at = math.inf  # until all of them wait
     callers = [in_thread(use, pool) for _ in range(2)]
     wait_for_waiters(pool, 2)
     then = time.monotonic() + 3600.0  # by a clock of its own: till then nobody waits for long
-    for waiter in list(pool._waiters):
+    for waiter in list(inside.waiters(pool)):
         waiter.since = then
-    pool._backoff.retry_at = 0.0
-    _growth.start_connectors(pool)
-    assert len(pool._attempts()) == 1
-    assert not _growth._wanted(pool, then + 0.02)
-    assert _growth._wanted(pool, then + 0.03)
+    inside.backoff(pool).retry_at = 0.0
+    inside.start_connectors(pool)
+    assert len(inside.attempts(pool)) == 1
+    assert not inside.wanted(pool, then + 0.02)
+    assert inside.wanted(pool, then + 0.03)
     gate.open()
     pool.putconn(held)
     for caller in callers:
@@ -424,7 +415,7 @@ def test_a_slow_connect_costs_the_one_who_gave_up_no_slot(
 
 @pytest.fixture
 def short_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connecting, "OVERRUN", 0.0)
+    inside.patch(monkeypatch, "OVERRUN", 0.0)
 
 
 @pytest.mark.usefixtures("short_overrun")
@@ -435,9 +426,9 @@ def test_a_hanging_connect_is_replaced_but_no_more_than_two_and_keeps_its_slot(
     caller = in_thread(use, pool)
     wait_until(lambda: gate.inside == 3, PATIENCE, "two hanging ones are replaced")
     wait_until(
-        lambda: all(each.overdue_at < time.monotonic() for each in pool._attempts()), PATIENCE
+        lambda: all(each.overdue_at < time.monotonic() for each in inside.attempts(pool)), PATIENCE
     )
-    assert not _growth._wanted(pool, time.monotonic())
+    assert not inside.wanted(pool, time.monotonic())
     assert gate.inside == 3
     assert pool.get_stats()["pool_size"] == 3
     gate.open()
@@ -452,11 +443,11 @@ def test_growth_goes_on_when_one_of_three_hanging_connects_ends(
 ) -> None:
     """At most two are replaced; each frees its place when its thread ends."""
     go = threading.Semaphore(0)
-    inside: list[int] = []
+    entered: list[int] = []
 
     def hang(_: object) -> None:
-        inside.append(1)
-        if len(inside) <= 3:
+        entered.append(1)
+        if len(entered) <= 3:
             go.acquire(timeout=PATIENCE)
             if end == "fails":
                 raise StubError("connect_timeout")
@@ -464,15 +455,19 @@ def test_growth_goes_on_when_one_of_three_hanging_connects_ends(
     stub.hooks["connect"] = hang
     pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1)
     caller = in_thread(use, pool)
-    wait_until(lambda: len(inside) == 3, PATIENCE, "two hanging ones are replaced")
-    wait_until(lambda: all(a.overdue_at < time.monotonic() for a in pool._attempts()), PATIENCE)
+    wait_until(lambda: len(entered) == 3, PATIENCE, "two hanging ones are replaced")
+    wait_until(
+        lambda: all(a.overdue_at < time.monotonic() for a in inside.attempts(pool)), PATIENCE
+    )
     assert not caller.done()
-    assert len(inside) == 3
-    pool._connect_timeout = PATIENCE  # the fourth is not late, however busy the machine is
+    assert len(entered) == 3
+    inside.put(
+        pool, connect_timeout=PATIENCE
+    )  # the fourth is not late, however busy the machine is
     go.release()
     caller.result(PATIENCE)
-    assert len(inside) == 4
-    assert len(pool._attempts()) == 2, "those that hang still have their places"
+    assert len(entered) == 4
+    assert len(inside.attempts(pool)) == 2, "those that hang still have their places"
     go.release(2)
     expect_full_capacity(pool)
 
@@ -485,7 +480,9 @@ def test_a_connection_that_comes_too_late_is_closed_on_arrival(
     stub.hooks["close"] = lambda conn: closed.append(conn.number)
     pool = stub_pool(max_size=1, connect_timeout=0.05)
     gave_up_until(lambda: gate.inside == 1, pool)
-    wait_until(lambda: all(a.overdue_at < time.monotonic() for a in pool._attempts()), PATIENCE)
+    wait_until(
+        lambda: all(a.overdue_at < time.monotonic() for a in inside.attempts(pool)), PATIENCE
+    )
     gate.open()
     settled(pool)
     assert closed == [1]
@@ -501,9 +498,9 @@ def test_connecting_to_a_server_that_does_not_answer_ends_by_connect_timeout(
     breakable_postgres.freeze()
     with pytest.raises(PoolTimeout):
         pool.getconn(timeout=0.1)
-    wait_until(lambda: pool._backoff.failure, PATIENCE, "the connect is given up")
-    assert pool._backoff.failure is not None
-    assert pool._backoff.failure.reason == "connect_timeout"
+    wait_until(lambda: inside.backoff(pool).failure, PATIENCE, "the connect is given up")
+    assert inside.backoff(pool).failure is not None
+    assert inside.backoff(pool).failure.reason == "connect_timeout"
     breakable_postgres.thaw()
     expect_full_capacity(pool)
 
@@ -528,7 +525,7 @@ def test_a_failed_connect_is_tried_again_until_it_succeeds(
         caller.result(PATIENCE)
     assert len(tries) >= 3
     assert tries[1] - tries[0] >= 0.1 or tries[2] - tries[0] >= 0.1
-    assert pool._backoff.failure is None
+    assert inside.backoff(pool).failure is None
     expect_full_capacity(pool)
 
 
@@ -554,11 +551,11 @@ def test_failing_connects_are_spaced_out(
 
 
 def test_the_pauses_between_failing_connects_grow_to_a_limit_and_vary() -> None:
-    failure = Failure(StubError("refused"), "connect_refused")
+    failure = inside.Failure(StubError("refused"), "connect_refused")
     pauses: list[list[float]] = []
     for seed in range(50):
         random.seed(seed)
-        backoff = Backoff()
+        backoff = inside.Backoff()
         pauses.append([])
         for _ in range(12):
             backoff.failed(1000.0, failure)
@@ -597,7 +594,7 @@ def test_an_error_that_no_retry_mends_reaches_all_waiters_at_once(
         assert isinstance(caught.value.__cause__, StubError)
     assert len({id(caller.exception()) for caller in callers}) == waiting
     del stub.hooks["connect"]
-    wait_until(lambda: time.monotonic() > pool._backoff.retry_at, PATIENCE)
+    wait_until(lambda: time.monotonic() > inside.backoff(pool).retry_at, PATIENCE)
     expect_full_capacity(pool)
 
 
@@ -631,9 +628,9 @@ def test_a_server_that_is_down_is_waited_for(
     breakable_postgres.stop("immediate")
     pool = new_pool(breakable_postgres.dsn(), min_size=1, max_size=3, down_wait=PATIENCE)
     callers = [in_thread(use, pool) for _ in range(4)]
-    wait_until(lambda: pool._backoff.failure, PATIENCE, "connecting fails")
-    assert pool._backoff.failure is not None
-    assert pool._backoff.failure.reason == "connect_refused"
+    wait_until(lambda: inside.backoff(pool).failure, PATIENCE, "connecting fails")
+    assert inside.backoff(pool).failure is not None
+    assert inside.backoff(pool).failure.reason == "connect_refused"
     with pytest.raises(PoolTimeout, match="connecting fails") as caught:
         pool.getconn(timeout=0.01)
     assert caught.value.__cause__ is not None
@@ -660,7 +657,7 @@ def test_a_failing_server_is_logged_once_per_outage(
 
 
 def fast_backoff(pool: ConnectionPool) -> None:
-    pool._backoff.lowest = pool._backoff.highest = 0.02  # type: ignore[misc]
+    inside.backoff(pool).lowest = inside.backoff(pool).highest = 0.02  # type: ignore[misc]
 
 
 def test_reconnect_failed_is_called_once_per_outage_and_the_pool_goes_on(
@@ -707,8 +704,8 @@ def test_after_reconnect_timeout_the_minimum_is_not_tried_for_until_somebody_ask
     assert given_up.wait(PATIENCE)
     settled(pool)
     before = len(tries)
-    assert not _growth._wanted(pool, time.monotonic() + 3600.0), "whatever the pause"
-    pool._upkeep(time.monotonic() + 3600.0)
+    assert not inside.wanted(pool, time.monotonic() + 3600.0), "whatever the pause"
+    inside.upkeep(pool, time.monotonic() + 3600.0)
     settled(pool)
     assert len(tries) == before
     del stub.hooks["connect"]
@@ -791,7 +788,7 @@ def test_a_failing_configure_is_tried_again_and_is_the_cause(
             raise KeyError("no such role")
 
     pool = stub_pool(configure=configure, max_size=1)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0)
     assert isinstance(caught.value.__cause__, KeyError)
@@ -876,19 +873,19 @@ def test_a_waiter_sleeps_while_others_connect(
     stub_pool: MakePool, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps: list[float] = []
-    wait = _waiting.Waiter.wait
+    wait = inside.Waiter.wait
 
     def counted(waiter: Any, seconds: float) -> bool:
         naps.append(seconds)
         return wait(waiter, seconds)
 
-    monkeypatch.setattr(_waiting.Waiter, "wait", counted)
+    inside.patch(monkeypatch, "Waiter.wait", counted)
     pool = stub_pool(max_size=9)
     callers = [in_thread(use, pool) for _ in range(4)]
     wait_until(lambda: gate.inside == 2, PATIENCE, "both connects are under way")
     wait_until(lambda: pool.get_stats()["oldest_wait"] > 0.5, PATIENCE)
     elapsed = pool.get_stats()["oldest_wait"]
-    assert len(naps) <= 4 * (3 + elapsed / _waiting.BELT)
+    assert len(naps) <= 4 * (3 + elapsed / inside.MAX_NAP)
     gate.open()
     for caller in callers:
         caller.result(PATIENCE)
@@ -907,7 +904,7 @@ def test_a_connection_that_resize_has_made_superfluous_is_closed_on_arrival(
     wait_until(lambda: gate.inside == 2, PATIENCE)
     pool.resize(0, 1)
     gate.open()
-    wait_until(lambda: not pool._attempts(), PATIENCE)
+    wait_until(lambda: not inside.attempts(pool), PATIENCE)
     assert pool.get_stats()["pool_size"] == 1
     pool.putconn(held)
     for caller in callers:
@@ -988,7 +985,7 @@ def test_an_unrelated_status_of_a_new_connection_is_no_reason_to_hang(
         conn.closed = True
 
     pool = stub_pool(configure=configure)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0.02)
     assert caught.value.__cause__ is not None

@@ -13,6 +13,7 @@ import pytest
 
 import dbpool
 from dbpool import ConnectionPool, PoolDown, PoolTimeout
+from tests.support import inside
 from tests.support.injection import explore, quiet_collector
 from tests.support.stub_driver import StubDriver, StubError
 
@@ -35,15 +36,15 @@ def full_capacity(pool: ConnectionPool, driver: StubDriver) -> Check:
 
     def check(where: str) -> None:
         gc.collect()
-        pool._find_lost()
-        pool._backoff.retry_at = 0.0  # the interrupted connect may have put the next one off
+        inside.find_lost(pool)
+        inside.backoff(pool).retry_at = 0.0  # the interrupted connect may have put the next one off
         taken = [pool.getconn(timeout=10) for _ in range(pool.max_size)]
         assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0)
         for conn in taken:
             pool.putconn(conn)
-        pool._audit()
+        inside.audit(pool)
         assert driver.open_connections <= pool.max_size, "a connection is open and unknown"
         pool.close()
         gc.collect()
@@ -179,7 +180,7 @@ def _served_while_waiting(run: Run) -> Check:
 
     def give_back() -> None:
         until = time.monotonic() + 2
-        while not pool._waiters and time.monotonic() < until and not done.is_set():
+        while not inside.waiters(pool) and time.monotonic() < until and not done.is_set():
             time.sleep(0.0002)
         pool.putconn(held.pop())
 
@@ -197,12 +198,12 @@ def _hand_to_a_waiter(run: Run) -> Check:
     held = [pool.getconn()]
     waiter = threading.Thread(target=lambda: pool.putconn(pool.getconn()))
     waiter.start()
-    while not pool._waiters:
+    while not inside.waiters(pool):
         time.sleep(0.0002)
     run(lambda: pool.putconn(held.pop()))
     held.clear()
     gc.collect()
-    pool._find_lost()
+    inside.find_lost(pool)
     waiter.join(10)
     assert not waiter.is_alive(), "the waiter was forgotten"
     return full_capacity(pool, driver)
@@ -237,7 +238,7 @@ def _upkeep(run: Run) -> Check:
     while taken:
         pool.putconn(taken.pop())
     time.sleep(0.002)
-    run(lambda: pool._upkeep(time.monotonic()))
+    run(lambda: inside.upkeep(pool, time.monotonic()))
     return full_capacity(pool, driver)
 
 
@@ -276,7 +277,7 @@ def _down(run: Run) -> Check:
 
     run(use)
     driver.hooks.clear()
-    pool._reach.since = time.monotonic() + 1.0  # the check has a second to see it recover
+    inside.outage(pool).since = time.monotonic() + 1.0  # the check has a second to see it recover
     return full_capacity(pool, driver)
 
 
@@ -324,18 +325,16 @@ def _reported(run: Run) -> Check:
 
 def _connector_thread(run: Run) -> Check:
     """The body of a connector thread, run here so that it can be traced."""
-    from dbpool import _growth
-
     pool, driver = make()
     waiter = threading.Thread(target=_take_one, args=(pool,))
-    pool._backoff.retry_at = time.monotonic() + 60  # the waiter itself must not connect
+    inside.backoff(pool).retry_at = time.monotonic() + 60  # the waiter itself must not connect
     waiter.start()
-    while not pool._waiters:
+    while not inside.waiters(pool):
         time.sleep(0.0002)
-    pool._backoff.retry_at = 0.0
-    run(lambda: _growth.connect_all(pool))
-    pool._backoff.retry_at = 0.0
-    _growth.connect_all(pool)
+    inside.backoff(pool).retry_at = 0.0
+    run(lambda: inside.connect_all(pool))
+    inside.backoff(pool).retry_at = 0.0
+    inside.connect_all(pool)
     waiter.join(10)
     assert not waiter.is_alive(), "the waiter was forgotten"
     return full_capacity(pool, driver)
@@ -390,7 +389,7 @@ def test_an_exception_at_any_point_of_close_leaves_nothing_open() -> None:
         def check(where: str) -> None:
             pool.close()
             gc.collect()
-            pool._audit()
+            inside.audit(pool)
             assert driver.open_connections == 0
 
         return check

@@ -21,12 +21,10 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool, PoolTimeout
-from dbpool._keeper import Guard, Keeper
-from dbpool._state import DOWN
-from dbpool._waiting import Waiter
 from dbpool.drivers import WrappedDriver
 from tests.core import test_injection
 from tests.core.test_injection import PACKAGE, Check, Run, full_capacity
+from tests.support import inside
 from tests.support.injection import Injected, _Tracer, explore, quiet_collector
 from tests.support.servers import Postgres
 from tests.support.sessions import one
@@ -65,8 +63,8 @@ def at_full_capacity(pool: ConnectionPool) -> Check:
 
     def check(where: str) -> None:
         gc.collect()
-        pool._find_lost()
-        pool._backoff.retry_at = 0.0
+        inside.find_lost(pool)
+        inside.backoff(pool).retry_at = 0.0
         taken = [pool.getconn(timeout=PATIENT) for _ in range(pool.max_size)]
         assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
         with pytest.raises(PoolTimeout):
@@ -77,8 +75,8 @@ def at_full_capacity(pool: ConnectionPool) -> Check:
         taken.clear()
         pool.close()
         gc.collect()
-        pool._find_lost()
-        pool._audit()
+        inside.find_lost(pool)
+        inside.audit(pool)
 
     return check
 
@@ -110,13 +108,13 @@ def _first_use_after_silence(conninfo: str) -> Scenario:
 
     def scenario(run: Run) -> Check:
         pool = _pool(conninfo, down_wait=PATIENT)
-        pool._reach.name, pool._reach.cause = DOWN, "connect_timeout"
-        pool._reach.since = time.monotonic()
+        inside.outage(pool).name, inside.outage(pool).cause = inside.DOWN, "connect_timeout"
+        inside.outage(pool).since = time.monotonic()
         run(lambda: _use(pool))
         is_whole = at_full_capacity(pool)
 
         def check(where: str) -> None:
-            pool._reach.server.answered(pool)  # as many attempts as the check needs
+            inside.outage(pool).server.answered(pool)  # as many attempts as the check needs
             is_whole(where)
 
         return check
@@ -165,10 +163,10 @@ def _held_too_long(conninfo: str) -> Scenario:
     def scenario(run: Run) -> Check:
         pool = _pool(conninfo, background=True, max_use=60.0)
         box = [pool.getconn(timeout=PATIENT)]
-        limit = pool._use_limit
+        limit = inside.use_limit(pool)
         assert limit is not None
         for seconds in (100.0, 200.0):
-            run(partial(limit._upkeep, time.monotonic() + seconds))
+            run(partial(inside.upkeep, limit, time.monotonic() + seconds))
         pool.putconn(box.pop())
         return at_full_capacity(pool)
 
@@ -209,11 +207,11 @@ def _overdue(run: Run) -> Check:
     driver = WiredDriver()
     pool = _pool(driver=driver)
     box = [pool.getconn()]
-    guard = Guard(pool, box[0], -1.0)
-    keeper = Keeper()
-    keeper._guards[id(guard)] = weakref.ref(guard)
-    run(lambda: keeper._sever_overdue(time.monotonic()))
-    keeper._sever_overdue(time.monotonic())
+    guard = inside.TimeLimit(pool, box[0], -1.0)
+    keeper = inside.Scheduler()
+    inside.peek(keeper, "guards")[id(guard)] = weakref.ref(guard)
+    run(lambda: inside.peek(keeper, "sever_overdue")(time.monotonic()))
+    inside.peek(keeper, "sever_overdue")(time.monotonic())
     pool.putconn(box.pop(), close=True)
     return full_capacity(pool, driver)
 
@@ -225,7 +223,7 @@ def _the_keeper_itself(run: Run) -> Check:
     taken = [pool.getconn() for _ in range(3)]
     while taken:
         pool.putconn(taken.pop())
-    keeper = Keeper()
+    keeper = inside.Scheduler()
 
     class Last:
         name, _due = "last", -1.0
@@ -238,8 +236,8 @@ def _the_keeper_itself(run: Run) -> Check:
     last = Last()
     keeper.register(pool)
     keeper.register(last)
-    pool._due = -1.0
-    run(keeper._run)
+    inside.put(pool, due=-1.0)
+    run(inside.peek(keeper, "run"))
     return full_capacity(pool, driver)
 
 
@@ -269,14 +267,14 @@ def _refused_by_admission(run: Run) -> Check:
     """Of two who have waited for long the first is refused, and the second is served."""
     driver = StubDriver()
     pool = _pool(driver=driver, background=True, admission="codel")
-    admission = pool._admission
+    admission = inside.admission(pool)
     assert admission is not None
-    admission._codel._slow, admission._codel._ends = True, math.inf
+    inside.put(inside.peek(admission, "codel"), slow=True, ends=math.inf)
     box = [pool.getconn()]
-    waiters = [Waiter(time.monotonic() - 10.0) for _ in range(2)]
-    pool._waiters.extend(waiters)
+    waiters = [inside.Waiter(time.monotonic() - 10.0) for _ in range(2)]
+    inside.waiters(pool).extend(waiters)
     run(lambda: pool.putconn(box.pop()))
-    pool._waiters.clear()
+    inside.waiters(pool).clear()
     del waiters  # and with them what the second one got
     return full_capacity(pool, driver)
 
@@ -284,15 +282,15 @@ def _refused_by_admission(run: Run) -> Check:
 def _refused_by_the_keeper(run: Run) -> Check:
     driver = StubDriver()
     pool = _pool(driver=driver, background=True, admission="codel")
-    admission = pool._admission
+    admission = inside.admission(pool)
     assert admission is not None
     now = time.monotonic()
-    admission._codel._shortest, admission._codel._ends = 1.0, now
-    box, waiter = [pool.getconn()], Waiter(now - 10.0)
-    pool._waiters.append(waiter)
-    admission._upkeep(now)
-    run(lambda: admission._upkeep(now + 10.0))
-    pool._waiters.clear()
+    inside.put(inside.peek(admission, "codel"), shortest=1.0, ends=now)
+    box, waiter = [pool.getconn()], inside.Waiter(now - 10.0)
+    inside.waiters(pool).append(waiter)
+    inside.upkeep(admission, now)
+    run(lambda: inside.upkeep(admission, now + 10.0))
+    inside.waiters(pool).clear()
     pool.putconn(box.pop())
     return full_capacity(pool, driver)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _connecting, _handover, _suspicion, _waiting
-from tests.support import schedule
+from dbpool import ConnectionPool, PoolTimeout
+from tests.support import inside, schedule
 from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models, step_suspicions
 
 __all__ = ["models"]
@@ -60,7 +60,7 @@ def test_a_return_as_the_first_short_sleep_of_a_caller_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that asks a full pool sleeps twice: before it sees to anything, and after."""
-    monkeypatch.setattr(_waiting, "SOON", TIMED)
+    inside.patch(monkeypatch, "FIRST_NAP", TIMED)
 
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         box = [s.pool.getconn()]
@@ -77,7 +77,7 @@ def test_a_newcomer_does_not_overtake_who_waited_before_a_return() -> None:
         box, served, newcomer, promised = [s.pool.getconn()], [], [], []
 
         def give() -> None:
-            queued = len(s.pool._waiters) > 0
+            queued = len(inside.waiters(s.pool)) > 0
             promised.append(queued and not newcomer)
             s.pool.putconn(box.pop())
 
@@ -145,15 +145,19 @@ def test_what_a_suspicion_takes_no_return_gives_back(
 
         def check() -> None:
             s.check()
-            assert all(entry.good_until == 0 for entry in s.pool._entries), "lent without a ping"
+            assert all(entry.good_until == 0 for entry in inside.entries(s.pool)), (
+                "lent without a ping"
+            )
             pings: list[Any] = []
             s.driver.hooks["ping"] = pings.append
             for conn in [s.pool.getconn() for _ in range(2)]:
                 s.pool.putconn(conn)
             assert len(pings) == 2
-            assert all(entry.good_until > 0 for entry in s.pool._entries), "never trusted again"
+            assert all(entry.good_until > 0 for entry in inside.entries(s.pool)), (
+                "never trusted again"
+            )
 
-        suspect = lambda: _suspicion.distrust(s.pool)  # noqa: E731
+        suspect = lambda: inside.mark_all_untrusted(s.pool)  # noqa: E731
         return [*[lambda box=box: s.pool.putconn(box.pop()) for box in boxes], suspect], check
 
     assert schedule.explore(make, bound=3 if returned == 1 else 2) > 10
@@ -218,7 +222,7 @@ def test_a_drained_connection_is_not_handed_out_again() -> None:
 
         def check() -> None:
             # It may be idle still, if the drain had passed; whoever takes it closes it.
-            left = [entry for found, entry in s.pool._idle if found.number == number]
+            left = [entry for found, entry in inside.idle(s.pool) if found.number == number]
             assert all(entry.good_until == 0 and entry.expires_at == 0 for entry in left)
             s.check()
 
@@ -233,7 +237,7 @@ def test_a_finished_connect_against_a_return_and_a_waiter(timeout: float) -> Non
         box, attempt = [s.pool.getconn()], [s.attempt()]
         return [
             lambda: s.pool.putconn(box.pop()),
-            lambda: _connecting.make(s.pool, attempt.pop()),
+            lambda: inside.make(s.pool, attempt.pop()),
             lambda: s.borrow_or_not(timeout),
         ]
 
@@ -243,7 +247,7 @@ def test_a_finished_connect_against_a_return_and_a_waiter(timeout: float) -> Non
 def test_a_finished_connect_against_close() -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         attempt = [s.attempt()]
-        return [lambda: _connecting.make(s.pool, attempt.pop()), lambda: s.pool.close(0)]
+        return [lambda: inside.make(s.pool, attempt.pop()), lambda: s.pool.close(0)]
 
     assert schedule.explore(_scene(workers, size=2), bound=3) > 10
 
@@ -252,27 +256,27 @@ def test_a_finished_connect_against_close() -> None:
 
 
 def _bug_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_waiting, "settle", lambda pool: 0)
+    inside.patch(monkeypatch, "match_for_a_waiter", lambda pool: 0)
 
 
 def _bug_return_does_not_look_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def offer(pool: Any, held: Any) -> None:
-        pool._idle.append(held)
+        inside.idle(pool).append(held)
 
-    monkeypatch.setattr(_handover, "offer", offer)
-    monkeypatch.setattr(_handover, "settle", lambda pool: 0)
+    inside.patch(monkeypatch, "offer", offer)
+    inside.patch(monkeypatch, "match", lambda pool: 0)
 
 
 def _bug_timeout_forgets_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
     def withdraw(self: Any) -> Any:
         schedule.point("withdraw")
-        answer = self._answer.get(0, _waiting.GONE)
-        if answer is _waiting.GONE:
+        answer = self._answer.get(0, inside.GONE)
+        if answer is inside.GONE:
             schedule.point("between look and withdrawal")
         self._answer[0] = answer
         return answer
 
-    monkeypatch.setattr(_waiting.Waiter, "withdraw", withdraw)
+    inside.patch(monkeypatch, "Waiter.withdraw", withdraw)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import dbpool
-from dbpool import PoolClosed, _connecting, _ending, _growth, _handover, _returning, _waiting
-from tests.support import schedule
+from dbpool import PoolClosed
+from tests.support import inside, schedule
 from tests.support.scenery import TIMED, UNTIMED, Cancelled, Keeper, Scene, Scenery, models
 
 __all__ = ["models"]
@@ -42,7 +42,7 @@ def drops(s: Scenery) -> Worker:
         schedule.point("drop")
         box.clear()
         s.dropped += 1
-        s.pool._find_lost()
+        inside.find_lost(s.pool)
 
     return work
 
@@ -70,14 +70,14 @@ def connector(s: Scenery, keeper: Keeper, callers: int = 1) -> Worker:
     def work() -> None:
         while s.over < callers:
             bell.acquire()
-            _growth.connect_all(s.pool)
+            inside.connect_all(s.pool)
 
     return work
 
 
 def connects(s: Scenery) -> Worker:
     attempt = [s.attempt()]
-    return lambda: _connecting.make(s.pool, attempt.pop())
+    return lambda: inside.make(s.pool, attempt.pop())
 
 
 def is_cancelled(s: Scenery, when: str) -> Worker:
@@ -96,7 +96,7 @@ def is_cancelled(s: Scenery, when: str) -> Worker:
 @pytest.fixture
 def cancelling(models: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `is_cancelled` happen."""
-    wait = _waiting.Waiter.wait
+    wait = inside.Waiter.wait
 
     def wait_and_be_cancelled(waiter: Any, seconds: float) -> bool:
         when = Scenery.cancelled.pop(schedule.who(), "")
@@ -108,7 +108,7 @@ def cancelling(models: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Cancelled
         return served or wait(waiter, seconds)
 
-    monkeypatch.setattr(_waiting.Waiter, "wait", wait_and_be_cancelled)
+    inside.patch(monkeypatch, "Waiter.wait", wait_and_be_cancelled)
 
 
 def _names(workers: Workers) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ SCENES: dict[str, tuple[Workers, dict[str, Any]]] = {
         {},
     ),
     "a dropped connection found by two": (
-        lambda s, k: [drops(s), s.pool._find_lost, returns(s)],
+        lambda s, k: [drops(s), lambda: inside.find_lost(s.pool), returns(s)],
         {"size": 2, "opened": 2},
     ),
     "two connects, a larger pool's second": (
@@ -267,12 +267,12 @@ def test_the_same_between_any_two_lines(name: str, bound: int, models: Keeper) -
 
 
 def _bug_cancelled_keeps_what_came(patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(_waiting, "offer", lambda pool, held: None)
+    inside.patch(patch, "offer_again", lambda pool, held: None)
     return "cancelled when served, a return, another caller"
 
 
 def _bug_close_tells_nobody(patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(_handover, "answer_all", lambda pool, answer: None)
+    inside.patch(patch, "answer_all", lambda pool, answer: None)
     return "close and close and a waiter"
 
 
@@ -282,27 +282,28 @@ def _bug_drain_writes_the_other_way_round(patch: pytest.MonkeyPatch) -> str:
         entry.good_until = entry.renew_at = 0.0
         entry.expires_at = 0.0
 
-    patch.setattr(_ending, "expire", expire)
+    inside.patch(patch, "mark_for_closing", expire)
     return "a drain and a return"
 
 
 def _bug_a_larger_pool_wakes_no_connector(patch: pytest.MonkeyPatch) -> str:
-    grow = _growth.grow
-    patch.setattr(
-        _growth, "grow", lambda pool: grow(pool) if pool.max_size == 1 and pool._entries else None
-    )
+    grow = inside.grow
+
+    def less(pool: Any) -> None:
+        if pool.max_size == 1 and inside.entries(pool):
+            grow(pool)
+
+    inside.patch(patch, "grow", less)
     return "a larger pool and a caller"
 
 
 def _bug_a_closing_return_wakes_no_connector(patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(
-        _returning, "retire", lambda pool, held, reason: _ending.close(pool, held, reason)
-    )
+    inside.patch(patch, "retire_returned", inside.close_connection)
     return "a closing return and a caller"
 
 
 def _bug_a_connect_lies_down_beside_a_waiter(patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(_handover, "offer", lambda pool, held: pool._idle.append(held))
+    inside.patch(patch, "offer", lambda pool, held: inside.idle(pool).append(held))
     return "a larger pool and a caller"
 
 

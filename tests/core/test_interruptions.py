@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dbpool import _ending
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool
 
 
@@ -50,7 +50,7 @@ def test_a_signal_handler_may_close_connections_while_the_pool_looks_through_its
     every_millisecond.append(close_one)
     until = time.monotonic() + PATIENCE
     while taken and time.monotonic() < until:
-        _ending.find_lost(pool)
+        inside.find_lost(pool)
         pool.get_stats()
     every_millisecond.clear()
-    pool._audit()
+    inside.audit(pool)

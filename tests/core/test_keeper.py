@@ -19,7 +19,7 @@ import pytest
 
 import dbpool
 from dbpool import ConnectionPool
-from dbpool._keeper import Guard, Keeper, keeper
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -111,8 +111,8 @@ def test_one_failing_upkeep_is_logged_and_harms_no_other_pool(
     def fail(now: float) -> float:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(bad, "_upkeep", fail)
-    keeper.schedule(bad, 0.0)
+    inside.patch_of(monkeypatch, bad, "upkeep", fail)
+    inside.scheduler.schedule(bad, 0.0)
     wait_until(lambda: "upkeep of pool 'bad' failed" in caplog.text, PATIENCE)
     good.drain()
     wait_until(lambda: good.get_stats()["pool_available"] == 1, PATIENCE)
@@ -134,7 +134,7 @@ class Pool:
         pass
 
 
-def serves(watch: Keeper, pool: Pool) -> None:
+def serves(watch: inside.Scheduler, pool: Pool) -> None:
     """Fail unless what is due is done, however often somebody has to ask, as waiters do."""
     before = pool.called
 
@@ -149,14 +149,14 @@ def test_an_exception_at_any_point_of_starting_it_leaves_a_keeper_that_can_start
     """Interrupted after it was noted and before it ran, it counted as running for ever."""
 
     def scenario(run: Callable[[Callable[[], object]], None]) -> Callable[[str], None]:
-        watch, pool = Keeper(), Pool()
+        watch, pool = inside.Scheduler(), Pool()
         watch.register(pool)
         run(lambda: watch.schedule(pool, 0.0))
 
         def check(where: str) -> None:
             serves(watch, pool)
             watch.forget(pool)
-            wait_until(lambda: not watch._thread, PATIENCE)
+            wait_until(lambda: not inside.peek(watch, "thread"), PATIENCE)
 
         return check
 
@@ -169,23 +169,22 @@ def test_a_keeper_that_died_is_replaced_by_the_next_one_who_needs_it() -> None:
     class Fatal(BaseException):
         pass
 
-    watch, pool = Keeper(), Pool()
+    watch, pool = inside.Scheduler(), Pool()
     watch.register(pool)
     serves(watch, pool)
-    dying = watch._thread
+    dying = inside.peek(watch, "thread")
     assert dying
 
     def die(now: float) -> float:
         raise Fatal
 
-    pool._upkeep = die  # type: ignore[method-assign]
-    watch.schedule(pool, 0.0)
-    dying.join(PATIENCE)
-    assert not dying.is_alive()
-    del pool._upkeep  # type: ignore[method-assign]
+    with inside.upkeep_instead(pool, die):
+        watch.schedule(pool, 0.0)
+        dying.join(PATIENCE)
+        assert not dying.is_alive()
     serves(watch, pool)
     watch.forget(pool)
-    wait_until(lambda: not watch._thread, PATIENCE)
+    wait_until(lambda: not inside.peek(watch, "thread"), PATIENCE)
 
 
 def test_callers_are_served_though_the_keeper_was_never_started(
@@ -193,7 +192,7 @@ def test_callers_are_served_though_the_keeper_was_never_started(
 ) -> None:
     gc.collect()
     wait_until(lambda: not keepers(), PATIENCE, "the keeper of earlier tests ends")
-    monkeypatch.setattr(keeper, "_thread", threading.Thread(target=lambda: None))
+    inside.patch(monkeypatch, "scheduler_thread", threading.Thread(target=lambda: None))
     pool = stub_pool(max_size=2)
     in_thread(use, pool).result(PATIENCE)
     expect_full_capacity(pool)
@@ -238,7 +237,7 @@ def test_a_guard_cuts_what_overruns_and_leaves_alone_what_does_not() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.settimeout(PATIENCE if cut else 0.2)
-            guard = Guard(Server(ours.fileno()), None, seconds)  # type: ignore[arg-type]
+            guard = inside.TimeLimit(Server(ours.fileno()), None, seconds)  # type: ignore[arg-type]
             told = pytest.raises(TimeoutError, match="not done within")
             with told if cut else nullcontext(), guard:
                 try:
@@ -257,7 +256,7 @@ def test_a_guard_that_is_over_touches_no_socket_any_more() -> None:
         with ours, theirs:
             try:
                 while ended < 200:
-                    guard = Guard(Server(ours.fileno()), None, 0.001)  # type: ignore[arg-type]
+                    guard = inside.TimeLimit(Server(ours.fileno()), None, 0.001)  # type: ignore[arg-type]
                     with guard:  # which lives on: only disarming it keeps it from firing
                         pass
                     ended += 1
@@ -270,14 +269,14 @@ def test_a_guard_that_is_over_touches_no_socket_any_more() -> None:
 
 
 def test_a_guard_whose_frame_is_gone_is_forgotten() -> None:
-    guard = Guard(Server(os.open(os.devnull, os.O_RDONLY)), None, 1000.0)  # type: ignore[arg-type]
+    guard = inside.TimeLimit(Server(os.open(os.devnull, os.O_RDONLY)), None, 1000.0)  # type: ignore[arg-type]
     guard.__enter__()
     key = id(guard)
-    os.close(guard._driver.fileno(None) or 0)
-    assert key in keeper._guards
+    os.close(inside.peek(guard, "driver").fileno(None) or 0)
+    assert key in inside.peek(inside.scheduler, "guards")
     del guard
-    keeper.inbox.put(None)
-    wait_until(lambda: key not in keeper._guards, PATIENCE)
+    inside.scheduler.inbox.put(None)
+    wait_until(lambda: key not in inside.peek(inside.scheduler, "guards"), PATIENCE)
 
 
 def test_many_deadlines_at_once_are_kept_whatever_their_order(pg_pool: MakePool) -> None:
@@ -296,18 +295,18 @@ def test_starvation_is_noticed_and_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "dbpool.keeper")
-    monkeypatch.setattr("dbpool._keeper._STARVED", -1.0)  # everything counts as late
+    inside.patch(monkeypatch, "SCHEDULER_LATE", -1.0)  # everything counts as late
 
     class Soon(Pool):
         def _upkeep(self, now: float) -> float:
             super()._upkeep(now)
             return now + 0.01
 
-    watch, pool = Keeper(), Soon()
+    watch, pool = inside.Scheduler(), Soon()
     watch.register(pool)
     watch.schedule(pool, 0.0)
     wait_until(lambda: pool.called >= 3, PATIENCE)
     watch.forget(pool)
-    wait_until(lambda: not watch._thread, PATIENCE)
+    wait_until(lambda: not inside.peek(watch, "thread"), PATIENCE)
     assert "threads of this process are starved" in caplog.text
     assert watch.lag > -1

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, _growth, _validation
+from dbpool import ConnectionPool
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -31,8 +32,8 @@ def use(pool: ConnectionPool) -> int:
 
 def age(pool: ConnectionPool, seconds: float) -> None:
     """Let time pass for what is open: it was born, and last used, so much earlier."""
-    with pool._lock:
-        for entry in pool._entries:
+    with inside.lock(pool):
+        for entry in inside.entries(pool):
             entry.born -= seconds
             entry.since -= seconds
             entry.proved_at -= seconds
@@ -43,7 +44,7 @@ def age(pool: ConnectionPool, seconds: float) -> None:
 
 def upkeep(pool: ConnectionPool) -> None:
     """What the keeper does when it is due."""
-    pool._upkeep(time.monotonic())
+    inside.upkeep(pool, time.monotonic())
     settled(pool)
 
 
@@ -59,7 +60,7 @@ def test_lives_are_spread_over_a_quarter_so_that_they_do_not_end_together(
 ) -> None:
     pool = stub_pool(max_size=100, max_connecting=50, max_lifetime=1000)
     with lent(pool, 100):
-        lives = sorted(entry.expires_at - entry.born for entry in pool._entries)
+        lives = sorted(entry.expires_at - entry.born for entry in inside.entries(pool))
     assert 750 <= lives[0] < 800
     assert 950 < lives[-1] <= 1000
     fifths = [sum(750 + 50 * n <= life < 800 + 50 * n for life in lives) for n in range(5)]
@@ -112,7 +113,7 @@ def test_nothing_is_ever_served_past_its_end(stub_pool: MakePool, stub: StubDriv
         while len(stub.made) <= 30:
             turn += 1
             conn = pool.getconn(PATIENCE)
-            entry = pool._in_use[id(conn)]
+            entry = inside.in_use(pool)[id(conn)]
             if entry.since >= entry.expires_at:  # when it was lent, by the pool's own clock
                 late.append(entry.since - entry.expires_at)
             time.sleep(0.0005 if turn % 3 else 0.003)
@@ -155,11 +156,11 @@ def test_the_minimum_gets_its_successor_before_it_ends(
 def test_the_successor_is_there_when_the_old_one_ends(
     stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_growth, "REPLACE_BEFORE", 3 * PATIENCE)
+    inside.patch(monkeypatch, "REPLACE_BEFORE", 3 * PATIENCE)
     # Aged as it is, it would be trimmed as idle as soon as there are two.
     pool = stub_pool(min_size=1, max_size=2, max_lifetime=3000, max_idle=None)
     pool.wait(PATIENCE)
-    (first,) = pool._entries
+    (first,) = inside.entries(pool)
     age(pool, first.expires_at - time.monotonic() - 2 * PATIENCE)
     upkeep(pool)
     wait_until(lambda: stub.open_connections == 2, PATIENCE, "a successor comes early")
@@ -171,7 +172,7 @@ def test_the_minimum_is_renewed_once_and_never_overgrown(
     early: float, stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lives shorter than a successor comes early must not ask for successors of successors."""
-    monkeypatch.setattr(_growth, "REPLACE_BEFORE", early)
+    inside.patch(monkeypatch, "REPLACE_BEFORE", early)
     pool = stub_pool(min_size=2, max_size=10, max_lifetime=1000)
     pool.wait(PATIENCE)
     for _ in range(5):
@@ -251,9 +252,9 @@ def test_the_order_of_the_idle_ones_outlives_a_look_at_them(stub_pool: MakePool)
     pool = stub_pool(max_size=5)
     with lent(pool, 5):
         pass
-    before = [conn.number for conn, _ in pool._idle]
+    before = [conn.number for conn, _ in inside.idle(pool)]
     upkeep(pool)
-    assert [conn.number for conn, _ in pool._idle] == before
+    assert [conn.number for conn, _ in inside.idle(pool)] == before
 
 
 # drain
@@ -313,7 +314,7 @@ def test_drain_under_load_lends_nothing_old_afterwards(stub_pool: MakePool) -> N
         while not end.is_set():
             last = drained_at[-1]  # begun then, and over by now
             conn = pool.getconn(PATIENCE)
-            born = pool._in_use[id(conn)].born
+            born = inside.in_use(pool)[id(conn)].born
             if born < last:
                 old.append(last - born)
             pool.putconn(conn)
@@ -365,7 +366,7 @@ def test_resize_down_closes_the_longest_idle_first(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=3)
     with lent(pool, 3) as taken:
         numbers = [conn.number for conn in taken]
-    wait_until(lambda: len(pool._idle) == 3, PATIENCE)  # the keeper may look at them
+    wait_until(lambda: len(inside.idle(pool)) == 3, PATIENCE)  # the keeper may look at them
     pool.resize(0, 1)
     with pool.connection() as conn:
         assert conn.number == numbers[0], "lent() returns the first one last"
@@ -402,14 +403,14 @@ def test_the_invariants_hold_while_what_is_too_many_is_lent(stub_pool: MakePool)
     pool = stub_pool(max_size=4)
     with lent(pool, 4):
         pool.resize(0, 2)
-        pool._audit()
+        inside.audit(pool)
         pool.drain()
-        pool._audit()
+        inside.audit(pool)
         pool.max_size = 1  # as it would be if nothing had told what is lent
-        for entry in pool._entries:
+        for entry in inside.entries(pool):
             entry.expires_at = 1e9
         with pytest.raises(AssertionError, match="4 open and connecting exceed max_size"):
-            pool._audit()
+            inside.audit(pool)
         pool.max_size = 4
 
 
@@ -447,15 +448,15 @@ def test_sessions_end_on_the_server_when_connections_do(
 def test_a_quiet_pool_is_looked_at_now_and_then(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_validation, "LOOK_EVERY", 0.05)
+    inside.patch(monkeypatch, "SWEEP_EVERY", 0.05)
     pool = stub_pool(max_size=1)
     use(pool)
     looked: list[float] = []
-    sweep = _validation.sweep
+    sweep = inside.sweep
 
     def spied(pool: ConnectionPool, now: float) -> None:
         looked.append(now)
         sweep(pool, now)
 
-    monkeypatch.setattr(_validation, "sweep", spied)
+    inside.patch(monkeypatch, "sweep", spied)
     wait_until(lambda: len(looked) >= 3, PATIENCE, "the keeper comes back")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolDown, PoolTimeout, _ending, _handover, _waiting
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -104,12 +105,12 @@ def test_it_is_warned_about_once_with_the_pools_name(
 def test_one_dropped_in_a_cycle_is_found_by_a_caller_near_its_timeout(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_waiting, "_collected_at", 0.0)
+    inside.patch(monkeypatch, "collected_at", 0.0)
     pool = stub_pool(max_size=1)
     Cycle(pool.getconn())
     with pytest.raises(PoolTimeout):
         pool.getconn(timeout=0)
-    pool.putconn(pool.getconn(timeout=2 * _waiting.BELT))
+    pool.putconn(pool.getconn(timeout=2 * inside.MAX_NAP))
     assert dropped(pool) == 1
 
 
@@ -117,7 +118,7 @@ def test_one_dropped_in_a_cycle_is_found_by_a_caller_near_its_timeout(
 def test_many_callers_near_their_timeout_do_not_collect_one_after_the_other(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_waiting, "_collected_at", 0.0)
+    inside.patch(monkeypatch, "collected_at", 0.0)
     collected: list[float] = []
     collect = gc.collect
     monkeypatch.setattr(gc, "collect", lambda: collected.append(time.monotonic()) or collect())
@@ -134,7 +135,7 @@ def test_many_callers_near_their_timeout_do_not_collect_one_after_the_other(
 def test_nobody_collects_where_nothing_is_open_that_could_have_been_dropped(
     stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_waiting, "_collected_at", 0.0)
+    inside.patch(monkeypatch, "collected_at", 0.0)
     collected: list[None] = []
     monkeypatch.setattr(gc, "collect", lambda: collected.append(None))
 
@@ -237,9 +238,9 @@ def test_an_owner_of_before_loses_nobody_the_connection_that_is_just_being_lent(
     class Watched(dict[int, Any]):
         def __setitem__(self, key: int, value: Any) -> None:
             super().__setitem__(key, value)
-            _ending.reclaim(pool)
+            inside.reclaim(pool)
 
-    pool._in_use = Watched()
+    inside.put(pool, in_use=Watched())
     again = pool.getconn()
     assert again is conn
     assert not again.closed
@@ -313,7 +314,7 @@ def constant_collection() -> Iterator[None]:
             gc.collect()
 
     collector = threading.Thread(target=collect)
-    if _handover.FREE_THREADED:  # which collects only when a quarter of all there is is new
+    if inside.FREE_THREADED:  # which collects only when a quarter of all there is is new
         collector.start()
     yield
     ended.set()
@@ -363,7 +364,7 @@ def test_ids_that_come_again_free_no_slot_twice(stub_pool: MakePool, stub: StubD
             seen.add(id(conn))
             del conn
         # Where there is no GIL, memory may wait for its thread, and no id comes again.
-        assert again > 0 or _handover.FREE_THREADED, "no id came again: the test tests nothing"
+        assert again > 0 or inside.FREE_THREADED, "no id came again: the test tests nothing"
         settled(pool)
         assert pool.get_stats()["pool_size"] == 1
     assert dropped(pool) == 200

@@ -32,9 +32,9 @@ from dbpool import (
     PoolClosed,
     PoolTimeout,
     TransactionAborted,
-    _waiting,
 )
 from dbpool.drivers.base import ACTIVE, IDLE, INERROR, INTRANS
+from tests.support import inside
 from tests.support.clock import FakeClock
 from tests.support.stub_driver import StubError
 from tests.support.wired_driver import Wire, WiredDriver
@@ -69,15 +69,15 @@ class Machine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.clock = FakeClock()
         self.clock.install(self.patch)
-        wait = _waiting.Waiter.wait
+        wait = inside.Waiter.wait
 
         def wait_alone(waiter: Any, seconds: float) -> bool:
             if not wait(waiter, 0.0):
                 self.clock.sleep(seconds)  # nobody else is there who could answer
             return wait(waiter, 0.0)
 
-        self.patch.setattr(_waiting.Waiter, "wait", wait_alone)
-        self.patch.setattr(_waiting, "_collect", lambda now: None)
+        inside.patch(self.patch, "Waiter.wait", wait_alone)
+        inside.patch(self.patch, "collect_garbage", lambda now: None)
         self.driver = WiredDriver()
         self.driver.hooks["connect"] = self._expect_room
         self.was_down = False
@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
             max_idle=MAX_IDLE,
         )
         self.reasons: list[str] = []
-        self.patch.setattr(self.pool, "_event", self._note_event)
+        inside.patch_of(self.patch, self.pool, "event", self._note_event)
         self.idle: list[Known] = []
         self.lent: list[Known] = []
         self.closed: Counter[str] = Counter()
@@ -110,13 +110,13 @@ class Machine(RuleBasedStateMachine):
             return
         self.lent.clear()
         self.pool.close(0)
-        self.pool._find_lost()
+        inside.find_lost(self.pool)
         assert self.driver.attempts >= len(self.driver.opened)
         self.patch.undo()
 
     def _expect_room(self, _: object) -> None:
         assert not self.pool.closed, "connects although it is closed"
-        assert len(self.pool._entries) < self.pool.max_size, "opens more than max_size"
+        assert len(inside.entries(self.pool)) < self.pool.max_size, "opens more than max_size"
         if self.driver.refusing:
             self.failed_at, self.failure = self.clock.now, self.driver.refusing
 
@@ -164,7 +164,7 @@ class Machine(RuleBasedStateMachine):
 
     def _follow_idle(self, known: dict[int, Known], opened: set[int]) -> None:
         """The idle ones are in their order, and the new ones are among them or lent."""
-        stack = [(conn.number, entry) for conn, entry in self.pool._idle]
+        stack = [(conn.number, entry) for conn, entry in inside.idle(self.pool)]
         numbers = [number for number, _ in stack]
         stayed = [conn.number for conn in self.idle if conn.number in numbers]
         assert [number for number in numbers if number not in opened] == stayed, "out of order"
@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
         order = self.idle if self.reuse == "fifo" else self.idle[::-1]
         good = [conn for conn in order if self._may_be_lent(conn, started)]
         surprise = bool(order) and not self._may_be_lent(order[0], started)
-        found_dead = pool._totals.found_dead
+        found_dead = inside.counters(pool).found_dead
         room = len(self.lent) < pool.max_size
         put_off = self.clock.now - self.failed_at < LONGEST_BACKOFF
         lease = pool.connection(timeout) if block else None
@@ -224,13 +224,13 @@ class Machine(RuleBasedStateMachine):
         assert wire.setting == "default"
         assert not pool.closed, "lent by a closed pool"
         assert wire.number not in {conn.number for conn in self.lent}, "lent to two"
-        entry = pool._in_use[id(wire)]
+        entry = inside.in_use(pool)[id(wire)]
         conn = next((conn for conn in self.idle if conn.number == wire.number), None)
         if conn is None:
             assert room, "more than max_size are lent"
             alive = [conn for conn in good if conn.alive]
             # Where one was found dead the minimum is filled again, among those that are good.
-            surprise = surprise or pool._totals.found_dead > found_dead
+            surprise = surprise or inside.counters(pool).found_dead > found_dead
             assert not alive or surprise, "a new one, although an idle one was good"
             conn = self._born(wire.number, entry)
             self.idle.append(conn)  # for the moment: it has never been anywhere else
@@ -358,7 +358,7 @@ class Machine(RuleBasedStateMachine):
         if asks and not self.idle and not self.pool.closed:
             self.acquire(None, False)
         else:
-            self.pool._find_lost()
+            inside.find_lost(self.pool)
             self._follow()
 
     @rule()
@@ -396,7 +396,7 @@ class Machine(RuleBasedStateMachine):
             conn.doomed = "excess" if conn.since <= limit else ""
         gone = [conn for conn in self.idle if conn.since < limit]
         for conn in self.lent:
-            entry = self.pool._in_use[id(conn.wire)]
+            entry = inside.in_use(self.pool)[id(conn.wire)]
             if not entry.expires_at:
                 conn.doomed = conn.doomed or "excess"
         leaving = sum(bool(conn.doomed) for conn in self.lent)
@@ -421,7 +421,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def upkeep(self) -> None:
         now, pool = self.clock.now, self.pool
-        pool._due = pool._upkeep(now)
+        inside.put(pool, due=inside.upkeep(pool, now))
         dead = [conn for conn in self.idle if not conn.alive and now < conn.ends]
         self._follow({conn: self._reasons_for(conn, now) for conn in dead})
         late = [c for c in self.idle if now - c.since >= MAX_IDLE and now < c.ends]
@@ -429,14 +429,14 @@ class Machine(RuleBasedStateMachine):
         left = [c for c in [*self.idle, *self.lent] if now < c.ends]
         assert not late or len(left) <= pool.min_size
         healthy = not self.driver.refusing and now - self.failed_at >= LONGEST_BACKOFF
-        if healthy and not pool.closed and not pool._backoff.given_up:
+        if healthy and not pool.closed and not inside.backoff(pool).given_up:
             there = [c for c in [*self.idle, *self.lent] if now < c.ends]
             room = pool.max_size - len(self.idle) - len(self.lent)
             assert len(there) >= pool.min_size or room <= 0, "fewer than min_size"
 
     @rule()
     def server_restarts(self) -> None:
-        for wire, _ in self.pool._idle:
+        for wire, _ in inside.idle(self.pool):
             wire.server_ends()
         for conn in [*self.idle, *self.lent]:
             conn.alive = False
@@ -475,8 +475,8 @@ class Machine(RuleBasedStateMachine):
         self.clock.sleep(0.001)  # two steps never fall on one moment
         pool = self.pool
         self.was_down = pool.state == "down"
-        pool._audit()
-        assert {id(conn.wire) for conn in self.lent} == set(pool._in_use)
+        inside.audit(pool)
+        assert {id(conn.wire) for conn in self.lent} == set(inside.in_use(pool))
         stats = pool.get_stats()
         expected = {
             "pool_min": pool.min_size,
@@ -535,8 +535,8 @@ def test_making_a_pool_smaller_closes_no_more_than_needed() -> None:
         wires = [pool.getconn() for _ in range(3)]
         while wires:
             pool.putconn(wires.pop())
-        ages = [entry.since for _, entry in pool._idle]
-        for (_, entry), since in zip(list(pool._idle), reversed(ages), strict=True):
+        ages = [entry.since for _, entry in inside.idle(pool)]
+        for (_, entry), since in zip(list(inside.idle(pool)), reversed(ages), strict=True):
             entry.since = since
         pool.resize(0, 2)
         assert pool.get_stats()["pool_available"] == 2

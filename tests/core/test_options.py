@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool
-from dbpool._keeper import keeper
 from dbpool.options import OPTIONS, PoolOptions
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
 from tests.support.stub_driver import StubDriver
 
@@ -181,7 +181,7 @@ def test_every_option_has_wrong_values_above() -> None:
 def test_never_is_said_by_none(stub_pool: MakePool) -> None:
     pool = stub_pool(max_lifetime=None, max_idle=None)
     pool.putconn(pool.getconn())
-    pool._upkeep(time.monotonic() + 1e9)
+    inside.upkeep(pool, time.monotonic() + 1e9)
     assert pool.get_stats()["pool_available"] == 1
 
 
@@ -208,12 +208,12 @@ def test_an_unknown_option_that_resembles_none_gets_the_list() -> None:
 
 
 def test_a_refused_pool_leaves_nothing_behind() -> None:
-    threads, pools = set(threading.enumerate()), set(keeper.pools)
+    threads, pools = set(threading.enumerate()), set(inside.scheduler.pools)
     for options in ({"min_size": -1}, {"pool_size": 1}):
         with pytest.raises((TypeError, ValueError)):
             ConnectionPool(driver=StubDriver(), **options)  # type: ignore[arg-type]
     assert set(threading.enumerate()) <= threads  # those of tests before may end meanwhile
-    assert set(keeper.pools) <= pools
+    assert set(inside.scheduler.pools) <= pools
 
 
 def test_pools_without_a_name_are_numbered(stub_pool: MakePool) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, PoolDown, PoolTimeout, _growth, _state
-from dbpool._state import Server
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
 from dbpool.drivers.base import UNKNOWN
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -119,7 +119,7 @@ def test_who_waits_already_is_told_down_wait_after_it_came(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
     pool = stub_pool(down_wait=5.0)
-    reach = pool._reach
+    reach = inside.outage(pool)
     reach.name, reach.since = "down", 100.0
     assert reach.patience(pool, 110.0) == 115.0
     assert reach.patience(pool, 99.0) == 104.0, "not after a second down_wait"
@@ -129,7 +129,7 @@ def test_who_waits_already_is_told_down_wait_after_it_came(
 
 
 def test_next_attempt_is_what_is_left_until_the_prober_connects(stub_pool: MakePool) -> None:
-    reach, error = stub_pool()._reach, PoolDown()
+    reach, error = inside.outage(stub_pool()), PoolDown()
     reach.tell(error, 100.0, 101.5)
     assert error.next_attempt == 1.5
     reach.tell(error, 102.0, 101.5)
@@ -180,7 +180,7 @@ def test_one_failed_connect_is_no_outage_while_something_is_open(
             way.open = True
         return way()
 
-    pool._conninfo = once
+    inside.put(pool, conninfo=once)
     with lent(pool, 1):
         way.open = False
         pool.putconn(pool.getconn(PATIENCE))
@@ -215,11 +215,11 @@ def test_one_connect_at_a_time_while_it_is_down_however_many_wait(
     pool = stub_pool(max_size=8, max_connecting=4, down_wait=PATIENCE, timeout=PATIENCE)
     callers = [in_thread(pool.getconn) for _ in range(8)]
     wait_until(lambda: pool.state == "down", PATIENCE)
-    wait_until(lambda: not pool._attempts(), PATIENCE)
+    wait_until(lambda: not inside.attempts(pool), PATIENCE)
     ramp.refuse = False  # the next one hangs
     try:
         wait_until(lambda: ramp.inside == 1, PATIENCE)
-        assert stays(lambda: ramp.inside == 1, 3 * _state.WITHIN), "traffic starts none"
+        assert stays(lambda: ramp.inside == 1, 3 * inside.WITHIN), "traffic starts none"
     finally:
         ramp.let_go(100)
     for caller in callers:
@@ -238,7 +238,7 @@ def test_an_error_of_a_callback_is_no_outage(
 
     given: dict[str, Any] = {option: fail}
     pool = new_pool(given.pop("conninfo", ""), driver=stub, down_wait=0.0, **given)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout, match="in a callback") as caught:
         pool.getconn(timeout=0.5)
     assert not isinstance(caught.value, PoolDown)
@@ -282,7 +282,7 @@ def test_a_forked_child_starts_well_whatever_the_parent_knows(
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with pool._reach.server._lock, _state._servers_lock:
+        with inside.lock(inside.outage(pool).server), inside.servers_lock():
             held.set()
             done.wait(PATIENCE)
 
@@ -309,26 +309,26 @@ def test_three_attempts_a_second_at_most_over_all_pools_of_a_server(
     breakable_postgres: PostgresServer, new_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     granted: list[tuple[float, str]] = []
-    claim = Server.claim
+    claim = inside.Server.claim
 
-    def spied(server: Server, pool: ConnectionPool, now: float) -> bool:
+    def spied(server: inside.Server, pool: ConnectionPool, now: float) -> bool:
         given = claim(server, pool, now)
         if given:
             granted.append((now, pool.name))
         return given
 
     begun: list[float] = []
-    started = Server.started
+    started = inside.Server.started
 
-    def counted(server: Server, now: float) -> None:
+    def counted(server: inside.Server, now: float) -> None:
         begun.append(now)
         started(server, now)
 
     def tried() -> int:
         return sum(pool.get_stats()["connections_num"] for pool in pools)
 
-    monkeypatch.setattr(Server, "claim", spied)
-    monkeypatch.setattr(Server, "started", counted)
+    inside.patch(monkeypatch, "Server.claim", spied)
+    inside.patch(monkeypatch, "Server.started", counted)
     dsn = breakable_postgres.dsn()
     pools = [new_pool(dsn, down_wait=0.05, name=f"pool {n}") for n in range(3)]
     pools.append(new_pool(lambda: dsn, down_wait=0.05, name="pool 3", min_size=2))
@@ -362,7 +362,7 @@ def test_three_attempts_a_second_at_most_over_all_pools_of_a_server(
 def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
     stub_pool: MakePool,
 ) -> None:
-    pool, server = stub_pool(open=False), Server()
+    pool, server = stub_pool(open=False), inside.Server()
     pauses = []
     for n in range(8):
         server.failed(pool, 1000.0 * n + 0.4, since=1000.0 * n)
@@ -383,19 +383,19 @@ def test_a_server_that_refuses_slowly_is_asked_as_often_as_one_that_refuses_at_o
     """On a busy machine a refusal takes its time; callers must not be told "down" for it."""
 
     def refuse(_: object) -> None:
-        time.sleep(1.1 * _state.SPACING)
+        time.sleep(1.1 * inside.SPACING)
         raise StubError("connect_refused")
 
     stub.hooks["connect"] = refuse
     pool = stub_pool(down_wait=0.0)
-    pool._reach.server = Server()
+    inside.outage(pool).server = inside.Server()
     told(pool)
     pauses = []
     # What is read late is only read as shorter.
-    while pool._reach.attempts < 5:
-        pauses.append(pool._reach.server.due(pool) - time.monotonic())
+    while inside.outage(pool).attempts < 5:
+        pauses.append(inside.outage(pool).server.due(pool) - time.monotonic())
         time.sleep(0.005)
-    assert max(pauses) <= 1.1 * _state.SPACING
+    assert max(pauses) <= 1.1 * inside.SPACING
 
 
 def test_the_first_pool_that_connects_again_wakes_the_others_of_its_server(
@@ -406,17 +406,19 @@ def test_the_first_pool_that_connects_again_wakes_the_others_of_its_server(
 
     stub.hooks["connect"] = refuse
     first, second = stub_pool(down_wait=0.0), stub_pool(down_wait=0.0)
-    first._reach.server = second._reach.server = server = Server()
+    inside.outage(first).server = inside.outage(second).server = server = inside.Server()
     for pool in (first, second):
         told(pool)
-        wait_until(lambda pool=pool: not pool._attempts(), PATIENCE)
+        wait_until(lambda pool=pool: not inside.attempts(pool), PATIENCE)
     long = time.monotonic() + 1000
-    with first._lock, second._lock:  # as after attempts that hung
-        server._next_at = first._backoff.retry_at = second._backoff.retry_at = long
+    with inside.lock(first), inside.lock(second):  # as after attempts that hung
+        inside.put(server, next_at=long)
+        inside.backoff(first).retry_at = inside.backoff(second).retry_at = long
         stub.hooks.clear()
     assert (first.state, second.state) == ("down", "down")
-    server._next_at = first._backoff.retry_at = 0.0
-    first._upkeep(time.monotonic())
+    inside.put(server, next_at=0.0)
+    inside.backoff(first).retry_at = 0.0
+    inside.upkeep(first, time.monotonic())
     wait_until(lambda: (first.state, second.state) == ("ok", "ok"), PATIENCE, "both are back")
 
 
@@ -426,8 +428,8 @@ def test_pools_of_different_servers_do_not_wait_for_each_other(
     dead, alive = new_pool(NOWHERE, down_wait=0.0), new_pool(postgres.dsn())
     told(dead)
     ask(alive)
-    assert dead._reach.server is not alive._reach.server
-    assert alive._reach.server is not new_pool("")._reach.server
+    assert inside.outage(dead).server is not inside.outage(alive).server
+    assert inside.outage(alive).server is not inside.outage(new_pool("")).server
     assert alive.state == "ok"
 
 
@@ -435,10 +437,10 @@ def test_one_connect_tells_whether_the_server_is_there_when_all_that_was_open_ha
     stub_pool: MakePool, stub: StubDriver
 ) -> None:
     """Else two of the three attempts of a second are spent in its first moment."""
-    inside, go = threading.Semaphore(0), threading.Event()
+    entered, go = threading.Semaphore(0), threading.Event()
 
     def refuse(_: object) -> None:
-        inside.release()
+        entered.release()
         go.wait(PATIENCE)
         raise StubError("connect_refused")
 
@@ -450,9 +452,9 @@ def test_one_connect_tells_whether_the_server_is_there_when_all_that_was_open_ha
         for conn in conns:
             conn.status = UNKNOWN
     try:
-        assert inside.acquire(timeout=PATIENCE)
-        _growth.start_connectors(pool)  # what the keeper may do at any moment
-        assert len(pool._attempts()) == 1
+        assert entered.acquire(timeout=PATIENCE)
+        inside.start_connectors(pool)  # what the keeper may do at any moment
+        assert len(inside.attempts(pool)) == 1
     finally:
         stub.hooks.clear()
         go.set()
@@ -494,7 +496,7 @@ def recovering(stub_pool: MakePool, stub: StubDriver) -> tuple[ConnectionPool, R
     pool = stub_pool(max_size=30, max_connecting=8, down_wait=PATIENCE)
     callers = [in_thread(pool.getconn, PATIENCE) for _ in range(30)]
     wait_until(lambda: pool.state == "down", PATIENCE)
-    wait_until(lambda: not pool._attempts(), PATIENCE)
+    wait_until(lambda: not inside.attempts(pool), PATIENCE)
     ramp.refuse = False
     return pool, ramp, callers
 
@@ -520,7 +522,7 @@ def test_recovery_connects_one_then_two_then_four_at_a_time(
             assert pool.state == ("down" if not opened else "recovering")
             ramp.let_go(step)
             opened += step
-            wait_until(lambda n=opened: len(pool._entries) == n, PATIENCE)
+            wait_until(lambda n=opened: len(inside.entries(pool)) == n, PATIENCE)
         wait_until(lambda: ramp.inside == 8, PATIENCE, "the ramp has reached its end")
         assert pool.state == "ok"
     finally:
@@ -538,13 +540,13 @@ def test_a_failure_in_recovery_makes_it_one_at_a_time_again(
         for n in (1, 2):
             wait_until(lambda: ramp.inside == 1, PATIENCE)
             ramp.let_go()
-            wait_until(lambda n=n: len(pool._entries) == n, PATIENCE)
+            wait_until(lambda n=n: len(inside.entries(pool)) == n, PATIENCE)
         wait_until(lambda: ramp.inside == 2, PATIENCE)
         before = pool.get_stats()["connections_errors"]
         ramp.refuse = True
         ramp.let_go()
         wait_until(lambda: pool.get_stats()["connections_errors"] > before, PATIENCE)
-        assert pool._reach.at_once(pool) == 1
+        assert inside.outage(pool).at_once(pool) == 1
     finally:
         ramp.refuse = False
         ramp.let_go(100)
@@ -565,9 +567,10 @@ def test_it_is_logged_on_the_way_down_every_half_minute_and_on_the_way_up(
     assert lines == [
         "pool 'shop' is down, it cannot connect: connect_refused (OperationalError); 0 open"
     ]
-    pool._reach.since = pool._reach._told_at = now = time.monotonic()
+    inside.outage(pool).since = now = time.monotonic()
+    inside.put(inside.outage(pool), told_at=now)
     for seconds in (29, 31, 32, 60, 62):  # 30 and 60 s after the way down
-        line = pool._reach.still(pool, now + seconds)
+        line = inside.outage(pool).still(pool, now + seconds)
         lines += [line] if line else []
     assert [line.partition(":")[0] for line in lines[1:]] == [
         "pool 'shop' has been down for 31 s",
@@ -579,13 +582,13 @@ def test_it_is_logged_on_the_way_down_every_half_minute_and_on_the_way_up(
     up = [r.getMessage() for r in caplog.records if "up again after" in r.getMessage()]
     assert len(up) == 1
     assert "attempts, 4 callers refused" in up[0]
-    assert pool._reach.still(pool, now + 1000) == ""
+    assert inside.outage(pool).still(pool, now + 1000) == ""
 
 
 def test_the_keeper_tells_of_an_outage_that_lasts(
     new_pool: MakePool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_state, "TELL_EVERY", 0.2)
+    inside.patch(monkeypatch, "REMINDER_EVERY", 0.2)
     pool = new_pool(NOWHERE, down_wait=0.0, name="shop")
     told(pool)
     wait_until(lambda: caplog.text.count("has been down for") >= 2, PATIENCE)
@@ -620,7 +623,7 @@ def test_a_full_server_costs_no_error_while_one_connection_lives_and_is_asked_ag
     for caller in callers:
         caller.result(PATIENCE)
     with lent(pool, 2):
-        gave_up_until(lambda: pool._reach.full, pool)
+        gave_up_until(lambda: inside.outage(pool).full, pool)
         before = pool.get_stats()["requests_errors"]
         with pytest.raises(PoolTimeout, match="no room for more connections") as caught:
             pool.getconn(timeout=0.1)
@@ -633,9 +636,11 @@ def test_a_full_server_costs_no_error_while_one_connection_lives_and_is_asked_ag
     said = [r.getMessage() for r in caplog.records if "no room" in r.getMessage()]
     assert len(said) == 1
     assert "it works with 2 of 5" in said[0]
-    assert 0 < pool._reach._full_until - time.monotonic() <= 60, "it grows again within a minute"
+    assert 0 < inside.peek(inside.outage(pool), "full_until") - time.monotonic() <= 60, (
+        "it grows again within a minute"
+    )
     limit(10)
-    pool._reach._full_until = 0.0  # the minute is over
+    inside.put(inside.outage(pool), full_until=0.0)  # the minute is over
     expect_full_capacity(pool)
 
 

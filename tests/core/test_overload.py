@@ -10,6 +10,7 @@ from statistics import median
 import pytest
 
 from dbpool import ConnectionPool, PoolOverloaded, PoolTimeout
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -87,7 +88,7 @@ def test_those_that_are_served_wait_short_beside_a_queue_that_all_stand_in(
 
 def test_without_admission_nobody_is(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=2)
-    assert pool._admission is None
+    assert inside.admission(pool) is None
     with lent(pool, 2):
         waiter = in_thread(pool.getconn, 0.3)
         assert isinstance(waiter.exception(PATIENCE), PoolTimeout)
@@ -118,10 +119,11 @@ def test_a_connection_meant_for_one_who_is_refused_goes_to_the_next(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = stub_pool(max_size=1, **SOON)
-    admission = pool._admission
+    admission = inside.admission(pool)
     assert admission is not None
-    monkeypatch.setattr(admission._codel, "tick", lambda *args: False)
-    monkeypatch.setattr(admission._codel, "refuses", lambda waited, now, others: others > 0)
+    codel = inside.peek(admission, "codel")
+    monkeypatch.setattr(codel, "tick", lambda *args: False)
+    monkeypatch.setattr(codel, "refuses", lambda waited, now, others: others > 0)
     conn = pool.getconn()
     waiters = []
     for count in range(1, 4):
@@ -139,9 +141,9 @@ def test_close_finds_nobody_to_refuse(stub_pool: MakePool, stub: StubDriver) -> 
     pool = stub_pool(max_size=1, **SOON)
     pool.putconn(pool.getconn())
     pool.close()
-    admission = pool._admission
+    admission = inside.admission(pool)
     assert admission is not None
-    assert admission._upkeep(time.monotonic() + 100) == float("inf")
+    assert inside.upkeep(admission, time.monotonic() + 100) == float("inf")
 
 
 def test_a_forked_child_does_not_wait_for_a_lock_of_the_parents(stub_pool: MakePool) -> None:
@@ -149,8 +151,8 @@ def test_a_forked_child_does_not_wait_for_a_lock_of_the_parents(stub_pool: MakeP
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        assert pool._admission is not None
-        with pool._admission._codel._lock:
+        assert inside.admission(pool) is not None
+        with inside.lock(inside.peek(inside.admission(pool), "codel")):
             held.set()
             done.wait(PATIENCE)
 

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from dbpool import PoolTimeout
-from dbpool._keeper import Guard
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -84,7 +84,7 @@ def test_who_was_late_by_a_check_is_told_how_many_others_wait(
             assert refuse.wait(PATIENCE)
             raise ValueError("not good")
 
-    monkeypatch.setattr("dbpool._validation.LEAST", 0.01)
+    inside.patch(monkeypatch, "MIN_ASK", 0.01)
     pool = stub_pool(max_size=1, check=check)
     pool.putconn(pool.getconn(PATIENCE))
     late = time.monotonic() + 0.1
@@ -115,6 +115,9 @@ def test_a_deadline_cuts_no_socket_that_took_the_number_of_its_own() -> None:
         _background = True
         _open = True
 
+        def __init__(self) -> None:
+            self._driver = self
+
         def fileno(self, conn: Any) -> int | None:
             was_open, self._open = self._open, False
             if was_open:
@@ -127,9 +130,8 @@ def test_a_deadline_cuts_no_socket_that_took_the_number_of_its_own() -> None:
 
     mine, other = socket.socketpair()
     driver = Closing()
-    driver._driver = driver
     with ours, theirs, mine, other:
-        with pytest.raises(TimeoutError), Guard(driver, None, 0.01) as guard:  # type: ignore[arg-type]
+        with pytest.raises(TimeoutError), inside.TimeLimit(driver, None, 0.01) as guard:  # type: ignore[arg-type]
             wait_until(lambda: guard.fired, PATIENCE)
         theirs.send(b"x")
         assert ours.recv(1) == b"x", "an innocent socket was shut down"

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from dbpool import PoolClosed, PoolDown, PoolTimeout, _validation
+from dbpool import PoolClosed, PoolDown, PoolTimeout
 from dbpool.health import HealthCheck
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -91,7 +92,7 @@ def test_pause_closes_the_health_checks_own_connection_too(
     pool = stub_pool(max_size=1)
     health = HealthCheck(lambda: {"": pool}, deadline=PATIENCE)
     with lent(pool, 1):
-        pool._proved_at = -math.inf  # a while ago
+        inside.put(pool, proved_at=-math.inf)  # a while ago
         assert health.respond("GET", "/healthz/db", "", [], "")[0] == 200
         assert stub.open_connections == 2
         pool.pause(0)
@@ -110,7 +111,7 @@ def test_a_pool_that_is_paused_while_down_rests(
     assert pool.state == "down"
     pool.pause()
     later = time.monotonic() + 5.0
-    assert _validation.upkeep(pool, later) >= later + 1.0, "nothing is due a hundred times a second"
+    assert inside.next_upkeep(pool, later) >= later + 1.0, "nothing is due a hundred times a second"
     pool.resume()
     told(pool)
 

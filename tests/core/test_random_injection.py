@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool
+from tests.support import inside
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
 
@@ -74,13 +75,13 @@ def _run(pool: ConnectionPool, exceptions: int) -> list[str]:
 
 
 def _all_slots_are_there(pool: ConnectionPool) -> None:
-    wait_until(lambda: pool._find_lost() is None and not pool._in_use, 10)
+    wait_until(lambda: inside.find_lost(pool) is None and not inside.in_use(pool), 10)
     taken: list[Any] = [pool.getconn(timeout=20) for _ in range(SLOTS)]
     assert len({id(conn) for conn in taken}) == SLOTS
     for conn in taken:
         pool.putconn(conn)
     taken.clear()
-    pool._audit()
+    inside.audit(pool)
 
 
 @pytest.mark.parametrize(

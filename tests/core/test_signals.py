@@ -15,6 +15,7 @@ import pytest
 
 import dbpool
 from dbpool import ConnectionPool, PoolClosed, PoolTimeout
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -110,18 +111,18 @@ def test_ctrl_c_while_a_connect_is_awaited_leaves_the_connection_to_the_pool(
 def test_ctrl_c_in_a_connect_that_the_caller_makes_itself_costs_no_slot(
     where: str, stub_pool: MakePool, stub: StubDriver
 ) -> None:
-    inside = threading.Event()
+    entered = threading.Event()
 
     def slow(_: object) -> None:
-        if not inside.is_set():
-            inside.set()
+        if not entered.is_set():
+            entered.set()
             threading.Event().wait(PATIENCE)
 
     options: dict[str, Any] = {"configure": slow} if where == "configure" else {}
     if where == "connect":
         stub.hooks["connect"] = slow
     pool = stub_pool(max_size=1, background=False, **options)
-    with ctrl_c(inside.is_set):
+    with ctrl_c(entered.is_set):
         pool.getconn(timeout=10 * PATIENCE)
     expect_full_capacity(pool)
     assert stub.open_connections == 1
@@ -131,12 +132,12 @@ def test_ctrl_c_in_a_connect_that_the_caller_makes_itself_costs_no_slot(
 def test_ctrl_c_in_what_the_pool_does_with_a_connection_costs_no_slot(
     where: str, stub_pool: MakePool, stub: StubDriver
 ) -> None:
-    inside = threading.Event()
+    entered = threading.Event()
     armed: list[bool] = []
 
     def slow(_: object) -> None:
-        if armed and not inside.is_set():
-            inside.set()
+        if armed and not entered.is_set():
+            entered.set()
             threading.Event().wait(PATIENCE)
 
     options: dict[str, Any] = {}
@@ -155,7 +156,7 @@ def test_ctrl_c_in_what_the_pool_does_with_a_connection_costs_no_slot(
         conn.setting = "mine"
         pool.putconn(conn)
 
-    with ctrl_c(inside.is_set):
+    with ctrl_c(entered.is_set):
         use()
     expect_full_capacity(pool)
     assert stub.open_connections == 1
@@ -165,16 +166,16 @@ def test_ctrl_c_in_what_the_pool_does_with_a_connection_costs_no_slot(
 def test_ctrl_c_while_a_block_ends_costs_no_slot(
     where: str, stub_pool: MakePool, stub: StubDriver
 ) -> None:
-    inside = threading.Event()
+    entered = threading.Event()
 
     def slow(_: object) -> None:
-        if not inside.is_set():
-            inside.set()
+        if not entered.is_set():
+            entered.set()
             threading.Event().wait(PATIENCE)
 
     stub.hooks[where] = slow
     pool = stub_pool(max_size=1)
-    with ctrl_c(inside.is_set), pool.connection() as conn:
+    with ctrl_c(entered.is_set), pool.connection() as conn:
         stub.begin(conn)
         conn.alive = where != "close"
         if where == "close":
@@ -191,7 +192,7 @@ def test_ctrl_c_while_the_pool_fills_or_closes_can_be_repeated(
     go = threading.Event()
     stub.hooks["connect"] = lambda _: go.wait(PATIENCE)
     pool = stub_pool(min_size=1, max_size=1)
-    with ctrl_c(lambda: pool._filling):
+    with ctrl_c(lambda: inside.filling(pool)):
         pool.wait(timeout=10 * PATIENCE)
     assert not pool.closed
     with ctrl_c(lambda: pool.closed):
@@ -312,7 +313,7 @@ def borrow_and_drop(pool: ConnectionPool, stub: StubDriver) -> None:
         pool.getconn(timeout=0.001)
     except (PoolTimeout, PoolClosed):
         pass
-    pool._find_lost()
+    inside.find_lost(pool)
 
 
 def look(pool: ConnectionPool, stub: StubDriver) -> None:
@@ -371,13 +372,13 @@ def time_out(pool: ConnectionPool, stub: StubDriver) -> None:
 
 def lose(pool: ConnectionPool, stub: StubDriver) -> None:
     pool.getconn()
-    pool._find_lost()
+    inside.find_lost(pool)
 
 
 def administer(pool: ConnectionPool, stub: StubDriver) -> None:
     pool.resize(1, 2)
     pool.check()
-    pool._upkeep(time.monotonic())
+    inside.upkeep(pool, time.monotonic())
     pool.drain()
     pool.resize(0, 3)
 
@@ -455,8 +456,8 @@ def test_a_handler_may_use_the_pool_at_any_point_of_its_own_code(
         return check
 
     def settled_quickly(pool: ConnectionPool) -> None:
-        pool._find_lost()
-        pool._audit()
+        inside.find_lost(pool)
+        inside.audit(pool)
         stats = pool.get_stats()
         closed = sum(stats["connections_closed"].values())
         opened = sum(stats["create_time"]["counts"])
@@ -465,7 +466,7 @@ def test_a_handler_may_use_the_pool_at_any_point_of_its_own_code(
             assert len({id(conn) for conn in taken}) == pool.max_size
             with pytest.raises(PoolTimeout):
                 pool.getconn(timeout=0)
-        pool._audit()
+        inside.audit(pool)
 
     def act(where: str) -> None:
         handler(*current[0])

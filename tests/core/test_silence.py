@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, _knock
-from dbpool._connecting import Failure
-from dbpool.drivers import _postgres
+from dbpool import ConnectionPool
+from tests.support import inside
 from tests.support.black_hole import BlackHole
 from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
 from tests.support.lost_packets import LossyLink, missing
@@ -28,7 +27,7 @@ def test_it_is_heard_before_a_connect_repeats_its_first_packet() -> None:
         plain.settimeout(PATIENCE)
         began = time.monotonic()
         connecting = in_thread(plain.connect, (link.host, link.port))
-        knocking = in_thread(_knock.answers, [(link.host, str(link.port))], PATIENCE)
+        knocking = in_thread(inside.accepts, [(link.host, str(link.port))], PATIENCE)
         # Kernels send first packets after 0, 1, 3, 7, 15 s, from Linux 6.5 on after 0, 1, 2, 3, 4,
         # 5, 7, 11 s.
         wait_until(lambda: time.monotonic() - began > 7.5, PATIENCE)
@@ -52,7 +51,7 @@ def test_silence_ends_with_the_time_that_a_connect_has() -> None:
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
         time.sleep(0.05)
-        assert _knock.answers([("127.0.0.1", str(port))], 0.7) is False
+        assert inside.accepts([("127.0.0.1", str(port))], 0.7) is False
         for sock in filling:
             sock.close()
 
@@ -60,10 +59,10 @@ def test_silence_ends_with_the_time_that_a_connect_has() -> None:
 def test_what_listens_or_refuses_or_cannot_be_looked_up_is_left_to_the_connect() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        assert _knock.answers([("127.0.0.1", port)], PATIENCE)
-    assert _knock.answers([("127.0.0.1", port)], PATIENCE), "refused"
-    assert _knock.answers([("no.such.host.invalid", port)], PATIENCE)
-    assert _knock.answers([], PATIENCE)
+        assert inside.accepts([("127.0.0.1", port)], PATIENCE)
+    assert inside.accepts([("127.0.0.1", port)], PATIENCE), "refused"
+    assert inside.accepts([("no.such.host.invalid", port)], PATIENCE)
+    assert inside.accepts([], PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -84,17 +83,19 @@ def test_what_listens_or_refuses_or_cannot_be_looked_up_is_left_to_the_connect()
 def test_the_hosts_are_those_of_the_conninfo(
     given: dict[str, str], endpoints: list[tuple[str, str]]
 ) -> None:
-    assert _postgres.endpoints(_postgres.address(given, {})) == endpoints
+    assert inside.endpoints(inside.address(given, {})) == endpoints
 
 
 def silent_for_long(pool: ConnectionPool) -> None:
     """Leave the pool as two connects into silence do, without the time that they take."""
-    error = pool._driver.OperationalError("timeout expired")
+    error = pool.driver.OperationalError("timeout expired")
     now = time.monotonic()
-    with pool._lock:
+    with inside.lock(pool):
         for _ in range(2):
-            pool._backoff.failed(now, Failure(error, "connect_timeout"))
-            pool._reach.connect_failed(pool, now, now - 5.0, Failure(error, "connect_timeout"))
+            inside.backoff(pool).failed(now, inside.Failure(error, "connect_timeout"))
+            inside.outage(pool).connect_failed(
+                pool, now, now - 5.0, inside.Failure(error, "connect_timeout")
+            )
     assert pool.state == "down"
 
 
@@ -109,7 +110,7 @@ def test_the_prober_connects_when_something_answers(
         assert seconds == PATIENCE
         return answered[len(asked) - 1]
 
-    monkeypatch.setattr(_knock, "answers", answers)
+    inside.patch(monkeypatch, "accepts", answers)
     pool = new_pool(postgres.dsn(), timeout=PATIENCE, down_wait=PATIENCE, connect_timeout=PATIENCE)
     silent_for_long(pool)
     pool.putconn(pool.getconn())

@@ -11,6 +11,7 @@ import pytest
 
 from dbpool import ConnectFailed, ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from dbpool.stats import BOUNDS, GAUGES, bucket
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -57,8 +58,8 @@ def test_a_loan_that_nobody_ended_lasted_until_that_was_noticed(stub_pool: MakeP
     pool = stub_pool(max_size=2)
     first, second = pool.getconn(), pool.getconn()
     pool.own(second, Dead())
-    with pool._lock:
-        for entry in pool._entries:
+    with inside.lock(pool):
+        for entry in inside.entries(pool):
             entry.since -= 7.0
     del first
     wait_until(lambda: pool.get_stats()["connections_dropped"] == 1, PATIENCE)
@@ -94,7 +95,7 @@ def test_a_connection_that_is_not_wanted_on_arrival_is_counted_with_its_reason(
     elif fate == "drain":
         pool.drain()
     else:
-        for attempt in pool._attempts():
+        for attempt in inside.attempts(pool):
             attempt.overdue_at = 0.0
     gate.open()
     wait_until(lambda: pool.get_stats()["connections_closed"].get(reason), PATIENCE)

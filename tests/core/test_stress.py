@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, TooManyRequests, _waiting
+from dbpool import ConnectionPool, PoolTimeout, TooManyRequests
 from dbpool.drivers.base import ACTIVE, INERROR, INTRANS
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, settled
 from tests.support.stub_driver import StubConnection, StubDriver
 
@@ -40,7 +41,7 @@ def quick_switches() -> Iterator[None]:
 def cancelling(monkeypatch: pytest.MonkeyPatch) -> threading.local:
     """Callers whose `.cancelled` is set are cancelled when they have slept, served or not."""
     here = threading.local()
-    wait = _waiting.Waiter.wait
+    wait = inside.Waiter.wait
 
     def wait_and_be_cancelled(waiter: Any, seconds: float) -> bool:
         if getattr(here, "cancelled", False):
@@ -49,7 +50,7 @@ def cancelling(monkeypatch: pytest.MonkeyPatch) -> threading.local:
             raise Cancelled
         return wait(waiter, seconds)
 
-    monkeypatch.setattr(_waiting.Waiter, "wait", wait_and_be_cancelled)
+    inside.patch(monkeypatch, "Waiter.wait", wait_and_be_cancelled)
     return here
 
 
@@ -233,8 +234,8 @@ def test_closing_leaves_nobody_waiting_and_nothing_open(
         pool = ConnectionPool(driver=stub, max_size=2, timeout=PATIENCE, background=background)
         _close_amidst(pool, random.Random(number))
         pool.close()
-        pool._find_lost()
-        pool._audit()
+        inside.find_lost(pool)
+        inside.audit(pool)
     gc.collect()
     assert stub.open_connections == 0
 

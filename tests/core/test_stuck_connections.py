@@ -12,6 +12,7 @@ import pytest
 from dbpool import ConnectFailed
 from testproject.postgres import PostgresServer
 from tests.conftest import SCRAM_PASSWORD
+from tests.support import inside
 from tests.support.callers import MakePool
 from tests.support.waiting import wait_until
 
@@ -33,7 +34,7 @@ def test_closing_a_busy_connection_cuts_its_query_off(pg_pool: MakePool) -> None
     assert ended.wait(60), "the query runs on"
     worker.join()
     with pool.connection():
-        pool._audit()
+        inside.audit(pool)
 
 
 def test_no_frame_of_a_connect_error_holds_the_password(

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, _socket, _suspicion, _validation
-from dbpool._entry import NEVER
+from dbpool import ConnectionPool
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -123,10 +123,12 @@ def test_a_dead_one_that_the_keeper_finds_makes_the_others_suspect(
     dead, *_ = pids(pool, 3)
     unseen_by_the_keeper(pool)
     terminate(postgres, dead)
-    wait_until(lambda: any(_socket.look(held[1].poll) == _socket.DEAD for held in pool._idle))
-    _validation.sweep(pool, time.monotonic())
-    assert len(pool._entries) == 2
-    assert [entry.proved_at for entry in pool._entries] == [NEVER, NEVER], "each is pinged first"
+    wait_until(lambda: any(inside.look(held[1].poll) == inside.DEAD for held in inside.idle(pool)))
+    inside.sweep(pool, time.monotonic())
+    assert len(inside.entries(pool)) == 2
+    assert [entry.proved_at for entry in inside.entries(pool)] == [inside.NEVER, inside.NEVER], (
+        "each is pinged first"
+    )
 
 
 def test_what_has_answered_is_trusted_again_and_a_new_one_from_the_beginning(
@@ -134,8 +136,8 @@ def test_what_has_answered_is_trusted_again_and_a_new_one_from_the_beginning(
 ) -> None:
     pool = pg_pool(max_size=3, validate_after=LONG)
     looks: list[object] = []
-    look = _socket.look
-    monkeypatch.setattr(_socket, "look", lambda poll: looks.append(poll) or look(poll))
+    look = inside.look
+    inside.patch(monkeypatch, "look", lambda poll: looks.append(poll) or look(poll))
     held, dead = pool.getconn(), pool.getconn()
     terminate(postgres, dead.info.backend_pid)
     with pytest.raises(psycopg2.Error):
@@ -151,7 +153,7 @@ def test_what_has_answered_is_trusted_again_and_a_new_one_from_the_beginning(
         conn = pool.getconn()
         assert conn is held
         assert len(looks) == 1
-        pool._in_use[id(conn)].proved_at = -math.inf
+        inside.in_use(pool)[id(conn)].proved_at = -math.inf
         pool.putconn(conn)
     pool.putconn(pool.getconn())
     looks.clear()
@@ -172,7 +174,7 @@ def test_a_dead_one_that_a_caller_finds_makes_the_others_suspect(
         pass
     unseen_by_the_keeper(pool)
     driver.hooks["ping"] = lambda conn: pings.append(conn.number)
-    last = pool._idle[-1][0]  # the one that is lent next
+    last = inside.idle(pool)[-1][0]  # the one that is lent next
     last.server_ends()
     number = last.number
     del last
@@ -221,7 +223,7 @@ def test_an_error_of_a_statement_makes_nobody_suspect(
             one(conn, statement)
         assert pool.report(conn, caught.value) is False
         pool.putconn(conn)
-    assert all(entry.good_until > time.monotonic() for entry in pool._entries)
+    assert all(entry.good_until > time.monotonic() for entry in inside.entries(pool))
     assert pool.get_stats()["connections_closed"] == {}
 
 
@@ -274,9 +276,9 @@ def test_off_is_off(pg_pool: MakePool, postgres: Postgres) -> None:
 def test_where_nothing_is_asked_nothing_stays_suspect(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=1, validate="off", validate_after=LONG)
     pool.putconn(pool.getconn())
-    _suspicion.distrust(pool)
+    inside.mark_all_untrusted(pool)
     pool.putconn(pool.getconn())
-    assert all(entry.good_until > time.monotonic() for entry in pool._entries)
+    assert all(entry.good_until > time.monotonic() for entry in inside.entries(pool))
 
 
 @pytest.mark.outage

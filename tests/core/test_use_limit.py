@@ -11,9 +11,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import _socket, _use_limit
 from dbpool.drivers.psycopg2 import Psycopg2Driver
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, expect_full_capacity, in_thread
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one
@@ -31,7 +31,7 @@ def ask(conn: Any, sql: str) -> None:
 def test_a_statement_that_takes_too_long_is_cancelled_by_the_server(
     pg_pool: MakePool, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_use_limit, "GRACE", 4 * PATIENCE)  # it is not the cut that ends it
+    inside.patch(monkeypatch, "CANCEL_GRACE", 4 * PATIENCE)  # it is not the cut that ends it
     pool = pg_pool(max_size=1, max_use=SOON)
     with pytest.raises(psycopg2.errors.QueryCanceled), pool.connection() as conn:
         ask(conn, "SELECT pg_sleep(100)")
@@ -54,7 +54,7 @@ def test_one_that_was_cancelled_is_not_lent_again(pg_pool: MakePool) -> None:
 def test_a_holder_that_asks_nothing_is_cut_off_after_the_grace(
     pg_pool: MakePool, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_use_limit, "GRACE", SOON)
+    inside.patch(monkeypatch, "CANCEL_GRACE", SOON)
     pool = pg_pool(name="sleepy", max_size=1, max_use=SOON)
     conn = pool.getconn()
     ask(conn, "CREATE TEMP TABLE t ()")  # in a transaction, idle
@@ -70,7 +70,7 @@ def test_a_holder_that_asks_nothing_is_cut_off_after_the_grace(
 def test_a_holder_is_freed_while_the_server_is_frozen(
     new_pool: MakePool, breakable_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_use_limit, "GRACE", SOON)
+    inside.patch(monkeypatch, "CANCEL_GRACE", SOON)
     pool = new_pool(breakable_postgres.dsn(), max_size=3, max_use=SOON)
 
     def hold() -> None:
@@ -81,7 +81,7 @@ def test_a_holder_is_freed_while_the_server_is_frozen(
 
     frozen = threading.Event()
     holders = [in_thread(hold) for _ in range(3)]
-    wait_until(lambda: len(pool._in_use) == 3, PATIENCE)
+    wait_until(lambda: len(inside.in_use(pool)) == 3, PATIENCE)
     breakable_postgres.freeze()
     frozen.set()
     for holder in holders:
@@ -111,18 +111,18 @@ def test_the_limit_is_that_of_a_loan_not_of_a_connection(
     monkeypatch.setattr(stub, "canceller", lambda conn: cancelled.append(conn), raising=False)
     pool = stub_pool(max_size=1, max_use=10.0)
     conn = pool.getconn()
-    limit = pool._use_limit
+    limit = inside.use_limit(pool)
     assert limit is not None
     now = time.monotonic()
-    limit._upkeep(now + 9.0)
+    inside.upkeep(limit, now + 9.0)
     assert cancelled == []
     pool.putconn(conn)
     conn = pool.getconn()
-    limit._upkeep(now + 9.9)
+    inside.upkeep(limit, now + 9.9)
     assert cancelled == []
-    assert limit._upkeep(now + 30.0) == pytest.approx(now + 30.0 + _use_limit.GRACE)
+    assert inside.upkeep(limit, now + 30.0) == pytest.approx(now + 30.0 + inside.CANCEL_GRACE)
     assert cancelled == [conn]
-    limit._upkeep(now + 30.5)
+    inside.upkeep(limit, now + 30.5)
     assert cancelled == [conn], "asked once"
     pool.putconn(conn)
 
@@ -135,17 +135,17 @@ def test_one_that_is_just_being_lent_is_not_taken_for_long_held(
     monkeypatch.setattr(stub, "canceller", lambda conn: cancelled.append(conn), raising=False)
     pool = stub_pool(max_size=1, max_use=10.0)
     pool.putconn(pool.getconn())
-    [entry] = pool._entries
+    [entry] = inside.entries(pool)
     entry.since -= 20.0
-    limit = pool._use_limit
+    limit = inside.use_limit(pool)
     assert limit is not None
 
     class Watched(dict[int, Any]):
         def __setitem__(self, key: int, value: Any) -> None:
             super().__setitem__(key, value)
-            limit._upkeep(time.monotonic())
+            inside.upkeep(limit, time.monotonic())
 
-    pool._in_use = Watched()
+    inside.put(pool, in_use=Watched())
     pool.putconn(pool.getconn())
     assert cancelled == []
     assert pool.get_stats()["connections_closed"] == {}
@@ -158,17 +158,17 @@ def test_a_loan_that_ends_as_it_is_judged_costs_the_next_borrower_nothing(
     monkeypatch.setattr(stub, "canceller", lambda conn: cancelled.append(conn), raising=False)
     pool = stub_pool(max_size=1, max_use=10.0)
     borrowed = [pool.getconn()]
-    limit = pool._use_limit
+    limit = inside.use_limit(pool)
     assert limit is not None
-    expire = _use_limit._ending.expire
+    expire = inside.original("mark_for_closing")
 
     def lend_again_and_expire(*args: Any) -> None:
         pool.putconn(borrowed.pop())
         borrowed.append(pool.getconn())
         expire(*args)
 
-    monkeypatch.setattr(_use_limit._ending, "expire", lend_again_and_expire)
-    limit._upkeep(time.monotonic() + 20.0)
+    inside.patch(monkeypatch, "mark_for_closing", lend_again_and_expire)
+    inside.upkeep(limit, time.monotonic() + 20.0)
     monkeypatch.undo()
     assert cancelled == []
     pool.putconn(borrowed.pop())
@@ -187,10 +187,10 @@ def test_no_more_than_two_cancels_are_under_way_in_a_process(
     monkeypatch.setattr(stub, "canceller", lambda conn: hang, raising=False)
     pool = stub_pool(max_size=5, max_use=10.0)
     held = [pool.getconn() for _ in range(5)]
-    limit = pool._use_limit
+    limit = inside.use_limit(pool)
     assert limit is not None
     try:
-        limit._upkeep(time.monotonic() + 20.0)
+        inside.upkeep(limit, time.monotonic() + 20.0)
         assert begun.acquire(timeout=PATIENCE)
         assert begun.acquire(timeout=PATIENCE)
         assert sum(thread.name.startswith("dbpool-cancel") for thread in threading.enumerate()) == 2
@@ -199,7 +199,7 @@ def test_no_more_than_two_cancels_are_under_way_in_a_process(
     assert not begun.acquire(timeout=0.1)
     for conn in held:
         pool.putconn(conn)
-    wait_until(_use_limit._has_place, PATIENCE, "places are free")
+    wait_until(inside.may_cancel, PATIENCE, "places are free")
 
 
 def test_it_is_told_once_in_a_while_and_without_the_statement(
@@ -230,10 +230,10 @@ def test_the_keeper_does_not_stay_for_it(stub_pool: MakePool) -> None:
     pool = stub_pool(max_use=10.0)
     pool.putconn(pool.getconn())
     pool.close()
-    limit = pool._use_limit
+    limit = inside.use_limit(pool)
     assert limit is not None
-    assert limit._upkeep(time.monotonic()) == float("inf")
-    assert id(limit) not in _use_limit.keeper.pools
+    assert inside.upkeep(limit, time.monotonic()) == float("inf")
+    assert id(limit) not in inside.scheduler.pools
 
 
 # Cutting what is somebody else's
@@ -255,7 +255,7 @@ def test_what_closes_in_the_meantime_takes_no_other_socket_with_it() -> None:
 
     with ours, peer:
         driver: Any = Closing()
-        _socket.sever_of(driver, object())
+        inside.sever_of(driver, object())
         ours.sendall(b"still here")
         assert peer.recv(10) == b"still here"
 
@@ -266,4 +266,4 @@ def test_a_closed_connection_has_nothing_to_cancel_nor_to_cut(postgres: Postgres
     assert one(conn, "SELECT 1") == 1
     conn.close()
     assert driver.canceller(conn) is None
-    _socket.sever_of(driver, conn)
+    inside.sever_of(driver, conn)

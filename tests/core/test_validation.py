@@ -11,8 +11,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout, _keeper, _socket, _validation
+from dbpool import ConnectionPool, PoolTimeout
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -83,8 +84,8 @@ def test_a_look_is_taken_after_validate_after_only(
     pool = pg_pool(max_size=1, **options)
     pool.putconn(pool.getconn())
     counted: list[object] = []
-    look = _socket.look
-    monkeypatch.setattr(_socket, "look", lambda poll: counted.append(poll) or look(poll))
+    look = inside.look
+    inside.patch(monkeypatch, "look", lambda poll: counted.append(poll) or look(poll))
     for _ in range(5):
         pool.putconn(pool.getconn())
     assert len(counted) == looks
@@ -115,7 +116,7 @@ def test_a_ping_is_made_past_ping_after_or_each_time_if_wanted(
 def test_one_ping_is_good_for_ping_after(stub_pool: MakePool, stub: StubDriver) -> None:
     pool = stub_pool(max_size=1, validate_after=0, ping_after=1000)
     with lent(pool, 1) as (conn,):
-        pool._in_use[id(conn)].proved_at -= 1000
+        inside.in_use(pool)[id(conn)].proved_at -= 1000
     del conn
     counted = Counted(stub)
     for _ in range(5):
@@ -137,13 +138,13 @@ def test_a_ping_may_take_what_is_left_of_the_timeout_and_a_twentieth_second_at_l
     fill(pool, 1)
     given: list[float] = []
 
-    class Watched(_keeper.Guard):
+    class Watched(inside.TimeLimit):
         def __init__(self, pool: ConnectionPool, conn: Any, seconds: float) -> None:
             given.append(seconds)
             super().__init__(pool, conn, PATIENCE)
 
     unseen_by_the_keeper(pool)
-    monkeypatch.setattr(_validation, "Guard", Watched)
+    inside.patch(monkeypatch, "TimeLimit", Watched)
     pool.putconn(pool.getconn(timeout))
     (seconds,) = given
     assert least <= seconds <= most
@@ -210,7 +211,7 @@ def test_the_first_dead_one_found_has_all_idle_ones_looked_at(
     pool = pg_pool(max_size=6, validate_after=0)
     fill(pool, 6)
     # The caller meets one dead one, is served by the next, and leaves the others to the keeper.
-    pids = [conn.info.backend_pid for conn, _ in pool._idle]
+    pids = [conn.info.backend_pid for conn, _ in inside.idle(pool)]
     terminate(postgres, *pids[:4], pids[5])
     talk(pool)
     wait_until(
@@ -322,16 +323,16 @@ def test_no_look_says_alive_after_one_that_said_otherwise(postgres: Postgres) ->
     executioner.autocommit = True
     for _ in range(300):
         conn = psycopg2.connect(postgres.dsn())
-        poll = _socket.poller(conn.fileno())
-        assert _socket.look(poll) == _socket.ALIVE
+        poll = inside.poller(conn.fileno())
+        assert inside.look(poll) == inside.ALIVE
         ending = in_thread(
             one, executioner, "SELECT pg_terminate_backend(%s)", conn.info.backend_pid
         )
         until = time.monotonic() + PATIENCE
-        seen = _socket.ALIVE
-        while seen != _socket.DEAD:
-            now = _socket.look(poll)
-            assert not (seen != _socket.ALIVE and now == _socket.ALIVE), "it rose from the dead"
+        seen = inside.ALIVE
+        while seen != inside.DEAD:
+            now = inside.look(poll)
+            assert not (seen != inside.ALIVE and now == inside.ALIVE), "it rose from the dead"
             assert time.monotonic() < until
             seen = now
         ending.result(PATIENCE)
@@ -360,9 +361,9 @@ def test_a_session_being_terminated_is_never_handed_out_once_a_look_told(
 @pytest.mark.parametrize("fault", ["closed", "reused"])
 def test_a_descriptor_that_is_closed_is_dead(fault: str, postgres: Postgres) -> None:
     conn = psycopg2.connect(postgres.dsn())
-    poll = _socket.poller(conn.fileno())
+    poll = inside.poller(conn.fileno())
     conn.close()
-    assert _socket.look(poll) == _socket.DEAD
+    assert inside.look(poll) == inside.DEAD
 
 
 # check
@@ -414,7 +415,9 @@ def test_a_check_that_nothing_passes_is_tried_ever_less_often_and_is_blamed(
 ) -> None:
     tries: list[float] = []
     # When it was begun: its thread may have been kept waiting since.
-    stub.hooks["connect"] = lambda _: tries.extend(attempt.since for attempt in pool._attempts())
+    stub.hooks["connect"] = lambda _: tries.extend(
+        attempt.since for attempt in inside.attempts(pool)
+    )
     wrong = [True]
 
     def check(conn: StubConnection) -> None:
@@ -431,10 +434,10 @@ def test_a_check_that_nothing_passes_is_tried_ever_less_often_and_is_blamed(
     # The first three were not known to fail when they were made.
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(tries[3:]))
     assert len(tries) <= 3 + 15, "1.5 s of pauses of a tenth"
-    assert pool._backoff.pause > 0.15, "they do not grow"
+    assert inside.backoff(pool).pause > 0.15, "they do not grow"
     wrong.clear()
     expect_full_capacity(pool)
-    assert pool._backoff.failure is None
+    assert inside.backoff(pool).failure is None
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -456,10 +459,10 @@ def test_new_connections_that_answer_no_ping_are_no_storm_of_connects(
             caller.result(PATIENCE)
         assert str(e.value.__cause__) == "no server behind it"
     assert len(stub.made) <= 3 + 15, "1.5 s of pauses of a tenth"
-    assert pool._backoff.pause > 0.15, "they do not grow"
+    assert inside.backoff(pool).pause > 0.15, "they do not grow"
     away.clear()
     expect_full_capacity(pool)
-    assert pool._backoff.failure is None
+    assert inside.backoff(pool).failure is None
 
 
 def test_a_used_connection_that_fails_its_check_puts_no_connect_off(
@@ -474,7 +477,7 @@ def test_a_used_connection_that_fails_its_check_puts_no_connect_off(
         conn.alive = False
     del conn
     with pool.connection(PATIENCE):
-        assert pool._backoff.failure is None
+        assert inside.backoff(pool).failure is None
 
 
 def test_what_a_check_leaves_behind_is_cleaned_up(pg_pool: MakePool) -> None:
@@ -531,7 +534,7 @@ def test_looks_from_many_threads_do_not_collide(pg_pool: MakePool) -> None:
 
     def sweep() -> None:
         while not end.is_set():
-            pool._upkeep(time.monotonic())
+            inside.upkeep(pool, time.monotonic())
             pool.check()
 
     sweepers = [in_thread(sweep) for _ in range(2)]
@@ -551,7 +554,7 @@ def test_one_whose_life_is_over_is_not_lent_though_a_look_finds_nothing(
     pool = stub_pool(max_size=1, validate_after=0)
     conn = pool.getconn()
     pool.putconn(conn)
-    (entry,) = pool._entries
+    (entry,) = inside.entries(pool)
     entry.expires_at = time.monotonic()  # and no sweep has come by yet
     assert pool.getconn() is not conn
     assert conn.closed

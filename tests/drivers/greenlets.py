@@ -21,7 +21,7 @@ FUNCTION, DRIVER, ORDER, CONNINFO = sys.argv[1:]
 if ORDER == "before":
     gevent.monkey.patch_all()
 
-from dbpool import ConnectionPool, PoolTimeout, _socket  # noqa: E402
+from dbpool import ConnectionPool, PoolTimeout  # noqa: E402
 
 if ORDER == "after":
     gevent.monkey.patch_all()
@@ -31,6 +31,7 @@ import pytest  # noqa: E402
 from gevent.socket import wait_read, wait_write  # noqa: E402
 from psycopg2 import extensions  # noqa: E402
 
+from tests.support import inside  # noqa: E402
 from tests.support.black_hole import BlackHole  # noqa: E402
 from tests.support.waiting import wait_until  # noqa: E402
 
@@ -72,10 +73,10 @@ def ask(conn: Any) -> int:
 def expect_full_capacity(pool: ConnectionPool) -> None:
     """Fail unless max_size clean connections can be had at once, and not one more."""
     with gevent.Timeout(PATIENCE):
-        wait_until(lambda: not pool._attempts(), PATIENCE, "connects under way end")
-        pool._find_lost()
-        pool._audit()
-        assert not pool._waiters, "somebody waits still"
+        wait_until(lambda: not inside.attempts(pool), PATIENCE, "connects under way end")
+        inside.find_lost(pool)
+        inside.audit(pool)
+        assert not inside.waiters(pool), "somebody waits still"
         taken = [pool.getconn(PATIENCE) for _ in range(pool.max_size)]
         assert len({ask(conn) for conn in taken}) == pool.max_size
         with pytest.raises(PoolTimeout):
@@ -83,7 +84,7 @@ def expect_full_capacity(pool: ConnectionPool) -> None:
         while taken:
             taken[-1].rollback()
             pool.putconn(taken.pop())
-        pool._audit()
+        inside.audit(pool)
 
 
 @contextmanager
@@ -168,9 +169,9 @@ def a_black_hole_keeps_nobody() -> None:
         with ticking():
             with pytest.raises(PoolTimeout, match="connecting takes too long"):
                 pool.getconn(timeout=0.5)
-        wait_until(lambda: pool._backoff.failure, PATIENCE, "the connect ends by itself")
-        assert pool._backoff.failure
-        assert pool._backoff.failure.reason == "connect_timeout"
+        wait_until(lambda: inside.backoff(pool).failure, PATIENCE, "the connect ends by itself")
+        assert inside.backoff(pool).failure
+        assert inside.backoff(pool).failure.reason == "connect_timeout"
         pool.close()
 
 
@@ -325,7 +326,7 @@ def in_a_query_the_connection_is_not_kept() -> None:
             before = ask(conn)
         del conn
         victim = gevent.spawn(use, pool)
-        wait_until(lambda: bool(pool._in_use), PATIENCE)
+        wait_until(lambda: bool(inside.in_use(pool)), PATIENCE)
         gevent.sleep(0.1)
         victim.kill()
         with pool.connection(PATIENCE) as conn:
@@ -367,16 +368,16 @@ def a_process_may_end_while_they_wait() -> None:
     pool, nowhere = make(max_size=1), f"host=127.0.0.1 port={listener.getsockname()[1]}"
     kept[:] = [listener, pool, pool.getconn(PATIENCE), make(nowhere, min_size=1)]
     gevent.spawn(pool.getconn, 600)
-    wait_until(lambda: pool._waiters and kept[3]._attempts(), PATIENCE)
+    wait_until(lambda: inside.waiters(pool) and inside.attempts(kept[3]), PATIENCE)
 
 
 def a_look_sees_a_hang_up_and_lets_nobody_run() -> None:
     pool = make(max_size=2, validate_after=0)
     with pool.connection(PATIENCE) as conn, pool.connection(PATIENCE) as other:
-        poll = _socket.poller(pool.driver.fileno(conn) or -1)
-        assert _socket.look(poll) == _socket.ALIVE
+        poll = inside.poller(pool.driver.fileno(conn) or -1)
+        assert inside.look(poll) == inside.ALIVE
         one(other, f"SELECT pg_terminate_backend({conn.info.backend_pid})")
-        wait_until(lambda: _socket.look(poll) == _socket.DEAD, PATIENCE)
+        wait_until(lambda: inside.look(poll) == inside.DEAD, PATIENCE)
     expect_full_capacity(pool)
     switched: list[object] = []
     greenlet.settrace(lambda event, args: switched.append(args))

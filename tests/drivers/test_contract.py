@@ -16,6 +16,7 @@ from dbpool import CommitUnknown, ConnectFailed, ConnectionPool, PoolTimeout
 from dbpool.drivers.base import IDLE, INTRANS, REASONS, UNKNOWN, Driver
 from dbpool.health import HealthCheck
 from tests.drivers.conftest import Backend, run
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -281,7 +282,7 @@ def test_reset_discard_forgets_the_session_and_keeps_the_connection(
 def test_a_reset_of_ones_own_runs_after_each_return(make: MakePool) -> None:
     calls: list[Any] = []
     pool = make(max_size=1)
-    pool._reset = calls.append
+    inside.put(pool, reset=calls.append)
     for _ in range(3):
         with pool.connection() as conn:
             run(conn, INSERT)
@@ -292,10 +293,10 @@ def test_a_reset_that_leaves_a_transaction_open_costs_the_connection(make: MakeP
     pool = make(max_size=1)
     with pool.connection() as conn:
         pass
-    pool._reset = lambda conn: run(conn, INSERT)
+    inside.put(pool, reset=lambda conn: run(conn, INSERT))
     with pool.connection() as again:
         assert again is conn
-    pool._reset = None
+    inside.put(pool, reset=None)
     with pool.connection() as other:
         assert other is not conn
 
@@ -405,7 +406,7 @@ def test_errors_are_the_drivers_too_and_pickle(make: MakePool) -> None:
         caught.value.waited,
         caught.value.size,
     )
-    assert str(pool._error(CommitUnknown)("it is a sentence")) == "it is a sentence"
+    assert str(inside.error(pool, CommitUnknown)("it is a sentence")) == "it is a sentence"
 
 
 def test_an_unknown_error_has_a_word_and_is_no_disconnect(make: MakePool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbpool.drivers import _hosts, _postgres
+from tests.support import inside
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,16 @@ from dbpool.drivers import _hosts, _postgres
 def test_the_host_that_served_last_comes_first(
     given: dict[str, Any], last: Any, changed: dict[str, str]
 ) -> None:
-    assert _hosts.in_order(given, last) == changed
+    assert inside.in_order(given, last) == changed
 
 
 def test_a_primary_is_looked_for_among_several_unless_the_user_says_what_for() -> None:
     several: dict[str, Any] = {"host": "a,b"}
-    assert _postgres.routed(several, {}, None, True, {}) == {"target_session_attrs": "read-write"}
-    assert _postgres.routed(several, {}, None, False, {}) == {}
-    assert _postgres.routed({"host": "a"}, {"x": 1}, None, True, {}) == {"x": 1}
+    assert inside.routed(several, {}, None, True, {}) == {"target_session_attrs": "read-write"}
+    assert inside.routed(several, {}, None, False, {}) == {}
+    assert inside.routed({"host": "a"}, {"x": 1}, None, True, {}) == {"x": 1}
     own = {**several, "target_session_attrs": "any"}
-    assert _postgres.routed(own, {}, None, True, {}) == {}
+    assert inside.routed(own, {}, None, True, {}) == {}
 
 
 def test_hosts_of_the_environment_or_a_service_file_are_routed_as_those_of_a_conninfo(
@@ -61,13 +61,13 @@ def test_hosts_of_the_environment_or_a_service_file_are_routed_as_those_of_a_con
     last = ("b", "5432")
     moved = {"host": "b,a", "port": "5432,5432", "target_session_attrs": "read-write"}
     hosts = {"PGHOST": "a,b"}
-    assert _postgres.routed({}, {}, last, True, hosts) == moved
-    assert _postgres.routed({"host": "c"}, {}, last, True, hosts) == {}
+    assert inside.routed({}, {}, last, True, hosts) == moved
+    assert inside.routed({"host": "c"}, {}, last, True, hosts) == {}
     file = tmp_path / "services"
     file.write_text("[shop]\nhost=a,b\n")
     service = {"PGSERVICEFILE": str(file), "PGSERVICE": "shop", "PGHOST": "c"}
-    assert _postgres.routed({}, {}, last, True, service) == moved
+    assert inside.routed({}, {}, last, True, service) == moved
     wanted = {**hosts, "PGTARGETSESSIONATTRS": "any"}
-    assert "target_session_attrs" not in _postgres.routed({}, {}, last, True, wanted)
+    assert "target_session_attrs" not in inside.routed({}, {}, last, True, wanted)
     balanced = {**hosts, "PGLOADBALANCEHOSTS": "random"}
-    assert _postgres.routed({}, {}, last, False, balanced) == {}
+    assert inside.routed({}, {}, last, False, balanced) == {}

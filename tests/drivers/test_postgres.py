@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dbpool import CommitUnknown, ConnectionPool, TransactionAborted, _socket
-from dbpool._keeper import Guard
+from dbpool import CommitUnknown, ConnectionPool, TransactionAborted
 from dbpool.drivers.base import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN
 from testproject.postgres import PostgresServer
 from tests.drivers.conftest import needs_psycopg, run
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -169,8 +169,8 @@ def test_a_session_that_had_ended_before_the_commit_has_committed_nothing(
         with pool.connection() as conn:
             run(conn, "SELECT 1")
             terminate(postgres, pid_of(conn))
-            poll = _socket.poller(conn.fileno())
-            wait_until(lambda: _socket.look(poll) == _socket.DEAD, message="the socket tells")
+            poll = inside.poller(conn.fileno())
+            wait_until(lambda: inside.look(poll) == inside.DEAD, message="the socket tells")
 
     with pytest.raises(TransactionAborted, match="lost before the commit") as caught:
         lose()
@@ -279,7 +279,7 @@ def test_each_operation_ends_at_its_deadline(operation: str, frozen: Any) -> Non
     )
 
     def bounded() -> None:
-        with Guard(pool, conn, 0.2):
+        with inside.TimeLimit(pool, conn, 0.2):
             getattr(pool.driver, operation)(conn)
 
     with pytest.raises(pool.driver.OperationalError.__mro__[2]) as caught:
@@ -352,8 +352,8 @@ def test_what_the_user_set_wins(driver: str, postgres: Postgres, new_pool: MakeP
 def failure_of(conninfo: str, driver: str, **options: Any) -> tuple[str, BaseException]:
     """Return the word and the error of a connect that fails."""
     with ConnectionPool(conninfo, driver=driver, open=False, **options) as pool:
-        gave_up_until(lambda: pool._backoff.failure is not None, pool)
-        failure = pool._backoff.failure
+        gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
+        failure = inside.backoff(pool).failure
         assert failure
         return failure.reason, failure.error
 

@@ -13,6 +13,7 @@ import pytest
 
 from dbpool import ConnectionPool, PoolTimeout
 from tests.drivers.conftest import needs_psycopg, run
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -237,8 +238,8 @@ def test_an_error_of_psycopgs_own_keeps_no_frame_with_the_password(
     """It reads connect_timeout itself, and its error has one of Python's for its cause."""
     dsn = f"{postgres.dsn()} password=sEcReT connect_timeout=soon"
     pool = new_pool(lambda: dsn, driver="psycopg")
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
-    failure = pool._backoff.failure
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
+    failure = inside.backoff(pool).failure
     assert failure is not None
     errors: list[BaseException | None] = [failure.error]
     shown = 0
@@ -317,7 +318,7 @@ def test_an_asynchronous_class_is_refused_with_a_clear_word(
         with pytest.raises(TypeError, match=r"connection_class=.* takes psycopg\.Connection"):
             pg_pool(kwargs={"connection_class": given})
     pool = pg_pool(kwargs=lambda: {"connection_class": psycopg.AsyncConnection})
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0.02)
     assert "connection_class=" in str(caught.value.__cause__)

@@ -10,6 +10,7 @@ from psycopg2 import extensions
 
 from dbpool import ConnectionPool, PoolTimeout
 from tests.drivers.conftest import run
+from tests.support import inside
 from tests.support.callers import MakePool, gave_up_until
 from tests.support.servers import Postgres
 
@@ -83,7 +84,7 @@ def test_an_asynchronous_connection_is_refused_with_a_clear_word(
     with pytest.raises(TypeError, match=f"{option}=True in kwargs is not possible"):
         pg_pool(kwargs={option: True})
     pool = pg_pool(kwargs=lambda: {option: 1})
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0.02)
     assert "asynchronous" in str(caught.value.__cause__)

@@ -13,8 +13,8 @@ from psycopg2.extensions import connection
 
 from dbpool import ConnectionPool
 from dbpool.drivers import psycopg2 as driver_module
-from dbpool.drivers._tracking import TrackedConnection
 from tests.drivers.conftest import run
+from tests.support import inside
 from tests.support.callers import MakePool
 from tests.support.servers import Postgres
 
@@ -68,12 +68,13 @@ def plain(conn: Any) -> tuple[Any, ...]:
 
 
 def test_nothing_of_psycopg2s_is_overlooked() -> None:
+    tracked = inside.tracked_connection()
     public = {name for name in dir(connection) if not name.startswith("_")}
     assert public == CAN_CHANGE | CANNOT
     for name in CAN_CHANGE:
         method = callable(getattr(connection, name))
-        assert not method or getattr(TrackedConnection, name) is not getattr(connection, name)
-    ours = set(vars(TrackedConnection)) - {"__module__", "__doc__", "__annotations__"}
+        assert not method or getattr(tracked, name) is not getattr(connection, name)
+    ours = set(vars(tracked)) - {"__module__", "__doc__", "__annotations__"}
     assert {name for name in ours if not name.startswith("_")} < CAN_CHANGE | {"close"}, (
         "it adds something"
     )

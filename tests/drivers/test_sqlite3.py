@@ -18,6 +18,7 @@ from dbpool import ConnectFailed, ConnectionPool, PoolTimeout
 from dbpool.drivers import choose
 from dbpool.drivers.sqlite3 import Sqlite3Driver
 from tests.drivers.conftest import run
+from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
     MakePool,
@@ -380,7 +381,7 @@ def test_kwargs_that_cannot_serve_are_refused(kwargs: dict[str, Any], new_pool: 
     with pytest.raises((TypeError, ValueError), match=name):
         ConnectionPool("sqlite://", kwargs=kwargs)
     pool = new_pool("sqlite://", kwargs=lambda: kwargs)
-    gave_up_until(lambda: pool._backoff.failure is not None, pool)
+    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0.02)
     assert name in str(caught.value.__cause__)

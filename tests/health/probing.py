@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dbpool import ConnectionPool
-from dbpool._prober import prober_of
 from dbpool.drivers.psycopg2 import Psycopg2Driver
 from dbpool.health import HealthCheck
+from tests.support import inside
 from tests.support.waiting import wait_until
 
 __all__ = ["CountingDriver", "ask", "check_of", "forget_proof", "idle", "landed", "why"]
@@ -47,7 +47,7 @@ def check_of(pool: ConnectionPool, **options: Any) -> HealthCheck:
 
 def ask(check: HealthCheck) -> tuple[str, tuple[str, ...]]:
     """Return state and reasons, as one request finds them."""
-    verdicts = check._verdicts("")
+    verdicts = inside.verdicts(check)
     assert verdicts is not None
     (verdict,) = verdicts.values()
     return verdict.status, verdict.reasons
@@ -62,17 +62,19 @@ def why(check: HealthCheck) -> str:
 
 def landed(pool: ConnectionPool) -> bool:
     """Return whether no probe is under way."""
-    return prober_of(pool)._flight is None
+    return inside.peek(inside.prober_of(pool), "flight") is None
 
 
 def forget_proof(pool: ConnectionPool) -> None:
     """Let what was seen so far be too old to prove anything."""
     wait_until(lambda: landed(pool), message="the probe comes back")
     long_ago = time.monotonic() - 60
-    pool._proved_at = min(pool._proved_at, long_ago)
-    prober = prober_of(pool)
-    prober._last = prober._last and prober._last._replace(at=long_ago)
-    prober._good = prober._good and prober._good._replace(at=long_ago)
+    inside.put(pool, proved_at=min(inside.proved_at(pool), long_ago))
+    prober = inside.prober_of(pool)
+    for name in ("last", "good"):
+        seen = inside.peek(prober, name)
+        if seen is not None:
+            inside.put(prober, **{name: seen._replace(at=long_ago)})
 
 
 def idle(pool: ConnectionPool, count: int) -> None:

@@ -17,6 +17,7 @@ from dbpool.health import HealthCheck
 from tests.health import golden
 from tests.health.asking import own
 from tests.health.situations import OPTIONS, place, settled
+from tests.support import inside
 from tests.support.servers import Postgres
 
 LOCAL: tuple[str, dict[str, str], str] = ("", {}, "127.0.0.1")  # query, headers, address
@@ -82,17 +83,17 @@ def test_going_away_has_a_status_of_its_own_that_illness_overrides(postgres: Pos
 def test_draining_asks_no_database(postgres: Postgres) -> None:
     with ConnectionPool(postgres.url()) as pool, settled("draining", pool):
         assert status_of(HealthCheck(lambda: {"default": pool})) == 503
-        assert pool._prober is None
+        assert inside.prober(pool) is None
 
 
 def test_a_pool_that_is_not_open_fails(postgres: Postgres) -> None:
     pool = ConnectionPool(postgres.url(), open=False)
     check = HealthCheck(lambda: {"default": pool})
-    assert check._verdicts("") == {"default": ("fail", ("starting",))}
+    assert inside.verdicts(check) == {"default": ("fail", ("starting",))}
     pool.open()
     assert status_of(check) == 200
     pool.close()
-    assert check._verdicts("") == {"default": ("fail", ("closed",))}
+    assert inside.verdicts(check) == {"default": ("fail", ("closed",))}
 
 
 @pytest.mark.parametrize("pools", [{}, None, KeyError("hush"), RuntimeError("host=db hush")])

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from dbpool import ConnectionPool, PoolDown, PoolTimeout, _prober
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
 from dbpool.health import HealthCheck
 from testproject.postgres import PostgresServer
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed, why
+from tests.support import inside
 from tests.support.black_hole import BlackHole
 from tests.support.callers import PATIENCE
 from tests.support.servers import Postgres, count_sessions
@@ -75,7 +76,7 @@ def test_a_frozen_server_fails_the_check_and_costs_no_slot(
         wait_until(lambda: landed(pool))
         with pool.connection(), pool.connection():
             pass
-        pool._audit()
+        inside.audit(pool)
 
 
 @pytest.mark.outage
@@ -104,12 +105,12 @@ def test_a_link_that_fell_silent_fails_one_check_at_most(postgres: Postgres) -> 
         check = check_of(pool, deadline=0.5)
         idle(pool, 1)
         forget_proof(pool)
-        silence(pool._idle[0][0].fileno(), hole)
+        silence(inside.idle(pool)[0][0].fileno(), hole)
         assert why(check) in SILENT
         wait_until(lambda: landed(pool))
         assert ask(check) == PASS
         assert driver.spares == 1
-        wait_until(lambda: not pool._idle)
+        wait_until(lambda: not inside.idle(pool))
 
 
 def silence(descriptor: int, hole: BlackHole) -> None:
@@ -174,9 +175,9 @@ def test_a_recovery_is_a_warning_until_it_is_over(postgres: Postgres) -> None:
     with ConnectionPool(postgres.url()) as pool:
         check = check_of(pool, ttl=60.0)
         idle(pool, 1)
-        pool._reach.recover(pool)
+        inside.outage(pool).recover(pool)
         assert ask(check) == ("warn", ("recovering",))
-        pool._upkeep(time.monotonic())  # nobody waits, and nothing is missing
+        inside.upkeep(pool, time.monotonic())  # nobody waits, and nothing is missing
         assert ask(check) == PASS
 
 
@@ -192,7 +193,7 @@ def test_several_black_holes_take_one_deadline_together() -> None:
     ):
         check = HealthCheck(lambda: {"1": one, "2": two, "3": three}, deadline=3.0)
         started = time.monotonic()
-        verdicts = check._verdicts("") or {}
+        verdicts = inside.verdicts(check) or {}
         assert [verdicts[name] for name in "123"] == [("fail", ("starting",))] * 3
         assert time.monotonic() - started < 2 * 3.0, "one after the other"
         wait_until(lambda: len(hole.accepted) == 3)
@@ -215,13 +216,13 @@ def test_600_checks_by_64_threads_cost_one_query_or_one_connection(
             asked_for.append(timeout)
             return super().wait(timeout)
 
-    class WatchedFlight(_prober.Flight):
+    class WatchedFlight(inside.Probe):
         def __init__(self, started: float, deadline: float) -> None:
             super().__init__(started, deadline)
             self.done = Landing()
 
-    monkeypatch.setattr(_prober, "Flight", WatchedFlight)
-    monkeypatch.setattr(_prober, "ROLE_EVERY", PATIENCE)
+    inside.patch(monkeypatch, "Probe", WatchedFlight)
+    inside.patch(monkeypatch, "ROLE_EVERY", PATIENCE)
     driver = CountingDriver()
     # The live one answers, whenever that is; the other one never does.
     deadline = PATIENCE if server == "live" else 0.5
@@ -276,7 +277,7 @@ def test_a_timeout_is_remembered_for_some_seconds(postgres: Postgres) -> None:
             with pytest.raises(PoolTimeout):
                 pool.getconn(timeout=0)
         assert ask(check) == ("warn", ("saturated",))
-        pool._timed_out_at -= 10.0
+        inside.put(pool, timed_out_at=inside.peek(pool, "timed_out_at") - 10.0)
         assert ask(check) == PASS
 
 

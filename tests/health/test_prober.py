@@ -10,9 +10,9 @@ from contextlib import closing, contextmanager
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, _prober
-from dbpool._prober import prober_of
+from dbpool import ConnectionPool
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed
+from tests.support import inside
 from tests.support.servers import Postgres, count_sessions
 from tests.support.waiting import wait_until
 
@@ -55,7 +55,7 @@ def test_traffic_is_proof_and_costs_no_query(postgres: Postgres, driver: Countin
         assert ask(check) == PASS
         wait_until(lambda: driver.probes == 1 and landed(pool))  # for the role
         for _ in range(3):
-            pool._proved_at = 0.0
+            inside.put(pool, proved_at=0.0)
             select(pool)  # a commit is a round trip
             assert ask(check) == PASS
         assert (driver.probes, driver.spares) == (1, 0)
@@ -64,7 +64,7 @@ def test_traffic_is_proof_and_costs_no_query(postgres: Postgres, driver: Countin
 def test_the_role_is_asked_for_all_the_same(
     postgres: Postgres, driver: CountingDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_prober, "ROLE_EVERY", 0.02)
+    inside.patch(monkeypatch, "ROLE_EVERY", 0.02)
     with ConnectionPool(postgres.url(), driver=driver) as pool:
         idle(pool, 1)
         check = check_of(pool)
@@ -105,7 +105,7 @@ def test_a_failed_round_trip_makes_the_next_probe_due(
         idle(pool, 2)
         assert ask(check) == PASS
         wait_until(lambda: driver.probes == 1 and landed(pool))
-        end_session(postgres, pool._idle[-1][0].info.backend_pid)
+        end_session(postgres, inside.idle(pool)[-1][0].info.backend_pid)
         with pool.connection():  # the other one, which was asked before it was lent
             assert pool.get_stats()["connections_lost"] == 1
             assert ask(check) == PASS
@@ -139,7 +139,7 @@ def test_an_idle_connection_is_taken_and_counts_as_nobodys(
         assert (driver.probes, driver.spares) == (1, 0)
         assert count_sessions(postgres, "dbpool-health:idle") == 0
         assert pool.get_stats() == {**before}
-        pool._audit()
+        inside.audit(pool)
 
 
 def test_a_spare_one_is_outside_max_size_and_bears_its_name(
@@ -156,7 +156,7 @@ def test_a_spare_one_is_outside_max_size_and_bears_its_name(
             assert count_sessions(postgres, "shop") == 2
             assert pool.get_stats()["pool_size"] == 2
         assert (driver.probes, driver.spares) == (3, 1)
-        pool._audit()
+        inside.audit(pool)
 
 
 def test_a_full_pool_with_fresh_proof_answers_at_once_without_a_spare(
@@ -171,7 +171,7 @@ def test_a_full_pool_with_fresh_proof_answers_at_once_without_a_spare(
 def test_the_spare_one_is_closed_when_it_is_unused(
     postgres: Postgres, driver: CountingDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_prober, "SPARE_IDLE", 0.05)
+    inside.patch(monkeypatch, "SPARE_IDLE", 0.05)
     with ConnectionPool(postgres.url(), driver=driver, name="unused") as pool:
         check = check_of(pool)
         assert ask(check) == PASS
@@ -184,17 +184,17 @@ def test_the_spare_one_is_closed_when_it_is_unused(
 def test_the_spare_one_stays_while_it_is_used(
     postgres: Postgres, driver: CountingDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_prober, "SPARE_IDLE", 30.0)
+    inside.patch(monkeypatch, "SPARE_IDLE", 30.0)
     with ConnectionPool(postgres.url(), driver=driver) as pool:
         ask(check_of(pool))
-        prober = prober_of(pool)
+        prober = inside.prober_of(pool)
         wait_until(lambda: landed(pool))
-        spare = prober._spare
+        spare = inside.peek(prober, "spare")
         assert spare is not None
-        assert prober._upkeep(spare.used_at + 29.0) == spare.used_at + 30.0
-        assert prober._spare is spare
-        prober._upkeep(spare.used_at + 30.0)
-        assert prober._spare is None
+        assert inside.upkeep(prober, spare.used_at + 29.0) == spare.used_at + 30.0
+        assert inside.peek(prober, "spare") is spare
+        inside.upkeep(prober, spare.used_at + 30.0)
+        assert inside.peek(prober, "spare") is None
 
 
 def test_the_spare_one_ends_with_the_pool(postgres: Postgres) -> None:
@@ -243,7 +243,7 @@ def test_a_paused_pool_is_not_asked_for_its_role(
     with ConnectionPool(postgres.url(), driver=driver, role="primary") as pool:
         pool.pause()
         assert ask(check_of(pool)) == ("warn", ("recovering",))
-        assert prober_of(pool)._flight is None
+        assert inside.peek(inside.prober_of(pool), "flight") is None
         assert driver.spares == 0
 
 
@@ -267,12 +267,12 @@ def test_a_caller_who_meets_a_probe_is_served_next(
         wait_until(lambda: driver.probes == 1)
         caller = threading.Thread(target=select, args=(pool,))
         caller.start()
-        wait_until(lambda: len(pool._waiters) == 1)
+        wait_until(lambda: len(inside.waiters(pool)) == 1)
         go_on.set()
         caller.join()
         prober.join()
         wait_until(lambda: landed(pool))
-        pool._audit()
+        inside.audit(pool)
         assert driver.spares == 0
 
 

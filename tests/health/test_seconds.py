@@ -8,13 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from dbpool import ConnectionPool
-from dbpool._probe import Finding, Spare
-from dbpool._prober import prober_of
-from dbpool._verdict import Limits, Verdict, judge
-from dbpool._waiting import Waiter
+from tests.support import inside
 from tests.support.stub_driver import StubDriver
 
-LIMITS = Limits(0.75, 1.0, 0.25)
+LIMITS = inside.Limits(0.75, 1.0, 0.25)
 NOW = 1000.0
 
 
@@ -24,10 +21,12 @@ def pool() -> Iterator[ConnectionPool]:
         yield pool
 
 
-def reasons(pool: ConnectionPool, now: float, good: Finding | None = None) -> tuple[str, ...]:
+def reasons(
+    pool: ConnectionPool, now: float, good: inside.ProbeResult | None = None
+) -> tuple[str, ...]:
     """Return what speaks against a pool whose server has answered just now."""
-    pool._proved_at, pool._doubted_at = now, -math.inf
-    verdict = judge(pool, None, good, now, LIMITS)
+    inside.put(pool, proved_at=now, doubted_at=-math.inf)
+    verdict = inside.judge(pool, None, good, now, LIMITS)
     assert verdict is not None
     return verdict.reasons
 
@@ -36,15 +35,15 @@ def test_a_full_pool_is_saturated_when_somebody_has_waited_for_a_second(
     pool: ConnectionPool,
 ) -> None:
     with pool.connection():
-        waiter = Waiter(NOW)
-        pool._waiters.append(waiter)  # type: ignore[arg-type]
+        waiter = inside.Waiter(NOW)
+        inside.waiters(pool).append(waiter)  # type: ignore[arg-type]
         assert reasons(pool, NOW + 0.99) == ()
         assert reasons(pool, NOW + 1.0) == ("saturated",)
-        pool._waiters.clear()
+        inside.waiters(pool).clear()
 
 
 def test_a_timeout_is_remembered_for_ten_seconds(pool: ConnectionPool) -> None:
-    pool._timed_out_at = NOW
+    inside.put(pool, timed_out_at=NOW)
     assert reasons(pool, NOW + 9.99) == ("saturated",)
     assert reasons(pool, NOW + 10.0) == ()
 
@@ -52,28 +51,28 @@ def test_a_timeout_is_remembered_for_ten_seconds(pool: ConnectionPool) -> None:
 def test_a_slow_probe_is_told_of_for_ten_seconds_and_slow_is_above_a_quarter(
     pool: ConnectionPool,
 ) -> None:
-    assert reasons(pool, NOW + 9.99, Finding(NOW, seconds=0.26)) == ("slow",)
-    assert reasons(pool, NOW + 10.0, Finding(NOW, seconds=0.26)) == ()
-    assert reasons(pool, NOW, Finding(NOW, seconds=0.25)) == ()
+    assert reasons(pool, NOW + 9.99, inside.ProbeResult(NOW, seconds=0.26)) == ("slow",)
+    assert reasons(pool, NOW + 10.0, inside.ProbeResult(NOW, seconds=0.26)) == ()
+    assert reasons(pool, NOW, inside.ProbeResult(NOW, seconds=0.25)) == ()
 
 
 def test_the_role_is_asked_for_every_ten_seconds_whatever_else_proves_the_server(
     pool: ConnectionPool,
 ) -> None:
-    prober = prober_of(pool)
+    prober = inside.prober_of(pool)
     with pool.connection():
         pass  # one is idle
-    prober._good = Finding(NOW)
-    assert not prober._role_due(pool, NOW + 9.99, Verdict("pass"))
-    assert prober._role_due(pool, NOW + 10.0, Verdict("pass"))
+    inside.put(prober, good=inside.ProbeResult(NOW))
+    assert not inside.peek(prober, "role_due")(pool, NOW + 9.99, inside.Verdict("pass"))
+    assert inside.peek(prober, "role_due")(pool, NOW + 10.0, inside.Verdict("pass"))
 
 
 def test_the_spare_connection_is_closed_when_unused_for_a_minute(pool: ConnectionPool) -> None:
-    prober, driver = prober_of(pool), pool.driver
+    prober, driver = inside.prober_of(pool), pool.driver
     conn = driver.connect("", {}, timeout=1.0, name="spare")
-    prober._spare = Spare(pool, conn)
-    prober._spare.used_at = NOW
-    assert prober._upkeep(NOW + 59.9) == pytest.approx(NOW + 60.9)
+    inside.put(prober, spare=inside.Spare(pool, conn))
+    inside.peek(prober, "spare").used_at = NOW
+    assert inside.upkeep(prober, NOW + 59.9) == pytest.approx(NOW + 60.9)
     assert not conn.closed
-    prober._upkeep(NOW + 60.0)
+    inside.upkeep(prober, NOW + 60.0)
     assert conn.closed

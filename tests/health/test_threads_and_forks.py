@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, _prober, health
-from dbpool._prober import prober_of
+from dbpool import ConnectionPool, health
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed
+from tests.support import inside
 from tests.support.black_hole import BlackHole
 from tests.support.callers import PATIENCE, in_thread
 from tests.support.servers import Postgres, count_sessions
@@ -56,7 +56,7 @@ def test_a_signal_handler_may_end_the_pool_in_the_midst_of_an_answer(
     end: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Called where a handler may come in: while this very thread is judging, under the lock."""
-    judge = _prober.judge
+    judge = inside.judge
     left = [end]
 
     def interrupted(pool: ConnectionPool, *args: Any) -> Any:
@@ -64,7 +64,7 @@ def test_a_signal_handler_may_end_the_pool_in_the_midst_of_an_answer(
             getattr(pool, left.pop())()
         return judge(pool, *args)
 
-    monkeypatch.setattr(_prober, "judge", interrupted)
+    inside.patch(monkeypatch, "judge", interrupted)
     with ConnectionPool(postgres.url()) as pool:
         status, _ = in_thread(ask, check_of(pool)).result(PATIENCE)
     assert status != "pass"
@@ -79,7 +79,7 @@ def test_a_pool_without_threads_probes_in_its_caller_and_keeps_no_spare(
         before = pool_threads()
         driver.on_probe = lambda: pool_threads() == before or pytest.fail("a thread")
         assert ask(check_of(pool)) == PASS
-        assert prober_of(pool)._spare is None
+        assert inside.peek(inside.prober_of(pool), "spare") is None
         wait_until(lambda: count_sessions(postgres, "dbpool-health:alone") == 0)
 
 
@@ -102,7 +102,7 @@ def test_a_probe_that_is_interrupted_does_not_stop_the_next(postgres: Postgres) 
         assert ask(check) == PASS
         with pool.connection(timeout=5):
             pass
-        pool._audit()
+        inside.audit(pool)
 
 
 def test_a_thread_that_cannot_even_be_asked_for_leaves_no_probe_behind(
@@ -159,7 +159,7 @@ def test_a_child_has_a_spare_of_its_own_and_leaves_the_parents_alone(postgres: P
         wait_until(lambda: landed(pool))
         # No reference to the connection itself: the child must be free to drop it.
         pid = session_of_spare(pool)
-        fd = pool.driver.fileno(prober_of(pool)._spare.conn)  # type: ignore[union-attr]
+        fd = pool.driver.fileno(inside.peek(inside.prober_of(pool), "spare").conn)  # type: ignore[union-attr]
         assert fd is not None
         assert stat.S_ISSOCK(os.fstat(fd).st_mode)
 
@@ -183,7 +183,7 @@ def test_a_child_has_a_spare_of_its_own_and_leaves_the_parents_alone(postgres: P
 
 def session_of_spare(pool: ConnectionPool) -> int:
     """Return the process of the server that serves the spare connection."""
-    spare = prober_of(pool)._spare
+    spare = inside.peek(inside.prober_of(pool), "spare")
     assert spare is not None
     return int(spare.conn.info.backend_pid)
 
@@ -196,7 +196,7 @@ def test_a_child_does_not_wait_for_a_probe_of_its_parent(postgres: Postgres) -> 
         check = check_of(pool, deadline=0.05)
         assert ask(check)[0] == "fail"
         wait_until(lambda: driver.probes == 1)
-        lock = prober_of(pool)._lock
+        lock = inside.lock(inside.prober_of(pool))
 
         def child() -> None:
             driver.on_probe = int

@@ -8,10 +8,10 @@ import threading
 import pytest
 
 from dbpool import ConnectionPool, PoolTimeout
-from dbpool._prober import prober_of
 from testproject.postgres import PostgresServer
 from tests.health.probing import CountingDriver, ask, check_of, forget_proof, idle, landed, why
 from tests.health.situations import place
+from tests.support import inside
 from tests.support.black_hole import BlackHole
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
@@ -61,7 +61,7 @@ def test_what_nobody_thought_of_is_internal(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectionPool(postgres.url()) as pool:
-        monkeypatch.setattr("dbpool._probe.Spare", lambda *args: dict[str, int]()["hush"])
+        inside.patch(monkeypatch, "Spare", lambda *args: dict[str, int]()["hush"])
         assert why(check_of(pool)) == "internal"
 
 
@@ -108,5 +108,5 @@ def test_a_healthy_start_logs_nothing(postgres: Postgres, caplog: pytest.LogCapt
     caplog.set_level(logging.DEBUG, logger="dbpool.health")
     with ConnectionPool(postgres.url()) as pool:
         assert ask(check_of(pool)) == PASS
-        assert prober_of(pool)._told is not None
+        assert inside.peek(inside.prober_of(pool), "told") is not None
     assert not caplog.records

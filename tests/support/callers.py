@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from dbpool import ConnectionPool, PoolDown, PoolError, PoolTimeout
+from tests.support import inside
 from tests.support.sessions import one
 from tests.support.waiting import wait_until
 
@@ -110,25 +111,25 @@ def settled(pool: ConnectionPool) -> None:
         "connects under way end",
     )
     gc.collect()
-    pool._find_lost()
+    inside.find_lost(pool)
     # The keeper may be looking at an idle connection just now: then that is in its hands, for some
     # microseconds. What is broken stays so.
     for _ in range(20):
         try:
-            pool._audit()
+            inside.audit(pool)
         except AssertionError as error:
             if "nowhere" not in str(error):
                 raise
         else:
             return
         time.sleep(0.01)
-    pool._audit()
+    inside.audit(pool)
 
 
 def unseen_by_the_keeper(pool: ConnectionPool) -> None:
     """Leave it to callers to find what breaks now; on a busy machine the keeper comes first."""
     settled(pool)
-    pool._due = math.inf
+    inside.put(pool, due=math.inf)
 
 
 def expect_full_capacity(pool: ConnectionPool) -> None:
@@ -138,5 +139,5 @@ def expect_full_capacity(pool: ConnectionPool) -> None:
         assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0)
-        pool._audit()
+        inside.audit(pool)
     settled(pool)

@@ -17,18 +17,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from dbpool import (
-    ConnectionPool,
-    PoolClosed,
-    PoolTimeout,
-    _connecting,
-    _entry,
-    _growth,
-    _keeper,
-    _waiting,
-)
-from dbpool import pool as pool_module
-from tests.support import schedule
+from dbpool import ConnectionPool, PoolClosed, PoolTimeout
+from tests.support import inside, schedule
 from tests.support.stub_driver import StubDriver
 
 __all__ = [
@@ -59,7 +49,7 @@ class Keeper:
         self.bell: Any = None
 
     def schedule(self, pool: ConnectionPool, when: float) -> bool:
-        pool._due = min(pool._due, when)
+        inside.put(pool, due=min(inside.due(pool), when))
         self.ring()
         return True
 
@@ -77,7 +67,7 @@ class Keeper:
         pass
 
 
-class SteppedEntry(_entry.Entry):
+class SteppedEntry(inside.Entry):
     """What a return and a drain write across each other is a switch point.
 
     It hashes to its number in the scene, so that a set of them has the same order each time.
@@ -98,7 +88,7 @@ class SteppedEntry(_entry.Entry):
 
 
 def _stepped(name: str) -> property:
-    slot: Any = _entry.Entry.__dict__[name]
+    slot: Any = inside.Entry.__dict__[name]
 
     def read(entry: SteppedEntry) -> Any:
         schedule.point(f"read {name}")
@@ -127,39 +117,39 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Keeper:
     keeper = Keeper()
     threading = SimpleNamespace(Lock=schedule.Lock, RLock=schedule.RLock)
     monkeypatch.setattr(schedule.Lock, "clock", clock)
-    monkeypatch.setattr(_waiting, "threading", threading)
-    monkeypatch.setattr(pool_module, "threading", threading)
-    monkeypatch.setattr(pool_module, "deque", schedule.deque)
-    monkeypatch.setattr(_connecting, "Entry", SteppedEntry)
-    monkeypatch.setattr(_connecting, "NoFork", nullcontext)  # it goes by threads of all runs
+    inside.patch(monkeypatch, "waiting.threading", threading)
+    inside.patch(monkeypatch, "pool.threading", threading)
+    inside.patch(monkeypatch, "pool.deque", schedule.deque)
+    inside.patch(monkeypatch, "Entry", SteppedEntry)
+    inside.patch(monkeypatch, "NoFork", nullcontext)  # it goes by threads of all runs
     instead = {
         id(time): SimpleNamespace(monotonic=clock.monotonic, sleep=lambda seconds: None),
         id(time.monotonic): clock.monotonic,
         # No thread of the pool's own: the real keeper would walk in between the steps.
-        id(_keeper.keeper): keeper,
-        id(_keeper.Guard): lambda *args: nullcontext(),
+        id(inside.scheduler): keeper,
+        id(inside.TimeLimit): lambda *args: nullcontext(),
     }
     for name, module in list(sys.modules.items()):
-        if name.startswith("dbpool.") and module is not _keeper:
+        if name.startswith("dbpool.") and module is not inside.scheduler_module:
             for attribute, value in list(vars(module).items()):
                 if id(value) in instead:
                     monkeypatch.setattr(module, attribute, instead[id(value)])
-    clear, born = ConnectionPool._clear, _waiting.Waiter.__init__
+    clear, born = inside.original("ConnectionPool.clear"), inside.original("Waiter.init")
 
     def clear_and_model(pool: ConnectionPool) -> None:
         clear(pool)
-        pool._in_use = schedule.mapping()
+        inside.put(pool, in_use=schedule.mapping())
 
     def be_born_and_modelled(waiter: Any, now: float) -> None:
         born(waiter, now)
-        waiter._answer = schedule.mapping()
+        inside.put(waiter, answer=schedule.mapping())
 
-    monkeypatch.setattr(ConnectionPool, "_clear", clear_and_model)
-    monkeypatch.setattr(_waiting.Waiter, "__init__", be_born_and_modelled)
+    inside.patch(monkeypatch, "ConnectionPool.clear", clear_and_model)
+    inside.patch(monkeypatch, "Waiter.init", be_born_and_modelled)
     # And no belt: a lost wake-up must show as one.
-    monkeypatch.setattr(_waiting, "nap", lambda *args: schedule.FOREVER * 2)
-    monkeypatch.setattr(_waiting, "SOON", schedule.FOREVER * 2)
-    monkeypatch.setattr(_waiting, "_collect", lambda *args: None)
+    inside.patch(monkeypatch, "nap", lambda *args: schedule.FOREVER * 2)
+    inside.patch(monkeypatch, "FIRST_NAP", schedule.FOREVER * 2)
+    inside.patch(monkeypatch, "collect_garbage", lambda *args: None)
     return keeper
 
 
@@ -176,22 +166,22 @@ class Scenery:
         self.pool = ConnectionPool(driver=self.driver, max_size=size, **options)
         taken = []
         for _ in range(opened):
-            attempt = _growth._reserve(self.pool) or self.attempt()
-            _connecting.make(self.pool, attempt)
+            attempt = inside.reserve(self.pool) or self.attempt()
+            inside.make(self.pool, attempt)
             taken.append(self.pool.getconn())
         for conn in taken:  # at times of their own: what the pool sorts, it sorts the same way
             schedule.Lock.clock.now += 0.001
             self.pool.putconn(conn)
-        self.pool._due = math.inf  # all is quiet
+        inside.put(self.pool, due=math.inf)  # all is quiet
         schedule.Lock.clock.now += 1.0  # and has been for a while
         self.in_use: set[int] = set()
         self.held: list[Any] = []
         self.dropped = self.over = 0
 
-    def attempt(self) -> _connecting.Attempt:
+    def attempt(self) -> inside.Attempt:
         """Reserve a slot as a connector does that somebody has asked for."""
-        attempt = _connecting.Attempt(_waiting.time.monotonic(), 5.0)
-        self.pool._connecting[id(attempt)] = weakref.ref(attempt)
+        attempt = inside.Attempt(inside.now(), 5.0)
+        inside.connecting(self.pool)[id(attempt)] = weakref.ref(attempt)
         return attempt
 
     def hold(self) -> None:
@@ -217,21 +207,23 @@ class Scenery:
         pool = self.pool
         while self.held:
             pool.putconn(self.held.pop())
-        assert not pool._in_use, "still lent"
-        pool._find_lost()
+        assert not inside.in_use(pool), "still lent"
+        inside.find_lost(pool)
         self._end_what_came_late()
-        pool._audit()
+        inside.audit(pool)
         assert pool.get_stats()["connections_dropped"] == self.dropped, "a connection was lost"
         if not pool.closed:
-            assert len(pool._idle) == len(pool._entries), "an open connection is not to be had"
+            assert len(inside.idle(pool)) == len(inside.entries(pool)), (
+                "an open connection is not to be had"
+            )
         else:
             assert self.driver.open_connections == 0, "open after close"
 
     def _end_what_came_late(self) -> None:
         """See to those that came back just when all were told to go: the keeper does so soon."""
-        now = _waiting.time.monotonic()
-        late = [entry for _, entry in self.pool._idle if not entry.expires_at]
+        now = inside.now()
+        late = [entry for _, entry in inside.idle(self.pool) if not entry.expires_at]
         assert all(entry.good_until == 0 for entry in late), "it would be lent again"
         if late:
-            assert self.pool._due <= now + 0.5, "nobody comes to close it"
-            self.pool._upkeep(now + 1.0)
+            assert inside.due(self.pool) <= now + 0.5, "nobody comes to close it"
+            inside.upkeep(self.pool, now + 1.0)

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from tests.support import pool_tasks
+from tests.support import inside, pool_tasks
 from tests.support.pool_tasks import Answer, ask, backend, pool
 
 TASKS = 24
@@ -76,7 +76,7 @@ def main(what: Callable[[BaseContext], list[Answer]], method: str) -> None:
     assert backend(held) == mine
     held.rollback()
     pool.putconn(held)
-    pool._audit()
+    inside.audit(pool)
     assert pool.get_stats()["connections_num"] == 2, "a session of the parent's was lost"
     print(json.dumps([(os.getpid(), mine, 0), *ours, *answers]))
 

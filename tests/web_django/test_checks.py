@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.web_django.project import DRIVER, Project, database, is_inside
 
 APP = {"INSTALLED_APPS": ["dbpool_django", "tests.web_django.shelf"]}
@@ -265,7 +266,7 @@ def test_the_command_tells_settings_arithmetic_and_times(
     for secret in (connection.settings_dict["PASSWORD"], connection.settings_dict["HOST"]):
         assert not secret or secret not in text
     assert connection.connection is None
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(settings=APP, tables=False)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.web_django.project import Project, database, is_inside
 from tests.web_django.site import Site
 
@@ -81,7 +82,7 @@ def test_a_full_pool_is_an_operational_error_with_ours_as_its_cause(site: Site) 
     assert (cause.size, cause.in_use) == (1, 1)
     assert "1 of 1 in use" in str(raised[0])
     assert site.get("query").status == 200
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1, "max_waiting": 1, "timeout": 20})
@@ -105,7 +106,7 @@ def test_a_full_queue_answers_at_once(site: Site) -> None:
     assert isinstance(_raised(copy).__cause__, TooManyRequests)
     connection.close()
     waiting.join()
-    pool._audit()
+    inside.audit(pool)
 
 
 @pytest.mark.project(tables=False)
@@ -166,7 +167,7 @@ def test_a_connection_somebody_has_closed_is_replaced() -> None:
     connection.ensure_connection()
     assert connection.is_usable()
     connection.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1})
@@ -182,4 +183,4 @@ def test_a_connection_that_is_no_pools_is_closed_and_costs_no_slot(project: Proj
     assert stranger.closed
     connection.ensure_connection()
     connection.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)

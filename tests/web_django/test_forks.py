@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.web_django.project import Project
 
 
@@ -70,7 +71,7 @@ def test_a_wrapper_that_holds_a_connection_at_the_fork_lets_go_of_it_in_the_chil
     assert _in_child(lambda: [connection.close(), pid() != held]) == [None, True]
     assert pid() == held
     connection.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 2})

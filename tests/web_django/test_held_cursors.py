@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*was deleted while still open")  # psycopg 3 tells
 
 ONE = {"max_size": 1}
@@ -31,7 +33,7 @@ def _left_to_the_next() -> list[str]:
         cursor.execute("SELECT name FROM pg_cursors WHERE is_holdable")
         found = [name for (name,) in cursor.fetchall()]
     connection.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)
     assert connection.pool.get_stats()["connections_num"] == 1
     return found
 

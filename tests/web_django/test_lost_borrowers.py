@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.support.waiting import wait_until
 from tests.web_django.asgi import answer_of, request
 from tests.web_django.project import Project, in_thread
@@ -34,7 +35,7 @@ def test_threads_that_end_without_close_cost_no_slot() -> None:
     assert Book.objects.count() == 0
     connection.close()
     assert connection.pool.get_stats()["pool_size"] <= 2
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1})
@@ -68,7 +69,7 @@ def test_a_wrapper_that_was_collected_costs_no_slot() -> None:
     gc.collect()
     connection.ensure_connection()
     connection.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1, "timeout": 0.3})
@@ -197,4 +198,4 @@ def test_asgi_requests_share_the_pool_although_each_has_a_thread_of_its_own(
     assert project.sessions() <= 2
     pool = connection.pool
     wait_until(lambda: pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"])
-    pool._audit()
+    inside.audit(pool)

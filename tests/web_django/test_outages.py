@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.waiting import wait_until
 from tests.web_django.project import database, is_inside
 from tests.web_django.site import Site
@@ -78,7 +79,7 @@ def test_a_restart_with_idle_connections_fails_no_request(
     assert [site.get("query").status for _ in range(8)] == [200] * 8
     # Nor does any of them stay behind.
     wait_until(lambda: pool.get_stats()["connections_lost"] == 4)
-    pool._audit()
+    inside.audit(pool)
 
 
 @pytest.mark.project(tables=False)
@@ -100,7 +101,7 @@ def test_sessions_that_the_server_ended_fail_no_request(site: Site, server: Post
         "WHERE application_name = 'dbpool:default'"
     )
     assert [site.get("query").status for _ in range(6)] == [200] * 6
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(tables=False)
@@ -185,7 +186,7 @@ def test_a_database_that_is_down_at_start_is_an_error_until_it_is_up(
     assert isinstance(raised[0].__cause__, PoolTimeout)
     server.start()
     wait_until(lambda: site.get("query").status == 200)
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(tables=False)
@@ -214,11 +215,11 @@ def test_a_connection_lost_in_a_request_makes_the_pool_doubt_the_others(
     with pytest.raises(OperationalError):
         connection.cursor().execute("SELECT 1")
     # Told at once, not when the connection comes back.
-    assert pool._doubted_at > pool._proved_at
+    assert inside.doubted_at(pool) > inside.proved_at(pool)
     wait_until(lambda: pool.get_stats()["pool_size"] == 1, message="the idle ones found dead")
     connection.close()
     assert site.get("query").status == 200
-    pool._audit()
+    inside.audit(pool)
 
 
 @pytest.mark.filterwarnings("ignore:.*was deleted while still open")  # psycopg 3 tells its users
@@ -246,4 +247,4 @@ def test_an_open_server_side_cursor_does_not_wait_for_a_frozen_server(
         server.thaw()
         thread.join()
     assert connection.pool.get_stats()["pool_size"] == 0  # cut off, and not lent again
-    connection.pool._audit()
+    inside.audit(connection.pool)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from tests.support import inside
 from tests.web_django.project import Project, database
 
 
@@ -113,11 +114,9 @@ def test_a_class_of_the_projects_own_is_asked_once_for_each_connect(project: Pro
 def test_a_spare_connection_of_a_health_check_has_the_projects_parameters(
     project: Project,
 ) -> None:
-    from dbpool import _connecting
-
     wrapper = _wrapper(project.dsn, {"statement_timeout": 5}, options="-c search_path=t1")
     pool = wrapper.pool
-    conn = _connecting.connect(pool, "dbpool-health", own_name=True)
+    conn = inside.connect(pool, "dbpool-health", own_name=True)
     with conn.cursor() as cursor:
         cursor.execute("SELECT current_setting('search_path'), current_setting('application_name')")
         assert cursor.fetchone() == ("t1", "dbpool-health")

@@ -18,6 +18,7 @@ import pytest
 
 from testproject._postgres_guard import processes
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.pgbouncer import PgBouncer, find_pgbouncer
 from tests.support.waiting import wait_until
 from tests.web_django.project import database, is_inside
@@ -98,7 +99,7 @@ def test_requests_share_its_sessions(site: Site, pooler: PgBouncer, mode: str) -
     assert not Book.objects.filter(title__endswith="lost").exists()
     assert zones == {"Asia/Tokyo"}
     connection.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(tables=False, settings=APP)
@@ -245,7 +246,7 @@ def test_its_restart_and_the_servers_fail_no_request(
     # PgBouncer turns clients away for a moment itself ("server login has been failing").
     wait_until(lambda: _serves(pooler), message="PgBouncer has the server back")
     assert [site.get("query").status for _ in range(6)] == [200] * 6
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 def _serves(pooler: PgBouncer) -> bool:

@@ -12,6 +12,7 @@ import psycopg2
 import pytest
 
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.servers import Postgres
 from tests.web_django.project import DRIVER, database, is_inside
 from tests.web_django.site import Site
@@ -97,7 +98,7 @@ def test_points_come_and_go_on_pooled_connections(site: Site, places: Any) -> No
     stats = connection.pool.get_stats()
     assert stats["pool_size"] <= 2
     assert stats["pool_available"] == stats["pool_size"]
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 def test_a_cleaned_session_still_knows_the_types(site: Site, places: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.support.waiting import wait_until
 from tests.web_django.asgi import answer_of
 from tests.web_django.project import Project
@@ -227,7 +228,7 @@ def test_a_session_that_was_changed_stays_for_a_stream_alone(site: Site) -> None
     assert (status, _held()) == (200, 0)
     assert b"".join(response) == b"ours"
     response.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1}, settings=RELEASE)

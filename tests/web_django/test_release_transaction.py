@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.web_django.project import Project
 from tests.web_django.site import Site
 
@@ -47,7 +48,7 @@ def test_nothing_is_held_between_statements(project: Project, debug: bool) -> No
         assert cursor.fetchone() is None
         assert _held() == 0
     assert len(connection.queries) == (8 if debug else 0)  # with BEGIN and COMMIT
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool=ONE)
@@ -76,7 +77,7 @@ def test_a_transaction_holds_its_connection_to_its_end(project: Project) -> None
     transaction.set_autocommit(True)
     assert _held() == 0
     assert project.titles() == ["four", "one", "two"]
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool=ONE)
@@ -145,7 +146,7 @@ def test_what_sends_without_execute_takes_another_connection_too(project: Projec
             assert _held() == 0
     assert len(sent) == 4  # each driver has two of them
     assert set(project.titles()) == set(sent)
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool=ONE)
@@ -162,7 +163,7 @@ def test_results_that_are_read_in_parts_keep_their_connection() -> None:
     assert Book.objects.count() == 5  # on the same one: there is no other
     assert list(titles) == ["1", "2", "3", "4"]
     assert _held() == 0
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool=ONE)
@@ -248,7 +249,7 @@ def test_an_error_in_a_statement_gives_back_too() -> None:
         with pytest.raises(DatabaseError):
             cursor.execute("SELECT no_such_column")
     assert _held() == 0
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool=ONE)
@@ -265,4 +266,4 @@ def test_receivers_of_connection_created_may_query() -> None:
     connection_created.connect(query)
     assert Book.objects.count() == 0
     assert _held() == 0
-    connection.pool._audit()
+    inside.audit(connection.pool)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbpool.drivers._session import changes_session
+from tests.support import inside
 from tests.web_django.project import Project
 from tests.web_django.site import Site
 
@@ -70,7 +70,7 @@ def test_session_state_of_a_request_does_not_reach_the_next(site: Site) -> None:
     assert (tuple(state), tenant or None, zone) == (_CLEAN, None, "UTC")
     # By cleaning it, not by paying a connect.
     assert connection.pool.get_stats()["connections_num"] == 1
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 _LEAVES = {
@@ -121,7 +121,7 @@ def test_nothing_that_a_session_can_keep_reaches_the_next_borrower() -> None:
         assert ask(question) == before, statement
         connection.close()
     assert connection.pool.get_stats()["connections_num"] == 1
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(
@@ -254,7 +254,7 @@ def test_a_server_side_cursor_dropped_unclosed_is_not_left_to_the_next_request()
         cursor.execute("SELECT count(*) FROM pg_cursors WHERE name LIKE '_django%'")
         assert cursor.fetchone() == (0,)
     connection.close()
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1})
@@ -278,7 +278,7 @@ def test_cursors_that_are_closed_cost_no_cleaning() -> None:
     connection.connection.cursor().execute("SET LOCAL statement_timeout = 4321")
     connection.close()
     assert cleaned == []
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1})
@@ -387,7 +387,7 @@ def test_a_session_that_cannot_be_cleaned_is_replaced(site: Site) -> None:
     ],
 )
 def test_statements_that_change_the_session_are_recognised(statement: str) -> None:
-    assert changes_session(statement)
+    assert inside.changes_session(statement)
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_statements_that_change_the_session_are_recognised(statement: str) -> No
     ],
 )
 def test_ordinary_statements_cost_no_cleaning(statement: str) -> None:
-    assert not changes_session(statement)
+    assert not inside.changes_session(statement)
 
 
 @pytest.mark.parametrize(
@@ -440,4 +440,4 @@ def test_ordinary_statements_cost_no_cleaning(statement: str) -> None:
 def test_no_statement_takes_long_to_read(statement: str) -> None:
     # A pattern that can match in many ways takes twice as long for each comment more: it would
     # not come back before the end of the world, and holds the interpreter's lock all the time.
-    changes_session(statement)
+    inside.changes_session(statement)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.support.waiting import wait_until
 from tests.web_django.project import DRIVER, Project, database
 
@@ -282,7 +283,7 @@ def test_whatever_tells_two_connections_apart_tells_two_pools_apart(
     assert changed.pool is not before
     assert changed.connection is raw
     changed.close()
-    before._audit()
+    inside.audit(before)
 
 
 @pytest.mark.project(pool={"max_size": 2})
@@ -306,7 +307,7 @@ def test_another_time_zone_of_the_settings_closes_no_pool_in_use() -> None:
     assert connection.pool is before
     assert not before.closed
     connection.close()
-    before._audit()
+    inside.audit(before)
 
 
 @pytest.mark.project(pool={"max_size": 1})

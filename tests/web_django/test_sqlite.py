@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.web_django.project import in_thread, is_inside
 
 pytestmark = pytest.mark.project(tables=False)
@@ -75,7 +76,7 @@ def test_a_file_is_pooled_and_opened_once(file: File) -> None:
     # Django's functions are there in every thread.
     found = in_thread(lambda: Book.objects.using("file").filter(title__regex=r"^[12]$").count())
     assert found == 2
-    wrapper.pool._audit()
+    inside.audit(wrapper.pool)
     connections["file"].close_pool()
 
 
@@ -121,7 +122,7 @@ def test_what_is_left_open_is_rolled_back(file: File) -> None:
     wrapper.close()
     assert file.titles() == ["one", "two"]
     assert wrapper.pool.get_stats()["connections_num"] == 1
-    wrapper.pool._audit()
+    inside.audit(wrapper.pool)
 
 
 def test_threads_that_end_cost_no_slot(file: File) -> None:
@@ -168,7 +169,7 @@ def test_discard_opens_the_file_anew_with_all_that_django_adds(file: File) -> No
         assert cursor.fetchone() == (2024,)
     wrapper.close()
     assert wrapper.pool.get_stats()["connections_num"] == 1
-    wrapper.pool._audit()
+    inside.audit(wrapper.pool)
 
 
 def test_a_child_has_connections_of_its_own(file: File) -> None:

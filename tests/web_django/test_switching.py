@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.web_django.project import DRIVER, Project
 from tests.web_django.site import Site
 
@@ -41,7 +42,7 @@ def test_the_engine_line_alone_gives_a_request_a_pooled_connection(
     stats = connection.pool.get_stats()
     assert (stats["pool_size"], stats["pool_available"]) == (1, 1)
     assert project.sessions("dbpool:default") == 1
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(tables=False)

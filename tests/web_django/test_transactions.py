@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.web_django.project import Project
 from tests.web_django.site import Site
 
@@ -15,7 +16,7 @@ def _audit() -> None:
 
     stats = connection.pool.get_stats()
     assert stats["pool_available"] == stats["pool_size"]
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1})
@@ -306,9 +307,9 @@ def test_a_transactions_end_proves_that_the_server_answers(end: str) -> None:
     pool.doubted()
     with transaction.atomic():
         pass
-    assert pool._proved_at < pool._doubted_at  # neither driver has asked the server
+    assert inside.proved_at(pool) < inside.doubted_at(pool)  # neither driver has asked the server
     with transaction.atomic():
         connection.cursor().execute("SELECT 1")
         transaction.set_rollback(end == "rollback")
-    assert pool._proved_at >= pool._doubted_at
+    assert inside.proved_at(pool) >= inside.doubted_at(pool)
     connection.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.support.waiting import wait_until
 from tests.web_django.project import Project
 from tests.web_django.site import Site
@@ -42,7 +43,7 @@ def test_hundreds_of_wrappers_share_the_pool_and_leave_nothing(project: Project)
     gc.collect()
     assert not any(reference() for reference in references)
     assert len(_forks._live) == before
-    pool._audit()
+    inside.audit(pool)
 
 
 @pytest.mark.project(pool={"max_size": 2})
@@ -110,7 +111,7 @@ def test_a_receiver_of_connection_created_that_raises_costs_no_slot() -> None:
     connection.ensure_connection()
     connection.close()
     assert _free()
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 2, "timeout": 5})

@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 
 from dbpool import ConnectionPool
 from dbpool_flask import DBPool
+from tests.support import inside
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
 
@@ -105,7 +106,7 @@ class Site:
 
     def lent(self) -> int:
         """Return how many connections are in somebody's hands."""
-        return sum(len(pool._in_use) for pool in self.pools.values())
+        return sum(len(inside.in_use(pool)) for pool in self.pools.values())
 
     def write(self, text: str) -> None:
         """Write a note; for views."""
@@ -156,7 +157,7 @@ def make_site(database: Database) -> Iterator[MakeSite]:
 
 def _is_whole(pool: ConnectionPool) -> bool:
     try:
-        pool._audit()
+        inside.audit(pool)
     except AssertionError:  # the keeper may be looking at an idle connection just now
         return False
     return True

@@ -12,6 +12,7 @@ from flask import Flask, Response, stream_with_context
 from psycopg2 import extensions
 
 from dbpool_flask import DBPool
+from tests.support import inside
 
 db = DBPool()
 
@@ -71,7 +72,7 @@ def create_app() -> Flask:
 
     @app.get("/lent")
     def lent() -> Any:
-        return str(len(db.pools["default"]._in_use))
+        return str(len(inside.in_use(db.pools["default"])))
 
     @app.get("/stream")
     def stream() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dbpool import CommitUnknown, ConnectionPool, TransactionAborted
+from tests.support import inside
 from tests.web_flask.conftest import DRIVER, Database, pg
 
 
@@ -14,7 +15,7 @@ from tests.web_flask.conftest import DRIVER, Database, pg
 def pool(database: Database) -> Iterator[ConnectionPool]:
     with ConnectionPool(database.url, max_size=1, driver=DRIVER) as pool:
         yield pool
-        pool._audit()
+        inside.audit(pool)
 
 
 def test_a_link_lost_during_commit_is_commit_unknown(pool: ConnectionPool) -> None:

@@ -20,6 +20,7 @@ from flask import Flask, Response, abort, stream_with_context
 
 from dbpool import ConnectionPool, TransactionAborted
 from dbpool_flask import ConnectionReleased, DBPool
+from tests.support import inside
 from tests.web_flask.conftest import Database
 
 needs_psycopg = pytest.mark.skipif(
@@ -95,8 +96,8 @@ def shop(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> 
     shop = Shop(request.param, app, db, look, errors[request.param])
     assert shop.pool.driver.name == request.param
     yield shop
-    assert len(shop.pool._in_use) == 0
-    shop.pool._audit()
+    assert len(inside.in_use(shop.pool)) == 0
+    inside.audit(shop.pool)
     shop.pool.close()
 
 
@@ -140,7 +141,7 @@ def test_a_stream_holds_no_connection_at_its_first_byte(shop: Shop) -> None:
     answer = shop.app.test_client().post("/", buffered=False)
     body = answer.iter_encoded()
     assert next(body) == b"one"
-    assert (len(shop.pool._in_use), shop.look()) == (0, ["kept"])
+    assert (len(inside.in_use(shop.pool)), shop.look()) == (0, ["kept"])
     answer.close()
 
 
@@ -167,7 +168,7 @@ def test_app_contexts_have_a_connection_each_and_commit_nothing(shop: Shop) -> N
         shop.db.connection.cursor()
         with shop.app.app_context():
             inner = shop.db.connection
-            assert len(shop.pool._in_use) == 2
+            assert len(inside.in_use(shop.pool)) == 2
         assert inner.closed is True
         shop.write("undone")
     with shop.app.app_context():
@@ -197,7 +198,7 @@ def test_a_context_that_a_client_keeps_holds_no_connection(shop: Shop) -> None:
 
     with shop.app.test_client() as client:
         client.post("/")
-        assert len(shop.pool._in_use) == 0
+        assert len(inside.in_use(shop.pool)) == 0
         with closing(shop.db.connection.cursor()) as cursor:
             cursor.execute("SELECT text FROM note")
             assert [text for (text,) in cursor.fetchall()] == ["kept"]
@@ -228,8 +229,8 @@ def test_a_hundred_requests_after_an_abandoned_stream_leave_none_held(shop: Shop
         next(body)
         abandoned.append(body)  # the client is gone, and the server never calls close()
         for _ in range(50):
-            answers.append((shop.post("/200"), len(shop.pool._in_use)))
-            answers.append((shop.post("/409"), len(shop.pool._in_use)))
+            answers.append((shop.post("/200"), len(inside.in_use(shop.pool))))
+            answers.append((shop.post("/409"), len(inside.in_use(shop.pool))))
 
     thread = threading.Thread(target=serve)  # of its own: its context stays spoiled
     thread.start()
@@ -349,7 +350,7 @@ def test_a_replica_is_read_from_until_something_is_written(shop: Shop) -> None:
     with app.app_context():
         pools = db.pools
     for pool in pools.values():
-        assert len(pool._in_use) == 0
+        assert len(inside.in_use(pool)) == 0
         pool.close()
 
 

@@ -12,6 +12,7 @@ import pytest
 from flask import Response, stream_with_context
 
 from dbpool import ConnectionPool
+from tests.support import inside
 from tests.support.callers import PATIENCE, in_thread
 from tests.web_flask.conftest import MakeSite, Site, pg
 
@@ -285,7 +286,7 @@ def test_a_thousand_requests_of_all_kinds_leave_the_pool_whole(make_site: MakeSi
     assert len(notes) == 200
     assert all(note.startswith("commits ") for note in notes)
     assert site.lent() == 0
-    site.pool._audit()
+    inside.audit(site.pool)
 
 
 # -- servers that change under the app

@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 import dbpool_flask
 from dbpool import PoolTimeout, TransactionAborted
 from dbpool_flask import ConnectionReleased, DBPool
+from tests.support import inside
 from tests.support.injection import explore
 from tests.web_flask.conftest import DRIVER, MakeSite, Site, pg
 
@@ -310,8 +311,8 @@ def test_an_exception_at_any_point_of_its_start_and_end_leaves_no_app_isolated(
                 with closing(sqlite3.connect(tmp_path / "default.db")) as look, look:
                     look.execute("DROP TABLE kept")  # it is there, so it was committed
             for pool in pools:
-                assert len(pool._in_use) == 0
-                pool._audit()
+                assert len(inside.in_use(pool)) == 0
+                inside.audit(pool)
                 pool.close()
 
         run(use)

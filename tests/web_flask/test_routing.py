@@ -12,9 +12,9 @@ import psycopg2
 import pytest
 from flask import Response, stream_with_context
 
-from dbpool import _socket
 from dbpool_flask import DBPool
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.servers import Postgres
 from tests.support.standby import make_pair, wait_caught_up
 from tests.support.waiting import wait_until
@@ -111,8 +111,8 @@ def test_one_whose_session_has_ended_is_found_before_the_other_commits(
             two.write("undone")
             raw = two.db.connection.raw
             other.execute("SELECT pg_terminate_backend(%s)", raw.info.backend_pid)
-            poll = _socket.poller(raw.fileno())
-            wait_until(lambda: _socket.look(poll) == _socket.DEAD, message="the socket tells")
+            poll = inside.poller(raw.fileno())
+            wait_until(lambda: inside.look(poll) == inside.DEAD, message="the socket tells")
         return "ok"
 
     assert two.client().post("/").status_code == 500

@@ -11,6 +11,7 @@ import pytest
 from flask import Flask, Response, copy_current_request_context, g, stream_with_context
 
 from dbpool_flask import DBPool
+from tests.support import inside
 from tests.web_flask.conftest import Database, MakeSite, Site, pg
 
 
@@ -277,7 +278,11 @@ def test_a_teardown_function_that_fails_after_ours_costs_no_connection(
             early.write("undone")
             pool = db.pools["default"]
     stats = pool.get_stats()
-    assert (len(pool._in_use), stats["connections_dropped"], stats["connections_num"]) == (0, 0, 1)
+    assert (len(inside.in_use(pool)), stats["connections_dropped"], stats["connections_num"]) == (
+        0,
+        0,
+        1,
+    )
     assert database.notes() == []
     pool.close()
 

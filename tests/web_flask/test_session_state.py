@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from flask import Response, stream_with_context
 
-from dbpool._session import Reports
 from dbpool_flask import DBPool
+from tests.support import inside
 from tests.web_flask.conftest import DRIVER, Database, MakeSite, Site, pg
 
 sql: Any = importlib.import_module(f"{DRIVER}.sql")
@@ -275,7 +275,7 @@ def test_a_wrong_word_is_refused_with_those_that_are_possible(database: Database
 def test_sessions_that_began_differently_are_each_compared_with_their_own_beginning(
     site: Site,
 ) -> None:
-    reports = Reports()
+    reports = inside.Reports()
     zones = ("UTC", "UTC", "Asia/Tokyo")
     connections = [pg.connect(site.database.dsn, options=f"-c TimeZone={zone}") for zone in zones]
     try:

@@ -22,6 +22,7 @@ from dbpool import (
 )
 from dbpool_flask import DBPool
 from testproject.postgres import PostgresServer
+from tests.support import inside
 from tests.support.callers import PATIENCE, in_thread, lent, wait_for_waiters
 from tests.support.waiting import wait_until
 from tests.web_flask.conftest import DRIVER, MakeSite, Site, pg
@@ -49,7 +50,7 @@ def raising(site: Site, error: type[PoolError], **attributes: Any) -> Site:
 
     @site.app.get("/raises")
     def raises() -> str:
-        refusal = site.pool._error(error)("refused")
+        refusal = inside.error(site.pool, error)("refused")
         refusal.__dict__.update(attributes)
         raise refusal
 
@@ -324,7 +325,7 @@ def test_what_a_refused_request_has_taken_elsewhere_is_back_before_the_answer_le
     @site.app.post("/")
     def view() -> str:
         site.write("undone")
-        raise site.pool._error(PoolTimeout)("of another database")
+        raise inside.error(site.pool, PoolTimeout)("of another database")
 
     seen: list[Any] = []
 

@@ -1,0 +1,275 @@
+"""The only door of tests, benchmarks and the testproject to what `dbpool` keeps to itself.
+
+A test that needs the pool's private state asks a function of this file for it, takes a private
+class or function from here, and replaces a private name with `patch`. So when the inside of the
+package is laid out anew, this file changes and no test does. `tests/test_layers.py` sees to it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter, methodcaller
+from typing import TYPE_CHECKING, Any
+
+from dbpool import (
+    ConnectionPool,
+    _connecting,
+    _ending,
+    _fork_gate,
+    _growth,
+    _handover,
+    _keeper,
+    _knock,
+    _lifecycle,
+    _probe,
+    _prober,
+    _returning,
+    _socket,
+    _state,
+    _suspicion,
+    _threads,
+    _use_limit,
+    _validation,
+    _waiting,
+)
+from dbpool import pool as _pool_module
+from dbpool._admission import CoDel as CoDel
+from dbpool._connecting import Attempt as Attempt
+from dbpool._connecting import Failure as Failure
+from dbpool._entry import NEVER as NEVER
+from dbpool._entry import Entry as Entry
+from dbpool._fork_gate import NoFork as NoFork
+from dbpool._growth import Backoff as Backoff
+from dbpool._handover import CLOSED as CLOSED
+from dbpool._handover import FREE_THREADED as FREE_THREADED
+from dbpool._keeper import keeper as scheduler
+from dbpool._probe import Spare as Spare
+from dbpool._prober import prober_of as prober_of
+from dbpool._session import Reports as Reports
+from dbpool._state import DOWN as DOWN
+from dbpool._state import SPACING as SPACING
+from dbpool._state import WITHIN as WITHIN
+from dbpool._state import Reach as Outage
+from dbpool._state import Server as Server
+from dbpool._verdict import Limits as Limits
+from dbpool._verdict import Verdict as Verdict
+from dbpool._verdict import judge as judge
+from dbpool._waiting import GONE as GONE
+from dbpool._waiting import Waiter as Waiter
+from dbpool.drivers import _hosts, _postgres
+from dbpool.drivers._session import changes_session as changes_session
+
+if TYPE_CHECKING:
+    import pytest
+
+    from dbpool._admission import Admission
+    from dbpool._entry import Held
+    from dbpool._prober import Prober
+    from dbpool._use_limit import UseLimit
+    from dbpool.errors import PoolError
+    from dbpool.health import HealthCheck
+    from dbpool.stats import Totals
+
+# Under the names that the field has for them.
+TimeLimit = _keeper.Guard
+Scheduler = _keeper.Keeper
+ProbeResult = _probe.Finding
+Probe = _prober.Flight
+MAX_NAP = _waiting.BELT
+
+# -- the state of a pool
+
+admission: Callable[[ConnectionPool], Admission | None] = attrgetter("_admission")
+attempts: Callable[[ConnectionPool], list[Attempt]] = methodcaller("_attempts")
+audit: Callable[[ConnectionPool], None] = methodcaller("_audit")
+backoff: Callable[[ConnectionPool], Backoff] = attrgetter("_backoff")
+clear: Callable[[ConnectionPool], None] = methodcaller("_clear")
+connecting: Callable[[ConnectionPool], dict[int, Any]] = attrgetter("_connecting")
+conninfo: Callable[[ConnectionPool], Any] = attrgetter("_conninfo")
+counters: Callable[[ConnectionPool], Totals] = attrgetter("_totals")
+doubted_at: Callable[[ConnectionPool], float] = attrgetter("_doubted_at")
+due: Callable[[Any], float] = attrgetter("_due")
+entries: Callable[[ConnectionPool], set[Entry]] = attrgetter("_entries")
+filling: Callable[[ConnectionPool], list[Waiter]] = attrgetter("_filling")
+find_lost: Callable[[ConnectionPool], None] = methodcaller("_find_lost")
+idle: Callable[[ConnectionPool], deque[Held]] = attrgetter("_idle")
+in_use: Callable[[ConnectionPool], dict[int, Entry]] = attrgetter("_in_use")
+lock: Callable[[Any], Any] = attrgetter("_lock")
+outage: Callable[[ConnectionPool], Outage] = attrgetter("_reach")
+prober: Callable[[ConnectionPool], Prober | None] = attrgetter("_prober")
+proved_at: Callable[[ConnectionPool], float] = attrgetter("_proved_at")
+use_limit: Callable[[ConnectionPool], UseLimit | None] = attrgetter("_use_limit")
+waiters: Callable[[ConnectionPool], deque[Any]] = attrgetter("_waiters")
+
+
+def entry_of(pool: ConnectionPool, conn: Any) -> Entry:
+    return in_use(pool)[id(conn)]
+
+
+def error(pool: ConnectionPool, kind: type[PoolError]) -> type[PoolError]:
+    return pool._error(kind)
+
+
+def upkeep(task: Any, now: float) -> float:
+    """Run what the scheduler runs when `task` is due: a pool, or what a pool has registered."""
+    return task._upkeep(now)  # type: ignore[no-any-return]
+
+
+def peek(part: Any, name: str) -> Any:
+    """Read what a part of the pool keeps to itself; `part` comes from a function of this file."""
+    return getattr(part, f"_{name}")
+
+
+def put(part: Any, **values: Any) -> None:
+    """Write the private state of a pool, or of a part of one."""
+    for name, value in values.items():
+        assert hasattr(part, f"_{name}"), f"{type(part).__name__} has no {name}"
+        setattr(part, f"_{name}", value)
+
+
+def verdicts(check: HealthCheck) -> dict[str, Verdict] | None:
+    return check._verdicts("")
+
+
+@contextmanager
+def upkeep_instead(pool: ConnectionPool, run: Callable[[float], float]) -> Iterator[None]:
+    pool._upkeep = run  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del pool._upkeep
+
+
+# -- private functions and modules
+
+connect = _connecting.connect
+connect_all = _growth.connect_all
+grow = _growth.grow
+make = _connecting.make
+reserve = _growth._reserve
+start_connectors = _growth.start_connectors
+wanted = _growth._wanted
+
+close_connection = _ending.close
+reclaim = _ending.reclaim
+mark_all_untrusted = _suspicion.distrust
+sweep = _validation.sweep
+usable = _validation.usable
+next_upkeep = _validation.upkeep
+offer = _handover.offer
+close_pool = _lifecycle.close
+
+ALIVE, DEAD, look, poller = _socket.ALIVE, _socket.DEAD, _socket.look, _socket.poller
+sever_of = _socket.sever_of
+CANCEL_GRACE, may_cancel = _use_limit.GRACE, _use_limit._has_place
+accepts = _knock.answers
+servers_lock: Callable[[], Any] = lambda: _state._servers_lock  # noqa: E731
+
+address, endpoints = _postgres.address, _postgres.endpoints
+connect_defaults, connect_seconds = _postgres.defaults, _postgres.connect_seconds
+routed, in_order = _postgres.routed, _hosts.in_order
+
+fork_gate, threads = _fork_gate, _threads
+scheduler_module = _keeper
+
+
+def now() -> float:
+    """Return the time as the pool sees it, by a clock that a test may have put in its place."""
+    return _waiting.time.monotonic()
+
+
+def tracked_connection() -> type[Any]:
+    """Return psycopg2's connection as the pool makes it; only where psycopg2 is installed."""
+    from dbpool.drivers._tracking import TrackedConnection
+
+    return TrackedConnection
+
+
+# -- private names, replaced
+
+# Where the name is read: a module, which reads its own globals or is read by others as
+# `_module.name`; or a class. test_layers.py checks that each of them is.
+SPOTS: dict[str, tuple[Any, str]] = {
+    # seconds, and numbers
+    "CANCEL_GRACE": (_use_limit, "GRACE"),
+    "EXIT_PATIENCE": (_threads, "PATIENCE"),
+    "FIRST_NAP": (_waiting, "SOON"),
+    "FORK_LONGEST": (_fork_gate, "LONGEST"),
+    "FORK_MANY": (_fork_gate, "MANY"),
+    "FORK_PATIENCE": (_fork_gate, "PATIENCE"),
+    "LATE_LOAN_PATIENCE": ("dbpool_flask._late", "PATIENCE"),
+    "MAX_NAP": (_waiting, "BELT"),
+    "MAX_PAUSE": (Backoff, "highest"),
+    "MIN_ASK": (_validation, "LEAST"),
+    "MIN_PAUSE": (Backoff, "lowest"),
+    "OVERRUN": (_connecting, "OVERRUN"),
+    "REMINDER_EVERY": (_state, "TELL_EVERY"),
+    "REPLACE_BEFORE": (_growth, "REPLACE_BEFORE"),
+    "ROLE_EVERY": (_prober, "ROLE_EVERY"),
+    "SCHEDULER_LATE": (_keeper, "_STARVED"),
+    "SPARE_IDLE": (_prober, "SPARE_IDLE"),
+    "SWEEP_EVERY": (_validation, "LOOK_EVERY"),
+    # state of the process
+    "collected_at": (_waiting, "_collected_at"),
+    "exiting": (_threads, "_ended"),
+    "scheduler_thread": (scheduler, "_thread"),
+    # what is called
+    "accepts": (_knock, "answers"),
+    "answer_all": (_handover, "answer_all"),
+    "close_pool": (_lifecycle, "close"),
+    "collect_garbage": (_waiting, "_collect"),
+    "fill_nap": (_lifecycle, "nap"),
+    "fork_sleep": (_fork_gate, "sleep"),
+    "grow": (_growth, "grow"),
+    "judge": (_prober, "judge"),
+    "look": (_socket, "look"),
+    "mark_for_closing": (_ending, "expire"),
+    "match": (_handover, "settle"),
+    "match_for_a_waiter": (_waiting, "settle"),
+    "nap": (_waiting, "nap"),
+    "offer": (_handover, "offer"),
+    "offer_again": (_waiting, "offer"),
+    "retire_returned": (_returning, "retire"),
+    "sweep": (_validation, "sweep"),
+    "usable": (_validation, "usable"),
+    # classes and their methods, and modules that are looked up at use
+    "ConnectionPool.clear": (ConnectionPool, "_clear"),
+    "Entry": (_connecting, "Entry"),
+    "NoFork": (_connecting, "NoFork"),
+    "Probe": (_prober, "Flight"),
+    "Server.claim": (Server, "claim"),
+    "Server.started": (Server, "started"),
+    "Spare": (_probe, "Spare"),
+    "TimeLimit": (_validation, "Guard"),
+    "Waiter.init": (Waiter, "__init__"),
+    "Waiter.wait": (Waiter, "wait"),
+    "Waiter.withdraw": (Waiter, "withdraw"),
+    "pool.deque": (_pool_module, "deque"),
+    "pool.threading": (_pool_module, "threading"),
+    "waiting.threading": (_waiting, "threading"),
+}
+
+
+def original(name: str) -> Any:
+    """Return what a private name stands for now."""
+    return getattr(*_spot(name))
+
+
+def patch(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """Replace a private name where it is read, until the end of the test."""
+    owner, attribute = _spot(name)
+    monkeypatch.setattr(owner, attribute, value)
+
+
+def patch_of(monkeypatch: pytest.MonkeyPatch, part: Any, name: str, value: Any) -> None:
+    """Replace a private method of one object: of a pool "event" or "upkeep"."""
+    assert name in ("event", "upkeep"), name
+    monkeypatch.setattr(part, f"_{name}", value)
+
+
+def _spot(name: str) -> tuple[Any, str]:
+    owner, attribute = SPOTS[name]
+    return importlib.import_module(owner) if isinstance(owner, str) else owner, attribute

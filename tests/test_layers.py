@@ -1,0 +1,157 @@
+"""Tests, benchmarks and the testproject reach what the core keeps to itself by one door."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dbpool import ConnectionPool
+from tests.support import inside
+
+ROOT = Path(__file__).resolve().parent.parent
+DOOR = ROOT / "tests/support/inside.py"
+FILES = [
+    path
+    for folder in ("tests", "benchmarks", "testproject")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if path != DOOR
+]
+SOURCES = sorted((ROOT / "dbpool").rglob("*.py"))
+ADAPTERS = ("dbpool_django", "dbpool_flask")
+PATCHED = re.compile(r"dbpool(\.\w+)*\._\w")  # in the text that names what is to be replaced
+# What tests of an adapter know of its private modules. It may get less.
+KNOWN_OF_ADAPTERS = 6
+# The same names, of something else than a pool.
+NO_POOL = {("tests/web_django/test_forks.py", "pools._lock")}
+
+
+@functools.cache
+def private_names() -> set[str]:
+    """Return the private attributes of a pool, those that it sets and its methods."""
+    found = set()
+    for node in ast.walk(ast.parse(inspect.getsource(ConnectionPool))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+            found.add(node.attr)
+        elif isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of all that is imported from our packages."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.split(".")[0] in ("dbpool", *ADAPTERS):
+                yield node.lineno, name
+
+
+def is_private(name: str) -> bool:
+    return any(part.startswith("_") for part in name.split("."))
+
+
+def intrusions(path: Path) -> list[str]:
+    """Return what a file takes from the inside of the core."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    where = str(path.relative_to(ROOT))
+    found = [
+        f"{where}:{line}: imports {name}"
+        for line, name in imported(tree)
+        if name.startswith("dbpool.") and is_private(name)
+    ]
+    private = private_names()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in private:
+            owner = ast.unparse(node.value)
+            whole = f"{owner}.{node.attr}"
+            if owner not in ("self", "cls", "super()") and (where, whole) not in NO_POOL:
+                found.append(f"{where}:{node.lineno}: {whole}")
+        elif isinstance(node, ast.Constant) and PATCHED.match(str(node.value)):
+            found.append(f"{where}:{node.lineno}: {node.value}")
+    return found
+
+
+def test_the_state_of_a_pool_and_private_modules_are_reached_by_one_door() -> None:
+    found = [line for path in FILES for line in intrusions(path)]
+    assert not found, "ask tests/support/inside.py instead:\n" + "\n".join(found)
+
+
+def test_an_intrusion_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.test_layers.ROOT", tmp_path)
+    path = tmp_path / "test_it.py"
+    for line in (
+        "from dbpool import ConnectionPool, _growth",
+        "from dbpool._growth import grow",
+        "from dbpool.drivers import _postgres",
+        "import dbpool._growth",
+        "def test(pool): pool._due = 1",
+        "def test(site): assert not site.pool._in_use",
+        "def test(patch): patch.setattr('dbpool._waiting.SOON', 1)",
+    ):
+        path.write_text(line)
+        assert len(intrusions(path)) == 1, line
+    path.write_text("from dbpool import ConnectionPool\nself._due = 1\n")
+    assert intrusions(path) == []
+
+
+def test_tests_of_adapters_learn_no_more_private_modules() -> None:
+    found = {
+        f"{path.name}: {name}"
+        for path in FILES
+        for _, name in imported(ast.parse(path.read_text()))
+        if name.startswith(ADAPTERS) and is_private(name)
+    }
+    assert len(found) <= KNOWN_OF_ADAPTERS, "\n".join(sorted(found))
+
+
+@functools.cache
+def looked_up() -> dict[str, set[str]]:
+    """Return by file of the core what it looks up: names, and attributes of names."""
+    found = {}
+    for path in SOURCES:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        found[str(path)] = {
+            ast.unparse(node)
+            for node in nodes
+            if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+            or (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))
+        }
+    return found
+
+
+def reads(module: ModuleType, name: str) -> bool:
+    """Return whether code looks a name up in a module, as its global or as its attribute."""
+    own = str(Path(str(module.__file__)).resolve())
+    attribute = f"{module.__name__.rpartition('.')[2]}.{name}"
+    return name in looked_up()[own] or any(attribute in names for names in looked_up().values())
+
+
+@pytest.mark.parametrize("name", inside.SPOTS)
+def test_a_name_is_replaced_where_it_is_read(name: str) -> None:
+    """One that only comes by there, imported for somebody else, would change nothing."""
+    owner, attribute = inside.SPOTS[name]
+    if isinstance(owner, str):
+        assert owner.startswith(ADAPTERS)  # which need not be installed here
+        return
+    assert hasattr(owner, attribute)
+    if isinstance(owner, ModuleType):
+        assert reads(owner, attribute), f"{owner.__name__} does not read {attribute}"
+
+
+def test_a_name_that_is_read_elsewhere_is_seen() -> None:
+    somewhere: Any = inside.fork_gate
+    assert reads(somewhere, "MANY")
+    assert not reads(somewhere, "annotations")
