@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool
-from dbpool._shown import is_word, shown
 from dbpool.health import HealthCheck
+from tests.support import inside
 from tests.support.callers import MakePool
 from tests.support.secrets import leaks
 
@@ -90,15 +90,15 @@ TOKENS = [
 
 @pytest.mark.parametrize("word", ["", *WORDS])
 def test_words_and_short_numbers_are_quoted(word: str) -> None:
-    assert is_word(word)
-    assert shown(word) == repr(word)
+    assert inside.is_word(word)
+    assert inside.shown(word) == repr(word)
 
 
 @pytest.mark.parametrize("text", [URL, "host=db", "a b", "\0", "a\nb", "x" * 81, *TOKENS])
 def test_whatever_may_be_a_secret_is_not(text: str) -> None:
-    assert text not in shown(text)
+    assert text not in inside.shown(text)
 
 
 @pytest.mark.parametrize("thing", [URL.encode(), [URL], {URL: URL}, {"password": SECRET}, object()])
 def test_of_an_object_no_more_than_its_type_is_told(thing: object) -> None:
-    assert shown(thing) == f"(of type {type(thing).__name__})"
+    assert inside.shown(thing) == f"(of type {type(thing).__name__})"

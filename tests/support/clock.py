@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dbpool import _clock
+from tests.support import inside
 
 __all__ = ["FakeClock"]
 
@@ -29,7 +29,7 @@ class FakeClock:
         """Put it wherever the package has looked up the real one, under whichever name."""
         instead = {
             id(time): SimpleNamespace(sleep=self.sleep),
-            id(_clock.monotonic): self.monotonic,
+            id(inside.monotonic): self.monotonic,
             id(time.sleep): self.sleep,
         }
         for name, module in list(sys.modules.items()):

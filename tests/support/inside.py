@@ -37,6 +37,7 @@ from dbpool import (
 )
 from dbpool import pool as _pool_module
 from dbpool._admission import CoDel as CoDel
+from dbpool._clock import monotonic as monotonic
 from dbpool._connecting import Attempt as Attempt
 from dbpool._connecting import Failure as Failure
 from dbpool._entry import NEVER as NEVER
@@ -49,6 +50,8 @@ from dbpool._keeper import keeper as scheduler
 from dbpool._probe import Spare as Spare
 from dbpool._prober import prober_of as prober_of
 from dbpool._session import Reports as Reports
+from dbpool._shown import is_word as is_word
+from dbpool._shown import shown as shown
 from dbpool._state import DOWN as DOWN
 from dbpool._state import SPACING as SPACING
 from dbpool._state import WITHIN as WITHIN
@@ -178,7 +181,7 @@ scheduler_module = _keeper
 
 def now() -> float:
     """Return the time as the pool sees it, by a clock that a test may have put in its place."""
-    return _waiting.time.monotonic()
+    return _waiting.monotonic()
 
 
 def tracked_connection() -> type[Any]:

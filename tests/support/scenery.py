@@ -123,8 +123,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Keeper:
     inside.patch(monkeypatch, "Entry", SteppedEntry)
     inside.patch(monkeypatch, "NoFork", nullcontext)  # it goes by threads of all runs
     instead = {
-        id(time): SimpleNamespace(monotonic=clock.monotonic, sleep=lambda seconds: None),
-        id(time.monotonic): clock.monotonic,
+        id(time): SimpleNamespace(sleep=lambda seconds: None),
+        id(inside.monotonic): clock.monotonic,
         # No thread of the pool's own: the real keeper would walk in between the steps.
         id(inside.scheduler): keeper,
         id(inside.TimeLimit): lambda *args: nullcontext(),
