@@ -121,6 +121,11 @@ class PooledPostgres(PooledWrapper):
             "psycopg.IsolationLevel values."
         )
 
+    def _dbpool_closed_error(self) -> Exception:
+        if is_psycopg3:
+            return self.Database.OperationalError("the connection is closed")  # type: ignore[attr-defined,no-any-return]
+        return super()._dbpool_closed_error()
+
     def init_connection_state(self) -> None:
         """Check the server's version once; time zone and role were set when it was opened."""
         if self._dbpool_loan is None:

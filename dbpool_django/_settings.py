@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +13,17 @@ from dbpool import options
 from dbpool._shown import is_word, shown
 from dbpool._unknown import ELSEWHERE
 
-__all__ = ["DEFAULTS", "IGNORED", "OWN", "copied", "frozen", "others", "pool_options", "wants_pool"]
+__all__ = [
+    "DEFAULTS",
+    "IGNORED",
+    "OWN",
+    "connected_by",
+    "copied",
+    "frozen",
+    "others",
+    "pool_options",
+    "wants_pool",
+]
 
 # A look at the socket costs about 1 µs and spares a request the error of a dead connection.
 DEFAULTS: dict[str, Any] = {"validate_after": 0.0}
@@ -53,6 +64,10 @@ def wants_pool(settings: Mapping[str, Any]) -> bool:
     """
     given = settings["OPTIONS"].get("pool", True)
     return given is not None and given is not False
+
+
+# What Django connects by: runs at each checkout, so no Python of ours.
+connected_by = itemgetter("NAME", "USER", "PASSWORD", "HOST", "PORT", "CONN_MAX_AGE", "OPTIONS")
 
 
 def others(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +134,8 @@ def copied(value: Any) -> Any:
         return {name: copied(part) for name, part in value.items()}
     if isinstance(value, list):
         return [copied(part) for part in value]
+    if type(value) is tuple:
+        return tuple(map(copied, value))
     return value
 
 

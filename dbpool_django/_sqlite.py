@@ -54,6 +54,9 @@ class PooledSqlite(PooledWrapper):
     def _dbpool_is_wanted(self) -> bool:
         return super()._dbpool_is_wanted() and not self.is_in_memory_db()  # type: ignore[attr-defined]
 
+    def _dbpool_closed_error(self) -> Exception:
+        return sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
     def _dbpool_settle(self) -> None:
         self._dbpool_parameters()  # Django's keeps the transaction mode on the wrapper
 

@@ -19,7 +19,8 @@ from dbpool import ConnectionPool, PoolClosed
 from dbpool._clock import monotonic
 from dbpool._frames import forget_locals
 
-from . import _forks, _settings, pools
+from . import _forks, _requests, _settings, pools
+from ._closed import ClosedConnection
 from ._errors import ErrorWrapper
 from ._lean import LeanWrapper, connects_by_djangos, unguarded
 from ._loan import Loan, Supplier
@@ -27,6 +28,11 @@ from ._owner import Owner
 from ._transactions import TransactionEnds
 
 __all__ = ["PooledWrapper"]
+
+
+def _is_known(method: Any) -> bool:
+    """Return whether a method of a wrapper's class is Django's or ours, not the project's own."""
+    return str(method.__module__).startswith(("dbpool_django.", "django."))
 
 
 class PooledWrapper(TransactionEnds, LeanWrapper):
@@ -44,17 +50,19 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
     _dbpool_connecting = False
     _dbpool_chosen: Supplier | None = None  # who supplies the connection being taken
     _dbpool_is_plain = True  # no class of the project's own has a part in taking a connection
-    # The settings that a supplier was looked up for, its zone by name and object, and the supplier.
-    _dbpool_found: tuple[dict[str, Any], str, Any, Supplier] | None = None
+    # Whether one has a part in how connections are made: it may do so by settings of its own.
+    _dbpool_connects_itself = False
+    # The stamp that a supplier was looked up for, and the supplier.
+    _dbpool_found: tuple[tuple[Any, ...], Supplier] | None = None
 
     isolation_level: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        hooks = (cls.get_new_connection, cls.init_connection_state)
-        cls._dbpool_is_plain = all(
-            hook.__module__.startswith(("dbpool_django.", "django.db.")) for hook in hooks
-        )
+        taking = (cls.get_new_connection, cls.init_connection_state)
+        cls._dbpool_is_plain = all(map(_is_known, taking))
+        making = (*taking, cls.get_connection_params, cls.connect)
+        cls._dbpool_connects_itself = not all(map(_is_known, making))
 
     def _dbpool_make(self) -> Supplier:
         """Make a pool for these settings; the backend knows how."""
@@ -65,19 +73,10 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
 
         Settings get mutated (the test runner renames databases): the alias alone tells nothing.
         """
-        settings = self.settings_dict
-        return (
-            settings["NAME"],
-            settings["USER"],
-            settings["PASSWORD"],
-            settings["HOST"],
-            settings["PORT"],
-            settings["CONN_MAX_AGE"],
-            settings["OPTIONS"],
-            _settings.others(settings),
-            self.timezone_name,
-            self.timezone,
-        )
+        stamp = (*_settings.connected_by(self.settings_dict), self.timezone_name, self.timezone)
+        if self._dbpool_connects_itself:
+            return (*stamp, _settings.others(self.settings_dict))
+        return stamp
 
     @property
     def pool(self) -> ConnectionPool | None:
@@ -89,15 +88,9 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
 
     def _dbpool_supplier(self) -> Supplier | None:
         """Return who supplies a wrapper with these settings, maybe with a pool closed meanwhile."""
-        found = self._dbpool_found
-        if (
-            found is not None
-            and found[0] == self.settings_dict  # much sooner than by the stamp, at each checkout
-            and found[1] == self.timezone_name
-            and found[2] == self.timezone
-        ):
-            return found[3]
-        del found  # an error's frames are shown, and it holds the password
+        # Nothing of it in a local variable: an error's frames are shown, with the password.
+        if self._dbpool_found is not None and self._dbpool_found[0] == self._dbpool_stamp():
+            return self._dbpool_found[1]
         return self._dbpool_successor()
 
     def _dbpool_successor(self) -> Supplier | None:
@@ -110,13 +103,13 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         except Exception as error:
             forget_locals(error)
             raise
-        return found[3]
+        return found[1]
 
-    def _dbpool_find(self) -> tuple[dict[str, Any], str, Any, Supplier]:
-        settings = _settings.copied(self.settings_dict)
+    def _dbpool_find(self) -> tuple[tuple[Any, ...], Supplier]:
+        stamp = _settings.copied(self._dbpool_stamp())
         supplier = pools.supplier_for(self)
         self._dbpool_settle()
-        return settings, self.timezone_name, self.timezone, supplier
+        return stamp, supplier
 
     def _dbpool_settle(self) -> None:
         """Take from the settings what Django's own class does when it connects."""
@@ -225,13 +218,16 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
                 supplier = successor
         supplier.pool.own(conn, owner)
         self._dbpool_loan = Loan(supplier)
+        _requests.took(self)
         self.isolation_level = supplier.isolation_level
         return conn
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor that ends with this loan of the connection."""
-        cursor = unguarded(super().create_cursor)(name)
         loan = self._dbpool_loan
+        if loan is None and type(self.connection) is ClosedConnection:
+            self.connection.cursor()  # raises, before psycopg has made half a server-side cursor
+        cursor = unguarded(super().create_cursor)(name)
         if loan is not None:
             if loan.cursors is None:
                 loan.cursors = [ref(cursor)]
@@ -273,6 +269,8 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
             super()._close()  # type: ignore[misc]
             return
         self.connection = None
+        if self.in_atomic_block:  # until that ends, as Django has it
+            self.connection = ClosedConnection(self._dbpool_closed_error())
         try:
             loan.give_back(
                 conn, self.errors_occurred, always_open=not self.settings_dict["AUTOCOMMIT"]
@@ -289,6 +287,10 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         """Do nothing where the pool has looked already."""
         if self._dbpool_loan is None and self.connection is not None:
             super().close_if_health_check_failed()
+
+    def _dbpool_closed_error(self) -> Exception:
+        """Return the driver's error for a connection that is closed; the backend knows it."""
+        return self.Database.InterfaceError("connection already closed")  # type: ignore[attr-defined,no-any-return]
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Give back what is held; Django's own would ask the server first after an error."""
@@ -309,3 +311,6 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         if self.in_atomic_block:  # as if closed in it: no query until the block has ended
             self.closed_in_transaction = True
             self.needs_rollback = True
+
+
+_requests.watch()

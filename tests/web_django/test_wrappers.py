@@ -47,6 +47,48 @@ def test_hundreds_of_wrappers_share_the_pool_and_leave_nothing(project: Project)
 
 
 @pytest.mark.project(pool={"max_size": 2})
+def test_settings_that_django_does_not_have_make_no_pool_unless_a_class_connects_by_them() -> None:
+    """django-tenants writes SCHEMA at each switch, and its wrapper connects as ours does."""
+    from django.db import connection
+
+    wrapper_class: Any = type(connection._connections[connection._alias])  # type: ignore[attr-defined]
+
+    class Tenants(wrapper_class):  # type: ignore[misc]
+        def set_tenant(self, name: str) -> None:
+            self.settings_dict["SCHEMA"] = name
+
+        def _cursor(self, name: str | None = None) -> Any:
+            return super()._cursor(name)
+
+    class ByTenant(Tenants):
+        def get_connection_params(self) -> dict[str, Any]:
+            given = super().get_connection_params()
+            return {**given, "application_name": self.settings_dict.get("SCHEMA", "")}
+
+    def switching(wrapper: Any) -> list[Any]:
+        found = []
+        for name in ("a", "b", "c", "a"):
+            wrapper.set_tenant(name)
+            found.append(wrapper.pool)
+            wrapper.ensure_connection()
+            wrapper.close()
+        return found
+
+    settings = connection.settings_dict
+    shared, apart = (each(dict(settings), "default") for each in (Tenants, ByTenant))
+    pools = switching(shared)
+    assert len({id(pool) for pool in pools}) == 1
+    assert pools[0].get_stats()["connections_num"] == 1
+    shared.settings_dict["USER"] = "somebody else"
+    assert shared.pool is not pools[0]
+    of_each = switching(apart)
+    assert of_each[0] is of_each[3]
+    assert len({id(pool) for pool in of_each}) == 3
+    for wrapper in (shared, apart):
+        wrapper.close_pool()
+
+
+@pytest.mark.project(pool={"max_size": 2})
 def test_the_settings_stay_the_same_object() -> None:
     from django.db import connection, connections
 
