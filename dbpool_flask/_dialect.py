@@ -153,7 +153,8 @@ def _plain_cursor(conn: Any) -> Any:
         return cursor
     psycopg2, psycopg = sys.modules.get("psycopg2.extensions"), sys.modules.get("psycopg")
     if psycopg2 is not None and isinstance(conn, psycopg2.connection):
-        return psycopg2.cursor(conn)
+        # Through the connection, which sees to it that a BEGIN is sent where one is needed.
+        return conn.cursor(cursor_factory=psycopg2.cursor)
     if psycopg is not None and isinstance(conn, psycopg.Connection):
         return psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
     return conn.cursor()

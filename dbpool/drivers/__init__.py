@@ -12,7 +12,15 @@ from .._shown import shown
 from .base import Driver
 from .wrapped import WrappedDriver, completed
 
-__all__ = ["Driver", "WrappedDriver", "accepted", "choose", "completed", "driver_of"]
+__all__ = [
+    "Driver",
+    "WrappedDriver",
+    "accepted",
+    "choose",
+    "completed",
+    "driver_of",
+    "wait_with_gevent",
+]
 
 # By name: the module and class here, and how the package is had where it is missing.
 _DRIVERS = {
@@ -149,3 +157,14 @@ def _described(wanted: object) -> str:
 
 def _any_of(names: Iterable[str]) -> str:
     return ", ".join(names)
+
+
+def wait_with_gevent() -> None:
+    """Have psycopg2 let other greenlets run while one of them waits for the database.
+
+    Call it once, when the process starts, and after gevent's monkey-patch. It sets psycopg2's wait
+    callback, for all of its connections in the process. psycopg 3 needs nothing of the kind.
+    """
+    from ._green import install_gevent
+
+    install_gevent()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg2
@@ -13,11 +11,16 @@ from psycopg2 import extensions
 from .. import _socket
 from .._shown import shown
 from . import _cancel, _postgres
+from ._green import Making
+from ._in_step import InStepCursor, catch_up, connection_class, is_behind
 from ._libpq import LibpqDriver
 from ._tracking import CLOSED_IDLE, UNTRACKED, TrackedConnection, marks_of, unchanged
 from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST
 
 __all__ = ["Psycopg2Driver"]
+
+# Arguments of psycopg2.connect that are not libpq's.
+_FOR_PSYCOPG2 = ("connection_factory", "cursor_factory")
 
 _READY = extensions.STATUS_READY
 _UNSET = (None, None, None)  # isolation level, readonly and deferrable as the server has them
@@ -59,19 +62,33 @@ class Psycopg2Driver(LibpqDriver):
                 )
         _postgres.check_kwargs(kwargs, "dsn")
 
+    def with_defaults(
+        self, conninfo: str, kwargs: Mapping[str, Any], timeout: float, name: str
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with what the user has not set, and what makes the connection."""
+        seconds = self.connect_seconds(conninfo, kwargs, timeout)
+        factory = self._factory(kwargs.get("connection_factory"), seconds)
+        ours = super().with_defaults(conninfo, kwargs, timeout, name)
+        return {**ours, "connection_factory": factory}
+
+    def _factory(self, given: Any, seconds: float) -> Any:
+        """Return what makes a connection of that class, in step and within a deadline."""
+        if given is None:
+            given = TrackedConnection
+        elif isinstance(given, Making) or not callable(given):
+            return given
+        return Making(self, connection_class(given), seconds)
+
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
     ) -> Any:
         """Open a connection."""
         self.check_kwargs(kwargs)
         given = self._given(conninfo, kwargs)
-        factory = {
-            key: given.pop(key) for key in ("connection_factory", "cursor_factory") if key in given
-        }
-        factory.setdefault("connection_factory", TrackedConnection)
+        own = {key: given.pop(key) for key in _FOR_PSYCOPG2 if key in given}
+        own["connection_factory"] = self._factory(own.get("connection_factory"), timeout)
         try:
-            with _green_deadline(timeout):
-                return psycopg2.connect(**given, **factory)
+            return psycopg2.connect(**given, **own)
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass
         raise ValueError(_postgres.MALFORMED)
@@ -148,7 +165,12 @@ class Psycopg2Driver(LibpqDriver):
         )
 
     def restore(self, conn: Any, attributes: Any) -> None:
-        """Put the session attributes back; a round trip only for settings of autocommit mode."""
+        """Put the session attributes back; a round trip only for settings of autocommit mode.
+
+        And where SQL has ended the transaction past psycopg2.
+        """
+        if is_behind(conn):
+            catch_up(conn)
         autocommit, isolation_level, readonly, deferrable, cursor_factory, notices = attributes[:6]
         wanted = (isolation_level, readonly, deferrable)
         if autocommit and not conn.autocommit and wanted != _UNSET:
@@ -220,7 +242,7 @@ class Psycopg2Driver(LibpqDriver):
 
     def _execute(self, conn: Any, sql: str) -> list[Any]:
         # The plain cursor class: the connection's own may do anything.
-        with conn.cursor(cursor_factory=extensions.cursor) as cursor:
+        with InStepCursor(conn) as cursor:
             cursor.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
@@ -232,12 +254,3 @@ class Psycopg2Driver(LibpqDriver):
 def _set_session(conn: Any, values: tuple[Any, ...], **autocommit: bool) -> None:
     """Set isolation level, readonly and deferrable; None is the server's default."""
     conn.set_session(*("DEFAULT" if v is None else v for v in values), **autocommit)
-
-
-def _green_deadline(seconds: float) -> AbstractContextManager[Any]:
-    """Return what bounds a connect where psycopg2 waits by a callback, which knows no timeout."""
-    gevent = sys.modules.get("gevent")
-    if extensions.get_wait_callback() is None or gevent is None:
-        return nullcontext()
-    error = psycopg2.OperationalError("timeout expired while connecting")
-    return gevent.Timeout(seconds, error)  # type: ignore[no-any-return]
