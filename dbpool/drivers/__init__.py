@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .._shown import shown
+from ..options import takes
 from .base import Driver
 from .wrapped import WrappedDriver, completed
 
@@ -52,6 +53,9 @@ def accepted(
             f"kwargs is of type {type(kwargs).__name__}: it takes a mapping, or a callable that "
             "returns one"
         )
+    for option, given in (("conninfo", conninfo), ("kwargs", kwargs)):
+        if callable(given) and not takes(given):
+            raise TypeError(f"{option} is a callable that cannot be called without arguments")
     driver, plain = choose(None if callable(conninfo) else conninfo, wanted, kwargs)
     return driver, conninfo if plain is None else plain, {} if kwargs is None else kwargs
 

@@ -9,8 +9,8 @@ import psycopg2
 from psycopg2 import extensions
 
 from .. import _socket
-from .._shown import shown
 from . import _cancel, _postgres
+from ._conninfo import MALFORMED
 from ._green import Making
 from ._in_step import InStepCursor, catch_up, connection_class, is_behind
 from ._libpq import LibpqDriver
@@ -19,11 +19,12 @@ from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST
 
 __all__ = ["Psycopg2Driver"]
 
-# Arguments of psycopg2.connect that are not libpq's.
-_FOR_PSYCOPG2 = ("connection_factory", "cursor_factory")
-
 _READY = extensions.STATUS_READY
 _UNSET = (None, None, None)  # isolation level, readonly and deferrable as the server has them
+
+
+def _callable_or_none(value: Any) -> bool:
+    return value is None or callable(value)
 
 
 class Psycopg2Driver(LibpqDriver):
@@ -35,32 +36,36 @@ class Psycopg2Driver(LibpqDriver):
     # A method of psycopg2's own, without a Python frame around it.
     transaction_status: Any = staticmethod(extensions.connection.get_transaction_status)
 
-    def _parse(self, conninfo: str) -> dict[str, str]:
-        parsed: dict[str, str] | None = None
-        _postgres.check_text(conninfo)
+    conninfo_argument = "dsn"
+    alias = "database"
+    errors = (psycopg2.ProgrammingError, psycopg2.InterfaceError, psycopg2.NotSupportedError)
+    own: Mapping[str, Any] = {
+        "autocommit": (lambda v: isinstance(v, bool), "True or False"),
+        "connection_factory": (_callable_or_none, "a class made from psycopg2's connection"),
+        "cursor_factory": (_callable_or_none, "a class made from psycopg2's cursor"),
+        **dict.fromkeys(
+            ("async", "async_"),
+            (
+                lambda v: not v,
+                "False: a pool for threads cannot wait for psycopg2's asynchronous connections",
+            ),
+        ),
+    }
+
+    def _parsed(self, conninfo: str) -> dict[str, Any] | None:
         try:
-            parsed = extensions.parse_dsn(conninfo)
+            parsed: dict[str, Any] = extensions.parse_dsn(conninfo)
         except (psycopg2.ProgrammingError, ValueError):
-            pass
-        if parsed is None:
-            # Not from within the handler: libpq's text quotes the part that it could not read,
-            # which may be a password, and would stay within reach as the error's context.
-            raise ValueError(_postgres.MALFORMED)
-        _postgres.check_address(conninfo, parsed)
+            # Its text quotes the part that libpq could not read, which may be a password.
+            return None
         return parsed
 
-    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise TypeError for an asynchronous connection or a second conninfo.
-
-        And ValueError for a part of the address that is none.
-        """
-        for option in ("async", "async_"):
-            if kwargs.get(option):
-                raise TypeError(
-                    f"{option}={shown(kwargs[option])} in kwargs is not possible: a pool for "
-                    "threads cannot wait on psycopg2's asynchronous connections. Leave it out"
-                )
-        _postgres.check_kwargs(kwargs, "dsn")
+    def _try_out(self, options: Mapping[str, Any]) -> str:
+        try:
+            extensions.connection(extensions.make_dsn(**options)).close()
+        except psycopg2.Error as error:
+            return str(error)
+        return ""
 
     def with_defaults(
         self, conninfo: str, kwargs: Mapping[str, Any], timeout: float, name: str
@@ -85,13 +90,18 @@ class Psycopg2Driver(LibpqDriver):
         """Open a connection."""
         self.check_kwargs(kwargs)
         given = self._given(conninfo, kwargs)
-        own = {key: given.pop(key) for key in _FOR_PSYCOPG2 if key in given}
+        own = {key: given.pop(key) for key in self.own if key in given}
+        autocommit = own.pop("autocommit", False)
         own["connection_factory"] = self._factory(own.get("connection_factory"), timeout)
         try:
-            return psycopg2.connect(**given, **own)
+            conn = psycopg2.connect(**given, **own)
         except UnicodeError:  # it carries the whole string that cannot be encoded
-            pass
-        raise ValueError(_postgres.MALFORMED)
+            conn = None
+        if conn is None:
+            raise ValueError(MALFORMED)
+        if autocommit:
+            conn.autocommit = True  # before any statement: it costs no round trip
+        return conn
 
     def canceller(self, conn: Any) -> Callable[[], None] | None:
         """Return what has the server end its statement; psycopg2's own keeps the GIL meanwhile."""
