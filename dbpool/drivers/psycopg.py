@@ -23,6 +23,15 @@ __all__ = ["PsycopgDriver"]
 _CONNECT: Any = psycopg.Connection.connect
 
 
+class _InPool:
+    """What psycopg finds where it looks whether a connection is a pool's. It holds no pool."""
+
+    close_returns = False  # close() closes
+
+
+_IN_POOL = _InPool()
+
+
 class PsycopgDriver(LibpqDriver):
     """The driver over psycopg (3.2 or later).
 
@@ -93,8 +102,9 @@ class PsycopgDriver(LibpqDriver):
 
     def adopt(self, conn: Any) -> Any:
         """Take over a connection that somebody else has opened for a pool; return it."""
-        # As psycopg_pool does: one of a pool that is dropped, or forked, is no forgotten one.
-        conn._pool = None
+        # As psycopg_pool does. One of a pool that is dropped, or forked, is no forgotten one; and the
+        # end of a `with conn:` block leaves it open.
+        conn._pool = _IN_POOL
         _watch_close(bare(conn))
         return conn
 
