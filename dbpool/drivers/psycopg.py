@@ -102,8 +102,8 @@ class PsycopgDriver(LibpqDriver):
 
     def adopt(self, conn: Any) -> Any:
         """Take over a connection that somebody else has opened for a pool; return it."""
-        # As psycopg_pool does. One of a pool that is dropped, or forked, is no forgotten one; and the
-        # end of a `with conn:` block leaves it open.
+        # As psycopg_pool does. One of a pool that is dropped, or forked, is no forgotten one, and
+        # the end of a `with conn:` block leaves it open.
         conn._pool = _IN_POOL
         _watch_close(bare(conn))
         return conn
