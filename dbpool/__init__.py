@@ -6,7 +6,6 @@ from ._deadline import deadline
 from .errors import (
     CommitUnknown,
     ConnectFailed,
-    Misconfigured,
     PoolClosed,
     PoolDown,
     PoolError,
@@ -21,7 +20,6 @@ __all__ = [
     "CommitUnknown",
     "ConnectFailed",
     "ConnectionPool",
-    "Misconfigured",
     "PoolClosed",
     "PoolDown",
     "PoolError",

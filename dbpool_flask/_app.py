@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import flask
-from flask.signals import appcontext_tearing_down, request_tearing_down
-from werkzeug.exceptions import InternalServerError
+from werkzeug.exceptions import HTTPException, InternalServerError
 
-from ._context import app_context, request_context
+from ._context import app_context, begun_request, request_context
 from ._modes import Mode, mode_of
 from ._scope import Scope
+from ._told import losing_at_end, tell_of_loss
 
 if TYPE_CHECKING:
     from flask import Flask, Request, Response
@@ -53,7 +53,6 @@ class AppState:
         self._mode = mode
         self._veto = commit_veto
         self.opened: Mapping[str, ConnectionPool] = {}  # what `pools` returns, from its first use
-        self._watches_teardown = False
         self.isolation: Isolation | None = None
 
     def pools(self) -> Mapping[str, ConnectionPool]:
@@ -77,13 +76,14 @@ class AppState:
         slot, default = self._slot, self._mode
 
         dispatch, handle = app.full_dispatch_request, app.handle_exception
+        own: dict[str, Any] = vars(app)
 
         # Around Flask's own methods, which return when all `after_request` functions, the session
         # and the receivers of request_finished are through. To be a receiver ourselves, of that
         # and of request_started, costs several times as much, at a place among the others that
         # nobody knows. Newer versions of Flask pass a context first.
         def full_dispatch_request(*args: Any) -> Response:
-            context: Any = request_context(None)
+            context = begun_request()
             rule = context.request.url_rule
             view = None if rule is None else app.view_functions.get(rule.endpoint)
             mode = default if view is None else mode_of(view, default)
@@ -91,10 +91,34 @@ class AppState:
             if scope is None:  # as `scope` makes it, but nobody else knows this context yet
                 scope = Scope(context, self, mode)
                 setattr(context, slot, scope)
+            if own.get("handle_user_exception") is not guard:
+                stand_before_handlers()
             scope.begin(mode)
-            response = dispatch(*args)
+            try:
+                response = dispatch(*args)
+            except Exception:  # also of an error handler, and whatever else comes after the view
+                scope.fail(None)
+                raise
             self._finish(scope, response)
             return response
+
+        # Before whatever answers errors: extensions that do so put themselves in front of Flask's
+        # method, some of them (Flask-RESTful, Flask-RESTX) after us.
+        guard: Callable[..., Any] | None = None
+
+        def stand_before_handlers() -> None:
+            nonlocal guard
+            answer = app.handle_user_exception
+
+            def handle_user_exception(*args: Any) -> Any:
+                error = args[-1]
+                scope: Scope | None = getattr(request_context(None), slot, None)
+                if scope is not None and _is_failure(error):
+                    scope.fail(error)
+                return answer(*args)
+
+            guard = handle_user_exception
+            app.handle_user_exception = guard  # type: ignore[method-assign, assignment]
 
         def handle_exception(*args: Any) -> Response:
             response = handle(*args)
@@ -107,34 +131,35 @@ class AppState:
                     response = app.make_response(InternalServerError(original_exception=error))
             return response
 
-        # Plain functions, since Flask takes longer to unwrap a bound method than ours to do what
-        # they do; and each leaves at once where there is nothing to do.
-        def tear_down_request(error: BaseException | None) -> None:
-            scope: Scope | None = getattr(request_context(None), slot, None)
-            if scope is not None and scope.has_leftovers():
-                self._clean(scope, error)
-
-        def tear_down_app_context(error: BaseException | None) -> None:
-            scope: Scope | None = getattr(app_context(None), slot, None)
-            if scope is not None and scope.has_leftovers():
-                self._clean(scope, error)
-
         app.full_dispatch_request = full_dispatch_request  # type: ignore[method-assign]
         app.handle_exception = handle_exception  # type: ignore[method-assign, assignment]
-        app.teardown_request(tear_down_request)
-        app.teardown_appcontext(tear_down_app_context)
+        stand_before_handlers()
+        # Around these as well: whatever teardown functions and receivers of signals have taken is
+        # there when all of them are through, whoever of them fails.
+        app.do_teardown_request = self._around(  # type: ignore[method-assign]
+            app.do_teardown_request, request_context
+        )
+        app.do_teardown_appcontext = self._around(  # type: ignore[method-assign]
+            app.do_teardown_appcontext, app_context
+        )
 
-    def watch_teardown(self) -> None:
-        """Look again when all teardown functions have run.
+    def _around(self, tear_down: Callable[..., None], context: Callable[..., Any]) -> Any:
+        """Return Flask's method, giving back at its end what is left in the context."""
+        slot = self._slot
 
-        Those registered before ours run after it, and may take a connection once more. Only apps
-        that do so pay for it, from the first time on.
-        """
-        if not self._watches_teardown:
-            self._watches_teardown = True
-            app = flask.current_app._get_current_object()  # type: ignore[attr-defined]
-            request_tearing_down.connect(self._tear_down_request_again, app)
-            appcontext_tearing_down.connect(self._tear_down_app_context_again, app)
+        def torn_down(*args: Any, **kwargs: Any) -> None:
+            error = args[-1] if args else kwargs.get("exc")
+            try:
+                tear_down(*args, **kwargs)
+            except BaseException as failure:
+                error = failure
+                raise
+            finally:
+                scope: Scope | None = getattr(context(None), slot, None)
+                if scope is not None and scope.has_leftovers():
+                    self._clean(scope, error)
+
+        return torn_down
 
     # -- the end of a request
 
@@ -157,7 +182,10 @@ class AppState:
             )
             streams = scope.keeps_open and commit and _is_stream(response)
             if not (streams and scope.start_stream()):
+                losing = losing_at_end(scope, commit)
                 scope.finish(commit)
+                if losing:
+                    tell_of_loss(losing, response, scope.failed)
         except BaseException:
             # The answer is dropped. If it is a stream that has its context pushed (Flask up to
             # 3.1.1), the next request on this thread would find that one.
@@ -167,22 +195,27 @@ class AppState:
                 logger.exception("closing an answer that could not be committed failed")
             raise
 
-    # -- whatever is left; these may run twice for one context and never raise
-
-    def _tear_down_request_again(self, sender: Flask, **kwargs: Any) -> None:
-        self._clean(getattr(request_context(None), self._slot, None), kwargs.get("exc"))
-
-    def _tear_down_app_context_again(self, sender: Flask, **kwargs: Any) -> None:
-        self._clean(getattr(app_context(None), self._slot, None), kwargs.get("exc"))
-
-    def _clean(self, scope: Scope | None, error: BaseException | None) -> None:
-        if scope is None:
-            return
+    def _clean(self, scope: Scope, error: BaseException | None) -> None:
+        """Roll back whatever is left; may run twice for one context and never raises."""
         # GeneratorExit reaches a stream at its yield, never inside a call of the driver.
         torn = error is not None and not isinstance(error, (Exception, GeneratorExit))
-        if scope.used and not (torn or scope.ended):
-            _tell_of_loss(scope, error)
+        if error is None and scope.used and not scope.dispatched and (names := scope.losing()):
+            tell_of_loss(names, None)
         scope.clean(torn)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Return whether an exception that leaves a view says that its work is not done.
+
+    No failures are: a redirect, or another answer below 400, that is raised; and a URL that leads
+    to no view.
+    """
+    if not isinstance(error, HTTPException):
+        return True
+    if error is flask.request.routing_exception:
+        return False
+    status = error.code if error.response is None else error.response.status_code
+    return status is None or status >= 400
 
 
 def _is_stream(response: Response) -> bool:
@@ -190,14 +223,3 @@ def _is_stream(response: Response) -> bool:
     status = response.status_code
     bodiless = flask.request.method == "HEAD" or status < 200 or status in (204, 304)
     return response.is_streamed and not bodiless
-
-
-def _tell_of_loss(scope: Scope, error: BaseException | None) -> None:
-    """Log what is undone without anybody having been told of an error."""
-    if error is None and not scope.dispatched and (names := scope.losing()):
-        logger.warning(
-            "what was written on %s was not committed before its app context, or copied "
-            "request context, ended: it is rolled back. Outside of a request use `with "
-            "db.transaction():` or db.commit()",
-            ", ".join(map(repr, names)),
-        )

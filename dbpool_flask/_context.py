@@ -9,14 +9,22 @@ from __future__ import annotations
 import itertools
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flask import globals as flask_globals
 
 if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
 
-__all__ = ["ContextOwner", "app_context", "current_context", "request_context", "slot"]
+__all__ = [
+    "ContextOwner",
+    "Owner",
+    "app_context",
+    "begun_request",
+    "current_context",
+    "request_context",
+    "slot",
+]
 
 _numbers = itertools.count(1)
 
@@ -33,15 +41,44 @@ def current_context() -> AppContext | RequestContext | None:
     """Return the context that connections belong to here: the request's, else the app's.
 
     It is the context object that counts, neither the thread (async views run in another) nor
-    `flask.g` (several requests may share one app context).
+    `flask.g` (several requests may share one app context). An app context that was entered in the
+    middle of a request is one of its own, as all are from Flask 3.2 on.
     """
     context = _cv_app.get(None)
     if context is None or _cv_request is None:
         return context
-    request: RequestContext | None = _cv_request.get(None)
-    if request is not None and request.app is context.app:
-        return request
+    request: Any = _cv_request.get(None)
+    if request is None:
+        return context
+    if getattr(request, _HOME, None) is context or _is_of(request, context):
+        return request  # type: ignore[no-any-return]
     return context
+
+
+def begun_request() -> Any:
+    """Return the context of the request that Flask begins to answer."""
+    context: Any = request_context(None)
+    if _cv_request is not None:
+        context._dbpool_app_context = _cv_app.get()
+    return context
+
+
+# Where a request's context remembers the app context that it lies in, up to Flask 3.1.
+_HOME = "_dbpool_app_context"
+
+
+def _is_of(request: Any, context: AppContext) -> bool:
+    """Return whether an app context belongs to a request, or was entered inside of it."""
+    if request.app is not context.app:
+        return False
+    own = [pushed for _, pushed in request._cv_tokens if pushed is not None]
+    if own:  # each push of the request's context has made one, or has found one
+        return context in own
+    if hasattr(request, _HOME):
+        return False
+    # Not begun yet, and in an app context that was there: nothing can have been entered since.
+    request._dbpool_app_context = context
+    return True
 
 
 def slot() -> str:
@@ -51,6 +88,13 @@ def slot() -> str:
     a request less.
     """
     return sys.intern(f"_dbpool_{next(_numbers)}")
+
+
+class Owner(Protocol):
+    """Who answers for a connection; see `ConnectionPool.own`."""
+
+    def is_alive(self) -> bool:
+        """Return False if nobody is ever going to return it."""
 
 
 class ContextOwner(weakref.ref["AppContext | RequestContext"]):

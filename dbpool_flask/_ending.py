@@ -17,8 +17,14 @@ __all__ = ["change_mode", "check_ended", "commit_all", "give_back_all"]
 logger = logging.getLogger("dbpool.flask")
 
 
-def commit_all(leases: list[ContextLease], unit: Unit) -> None:
-    """Commit in the order of acquiring; look at all of them before the first commits."""
+def commit_all(leases: list[ContextLease], unit: Unit, replica: str | None) -> None:
+    """Commit in the order of acquiring; look at all of them before the first commits.
+
+    Arguments: `replica`, the name of one not to commit on: whatever has failed there, nothing is
+    lost.
+    """
+    if replica is not None:
+        leases = [lease for lease in leases if lease.name != replica]
     checked = []
     for lease in leases:
         checked.append((lease, lease.check()))

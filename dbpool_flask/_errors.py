@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dbpool import PoolError
 
-__all__ = ["ConnectionReleased", "released"]
+__all__ = ["CAUGHT", "ConnectionReleased", "released"]
+
+# For `ContextLease.aborted`: why, and what to do.
+CAUGHT = (
+    "a database error was caught, and what it had broken was not undone",
+    (
+        ". Put `with db.transaction():` around the statement that may fail, within the `try`: "
+        "then only that is undone. Or let the error through"
+    ),
+)
 
 
 class ConnectionReleased(PoolError):

@@ -159,7 +159,11 @@ class DBPool:
         self._after(name, True, call)
 
     def on_rollback(self, call: Callable[[], object], name: str | None = None) -> None:
-        """Call a function after what is open on that database is rolled back, and only then."""
+        """Call a function after what is open on that database is rolled back, and only then.
+
+        Where nothing is open (each statement commits by itself, or the request has ended) it is
+        never called, but in a block.
+        """
         self._after(name, False, call)
 
     def _after(self, name: str | None, commit: bool, call: Callable[[], object]) -> None:

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from dbpool._left_early import left_early
+
 from ._errors import released
 from ._handed import fenced
+from ._refused import METHODS, SETTINGS, refuse
 
 if TYPE_CHECKING:
     from ._lease import ContextLease
@@ -49,6 +52,8 @@ class _Fenced:
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the driver's."""
+        if name in METHODS:
+            refuse(name, self._lease)
         if self._lease.notices:
             self._notice(name, args, kwargs)
         try:
@@ -71,6 +76,8 @@ class _Fenced:
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTINGS:
+            refuse(name, self._lease)
         setattr(self._target(), name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -149,7 +156,7 @@ class FencedConnection(_Fenced):
         """Commit, or roll back after an error, as psycopg2 has it. Closes nothing."""
         if error is None:
             self.commit()
-        elif not isinstance(error, Exception):
+        elif not (isinstance(error, Exception) or left_early(error, traceback)):
             self._lease.torn = True
         elif self._lease.conn is not None:
             self.rollback()

@@ -18,8 +18,9 @@ from dbpool._session import clean_session
 from dbpool.drivers.base import ACTIVE, IDLE, INTRANS
 
 from . import _dialect
+from ._cursors import close_all
 from ._hooks import Unit
-from ._lease import ContextLease, Owner
+from ._lease import ContextLease
 from ._watched import WatchedConnection
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from dbpool import ConnectionPool
     from dbpool._session import Reports
+
+    from ._context import Owner
 
 __all__ = ["Isolation"]
 
@@ -256,4 +259,4 @@ class IsolatedLease(ContextLease):
             if self._reports is not None and not self.notices:
                 self._pinned.changed = True
             self.conn = None
-            self._close_cursors()
+            close_all(self._cursors)

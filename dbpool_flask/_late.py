@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from dbpool._clock import monotonic
 
 from ._errors import released
-from ._lease import ContextLease, Owner
+from ._lease import ContextLease
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
     from dbpool._session import Reports
 
+    from ._context import Owner
     from ._hooks import Unit
 
 __all__ = ["LateLease"]

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dbpool import TransactionAborted
 from dbpool._keeper import Guard
 from dbpool._lease import check, commit_checked, roll_back
 from dbpool._session import Reports, clean_session
 from dbpool.drivers._session import changes_session
-from dbpool.drivers.base import IDLE, INTRANS
+from dbpool.drivers.base import IDLE, INERROR, INTRANS
 
 from . import _dialect
-from ._errors import released
+from ._cursors import close_all, close_quietly
+from ._errors import CAUGHT, released
 from ._routing import PRIMARY
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
 
+    from ._context import Owner
     from ._hooks import Unit
 
-__all__ = ["ContextLease", "Owner"]
+__all__ = ["ContextLease"]
 
 logger = logging.getLogger("dbpool.flask")
 
 _NEVER = object()
-
-
-class Owner(Protocol):
-    """Who answers for a connection; see `ConnectionPool.own`."""
-
-    def is_alive(self) -> bool:
-        """Return False if nobody is ever going to return it."""
 
 
 class ContextLease:
@@ -91,7 +86,7 @@ class ContextLease:
             cursors[:] = [ref for ref in cursors if ref() is not None]
             self._limit = max(16, 2 * len(cursors))
         if self.conn is None:  # the end came between making it and remembering it
-            _close(cursor)
+            close_quietly(cursor)
             raise released()
         return cursor
 
@@ -147,7 +142,12 @@ class ContextLease:
             raise self.aborted("db.doom() was called")
         if self.lost:
             return IDLE
-        status = self._check_transaction()
+        try:
+            status = self._check_transaction()
+        except TransactionAborted:
+            if self.status() == INERROR:
+                raise self.aborted(*CAUGHT) from None
+            raise
         if self.torn:
             raise self.aborted("an operation on this connection was cut short (by a timeout?)")
         if self.blocks:
@@ -177,6 +177,18 @@ class ContextLease:
         self.raw()
         self.refuse_in_block("rollback")
         self.lost = self._roll_back()
+
+    def abandon(self) -> None:
+        """Roll back what is open, blocks that nobody leaves any more included. Never raises.
+
+        What was cut short is left to the server: the next use takes another connection.
+        """
+        self.blocks.clear()
+        if self.conn is not None and not self.lost:
+            try:
+                self.lost = self.torn or self._roll_back()
+            except Exception:
+                self.lost = True
 
     def may_have_written(self) -> bool:
         """Return whether something was written here and is not committed yet.
@@ -223,10 +235,10 @@ class ContextLease:
                 "transaction under it: leave the block first (to undo it, raise an exception)"
             )
 
-    def aborted(self, why: str) -> TransactionAborted:
+    def aborted(self, why: str, advice: str = "") -> TransactionAborted:
         """Return the error for a transaction that cannot be committed."""
         return self.pool._error(TransactionAborted)(
-            f"{why}, so nothing of this transaction can be committed: it is rolled back"
+            f"{why}, so nothing of this transaction can be committed: it is rolled back{advice}"
         )
 
     # -- its settings
@@ -262,7 +274,7 @@ class ContextLease:
                 pool = self.pool
                 close = pool._driver.transaction_status(conn) != IDLE and roll_back(pool, conn)
                 if self._cursors:
-                    close = self._close_cursors() or close
+                    close = close_all(self._cursors) or close
                 if self._was_read_only is not _NEVER and not close:
                     close = not self._let_write(conn)
                 reports = self._reports  # reset="auto"
@@ -286,27 +298,3 @@ class ContextLease:
         except Exception:  # the pool replaces it
             return False
         return True
-
-    def _close_cursors(self) -> bool:
-        """Close the cursors. True if one survives on the server (WITH HOLD)."""
-        survives = False
-        for ref in self._cursors:
-            cursor = ref()
-            if cursor is None:
-                continue
-            name = getattr(cursor, "name", None)
-            if name is None:
-                _close(cursor)
-            elif getattr(cursor, "withhold", False) and not cursor.closed:
-                survives = True
-            else:  # which has ended with its transaction
-                _dialect.close_locally(cursor)
-        self._cursors.clear()
-        return survives
-
-
-def _close(cursor: Any) -> None:
-    try:
-        cursor.close()
-    except Exception:
-        logger.debug("closing a cursor failed", exc_info=True)

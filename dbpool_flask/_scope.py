@@ -34,12 +34,14 @@ class Scope:
 
     `dispatched`: Flask is answering a request in it; `ended`: that request has ended, and what is
     taken now is read-only; `committed`: its end has committed something; `mode`: what its end
-    does; `routed`: `_routing` has to be asked which database is meant where none is named.
+    does; `routed`: `_routing` has to be asked which database is meant where none is named;
+    `failed`: an exception has undone what came before; `kept_block`: a block has ended well since.
     """
 
     # Here, and no slots: each request has a scope, and most of these stay as they are.
-    dispatched = ended = committed = routed = _cleaned = False
+    dispatched = ended = committed = routed = failed = kept_block = False
     _stream: Stream | None = None
+    _failure: BaseException | None = None
 
     def __init__(
         self,
@@ -110,8 +112,6 @@ class Scope:
         pool = lender.opened.get(name)
         if pool is None:
             pool = self.pool(name)
-        if self._cleaned:
-            lender.watch_teardown()
         if lender.isolation is not None:
             return lender.isolation.lend(name, self._unit, owner)
         reports = lender.reports.get(name)
@@ -132,7 +132,7 @@ class Scope:
         leases = self._leases(name)
         for lease in leases:
             lease.refuse_in_block("commit")
-        self._commit(leases, name)
+        commit_all(leases, self._unit, None if name == self.replica else self.replica)
         self._unit.committed(None if name is None else (name,))
 
     def rollback(self, name: str | None) -> None:
@@ -147,8 +147,21 @@ class Scope:
     def abandon(self) -> None:
         """Roll back everything, blocks that nobody leaves any more included."""
         for lease in self._leases(None):
-            lease.blocks.clear()
-        self.rollback(None)
+            lease.abandon()
+        self._unit.rolled_back(None)
+
+    def fail(self, error: BaseException | None) -> None:
+        """An exception is on its way to its handler: undo what was done before, once for each.
+
+        None stands for one of a handler, or of what follows a view.
+        """
+        if self.ended or not self.dispatched or (error is not None and error is self._failure):
+            return
+        self.failed = True
+        self._stream = None
+        if self._fences or self._unit.hooks:
+            self._failure = error
+            self.abandon()
 
     def doom(self) -> None:
         """Have nothing more of this unit committed."""
@@ -158,8 +171,9 @@ class Scope:
         """Have `call` called after the commit, or rollback, of what is open on that database."""
         self.pool(name)
         self._unit.add(name, commit, call)
-        # Nothing is open where each statement commits by itself, nor when the request has ended.
-        settled = self.ended or (commit and self.mode.autocommit)
+        # Nothing is open where each statement commits by itself, nor when the request has ended:
+        # then it is as after a commit, and no rollback can come.
+        settled = self.ended or self.mode.autocommit
         if settled and not any(lease.blocks for lease in self._leases(name)):
             self._unit.committed((name,))
 
@@ -214,7 +228,7 @@ class Scope:
         """A request starts in this context."""
         self.mode = mode
         self.dispatched = True
-        self.ended = False
+        self.ended = self.failed = self.kept_block = False
         if self._fences and (mode.autocommit or mode.read_only):
             self.commit(None)  # the session's, or a URL converter's: a unit of its own then
             change_mode(self._leases(None), mode, self.replica)
@@ -226,7 +240,7 @@ class Scope:
         Raises what committing raises; then nothing of the failing transaction is committed, all
         connections are back as well, and the request goes on (to its error handlers).
         """
-        self._stream = None
+        self._stream = self._failure = None
         if not self._fences and not self._unit.hooks:
             self.ended = True
             return
@@ -236,10 +250,7 @@ class Scope:
         torn = True
         try:
             if commit:
-                if self.replica is None:
-                    commit_all(leases, self._unit)
-                else:
-                    self._commit(leases, None)
+                commit_all(leases, self._unit, self.replica)
             elif wanted and not self._unit.doomed:
                 check_ended(leases, self.mode.autocommit)
             torn = False
@@ -258,11 +269,8 @@ class Scope:
                     self._unit.rolled_back(None)
 
     def has_leftovers(self) -> bool:
-        """Return whether `clean` has anything to do. What is taken from now on comes late."""
-        if self._fences or self._unit.hooks or not (self.ended or self._cleaned):
-            return True
-        self._cleaned = True
-        return False
+        """Return whether `clean` has anything to do."""
+        return not self.ended or bool(self._fences or self._unit.hooks)
 
     def losing(self) -> list[str]:
         """Return the databases on which cleaning up now undoes what was written, unasked."""
@@ -275,7 +283,7 @@ class Scope:
         if self._stream is not None and self._stream.runs:
             return
         self.ended = self.ended or self.dispatched
-        self._cleaned = True
+        self._failure = None
         if self._fences:
             give_back_all(self._withdraw(), torn)
         if self._unit.hooks:
@@ -291,9 +299,3 @@ class Scope:
                 break
         leases.reverse()
         return leases
-
-    def _commit(self, leases: list[ContextLease], named: str | None) -> None:
-        """Commit; on a replica only if it is named: whatever has failed there, nothing is lost."""
-        if self.replica is not None:
-            leases = [x for x in leases if x.name != self.replica or x.name == named]
-        commit_all(leases, self._unit)

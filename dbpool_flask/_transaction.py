@@ -117,6 +117,8 @@ class Transaction:
             lease.unit.committed((lease.name,))
         elif self._savepoint:
             lease.execute(f"RELEASE SAVEPOINT {self._savepoint}")
+            if self._scope.failed:
+                self._scope.kept_block = True
 
     def _undo(self, lease: ContextLease) -> None:
         """Undo the block. An error in here must not hide the one that made it necessary."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, redirect, request
 
 import dbpool_flask
 from dbpool import PoolTimeout
@@ -30,6 +30,8 @@ TUTORIAL = PAGE.section("From an empty folder to a tested app behind gunicorn")
 TESTED = {
     "original_exception": "test_a_failed_commit_is_answered_by_the_handler_for_500",
     "def login": "test_what_a_view_commits_survives_its_error_answer",
+    "def refused": "test_a_handler_that_redirects_commits_its_own_row_alone",
+    "def register": "test_a_form_that_catches_an_error_goes_on",
     "def import_rows": "test_a_block_that_fails_leaves_the_others",
     '"logs": {"url"': "test_databases_are_used_by_their_names",
     "def visit": "test_databases_are_used_by_their_names",
@@ -141,7 +143,7 @@ def page(postgres: Postgres) -> Iterator[dict[str, Any]]:
     app.config["DBPOOL_URL"] = postgres.url()
     names: dict[str, Any] = {
         "__name__": "page", "app": app, "db": DBPool(app), "abort": abort, "request": request,
-        "Response": Response, "psycopg2": psycopg2,
+        "redirect": redirect, "Response": Response, "psycopg2": psycopg2,
     }  # fmt: skip
     with closing(psycopg2.connect(postgres.dsn())) as connection:
         connection.autocommit = True
@@ -209,6 +211,29 @@ def test_what_a_view_commits_survives_its_error_answer(page: dict[str, Any]) -> 
     client = run(page, "def login")
     assert client.post("/login", data={"name": "Eve"}).status_code == 403
     assert attempts(page) == ["Eve"]
+
+
+def test_a_handler_that_redirects_commits_its_own_row_alone(page: dict[str, Any]) -> None:
+    client = run(page, "def refused")
+
+    @page["app"].post("/refuses")
+    def refuses() -> Any:
+        page["db"].connection.cursor().execute("INSERT INTO attempt VALUES ('half done')")
+        raise page["Refused"]
+
+    assert client.post("/refuses").status_code in (302, 303)
+    assert attempts(page) == ["refused"]
+
+
+def test_a_form_that_catches_an_error_goes_on(page: dict[str, Any]) -> None:
+    page["look"].execute("CREATE TABLE guest (name text UNIQUE)")
+    try:
+        client = run(page, "def register")
+        assert client.post("/register", data={"name": "Ada"}).status_code in (302, 303)
+        answer = client.post("/register", data={"name": "Ada"})
+        assert (answer.status_code, answer.text) == (200, "that name is taken")
+    finally:
+        page["look"].execute("DROP TABLE guest")
 
 
 def test_a_block_that_fails_leaves_the_others(

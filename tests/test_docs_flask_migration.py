@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from flask import Flask
+from flask import Flask, request
 
 from dbpool.options import OPTIONS
 from dbpool_flask import DBPool, _config
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = Document(ROOT / "docs" / "flask-migration.md")
 
 # By heading: what the apps before and after need, and the orders that there are with the former.
+FIRST = "First: database errors that a view catches"
 SECTIONS = {
     "From Flask-SQLAlchemy, for those who write SQL": ("flask_sqlalchemy", "psycopg2", ["Ada"]),
     "From psycopg2's pool, by hand": ("psycopg2", "psycopg2", ["Ada", "Eve"]),
@@ -33,7 +34,38 @@ SECTIONS = {
 
 def test_every_section_has_its_two_apps() -> None:
     assert [len(PAGE.section(heading)) for heading in SECTIONS] == [2] * len(SECTIONS)
-    assert len(PAGE.blocks) == 2 * len(SECTIONS)
+    assert len(PAGE.blocks) == 2 * len(SECTIONS) + len(PAGE.section(FIRST))
+
+
+def test_a_view_that_catches_a_database_error_is_written_as_shown_first(
+    database: dict[str, str],
+) -> None:
+    assert PAGE.text.index(f"## {FIRST}") < min(PAGE.text.index(f"## {way}") for way in SECTIONS)
+    app = Flask("page")
+    app.config["DBPOOL_URL"] = database["postgresql+psycopg2://app@db/shop"]
+    names: dict[str, Any] = {
+        "__name__": "page", "app": app, "db": DBPool(app), "request": request,
+        "psycopg2": psycopg2,
+    }  # fmt: skip
+    (block,) = PAGE.section(FIRST)
+    exec(block.code, names)
+
+    @app.post("/tutorial")
+    def as_in_the_tutorial() -> str:
+        try:
+            names["db"].connection.cursor().execute("INSERT INTO orders VALUES ('Ada')")
+        except psycopg2.IntegrityError:
+            return "that name is taken"
+        return "welcome"
+
+    with app.app_context(), names["db"].transaction() as connection:
+        connection.cursor().execute("ALTER TABLE orders ADD UNIQUE (customer)")
+    client, ada = app.test_client(), {"customer": "Ada"}
+    assert client.post("/register", data=ada).text == "welcome"
+    assert client.post("/register", data=ada).text == "that name is taken"
+    assert client.post("/tutorial").status_code == 500
+    with app.app_context():
+        names["db"].pools["default"].close()
 
 
 def test_links_lead_somewhere() -> None:

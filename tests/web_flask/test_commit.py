@@ -56,17 +56,18 @@ def test_an_unhandled_error_rolls_back(site: Site) -> None:
     assert site.database.notes() == []
 
 
-@pytest.mark.parametrize(("status", "notes"), [(200, ["written"]), (409, [])])
-def test_a_handled_error_is_judged_by_the_answer_of_its_handler(
+@pytest.mark.parametrize(("status", "notes"), [(200, ["by the handler"]), (409, [])])
+def test_what_a_handler_writes_is_judged_by_its_answer_and_the_view_is_undone(
     site: Site, status: int, notes: list[str]
 ) -> None:
     @site.app.errorhandler(KeyError)
     def handler(error: KeyError) -> Any:
+        site.write("by the handler")
         return "handled", status
 
     @site.app.post("/")
     def view() -> Any:
-        site.write("written")
+        site.write("by the view")
         raise KeyError("bug")
 
     assert site.client().post("/").status_code == status

@@ -101,9 +101,12 @@ def shop(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> 
     shop.pool.close()
 
 
-def test_errors_roll_back_but_one_that_a_handler_answers_below_400(shop: Shop) -> None:
+def test_errors_roll_back_and_what_a_handler_writes_that_answers_below_400_stays(
+    shop: Shop,
+) -> None:
     @shop.app.errorhandler(KeyError)
     def handler(error: KeyError) -> Any:
+        shop.write("by the handler")
         return "all is well", 200
 
     @shop.app.post("/<kind>")
@@ -118,7 +121,7 @@ def test_errors_roll_back_but_one_that_a_handler_answers_below_400(shop: Shop) -
         raise KeyError
 
     assert [shop.post(f"/{kind}") for kind in ("handled", "unhandled", "atomic")] == [200, 500, 200]
-    assert shop.look() == ["handled"]
+    assert shop.look() == ["by the handler"] * 2
 
 
 def test_an_unused_connection_is_never_taken(shop: Shop) -> None:

@@ -167,6 +167,28 @@ def test_in_autocommit_mode_it_is_called_at_once_but_in_a_block(
     assert called == ["at once", "block"]
 
 
+@pytest.mark.parametrize("end", [200, 409, KeyError])
+def test_in_autocommit_mode_nothing_is_rolled_back_but_a_block(
+    site: Site, called: list[str], end: Any
+) -> None:
+    @site.app.post("/")
+    @site.db.autocommit
+    def view() -> Any:
+        site.db.on_rollback(lambda: called.append("nothing was open"))
+        site.write("stays")
+        with pytest.raises(ZeroDivisionError), site.db.transaction():  # noqa: PT012
+            site.db.on_rollback(lambda: called.append("block"))
+            site.write("undone")
+            raise ZeroDivisionError
+        if end is KeyError:
+            raise KeyError
+        return "", end
+
+    site.client().post("/")
+    assert called == ["block"]
+    assert site.database.notes() == ["stays"]
+
+
 @pytest.mark.parametrize(("status", "kind"), [(200, "committed"), (409, "rolled back")])
 def test_after_the_end_nothing_is_open_so_it_is_called_at_once(
     site: Site, called: list[str], status: int, kind: str

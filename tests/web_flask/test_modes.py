@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import pytest
-from flask import Request, Response, abort
+from flask import Request, Response, abort, redirect
 from flask.views import MethodView, View
 from werkzeug.routing import BaseConverter
 
@@ -177,6 +177,22 @@ def test_an_atomic_view_undoes_what_was_done_before_it_too(site: Site) -> None:
     for path in ("/", "/class", "/method", "/dispatch"):
         assert site.client().post(path).status_code == 200
     assert site.database.notes() == []
+
+
+def test_an_atomic_get_that_answers_head_undoes_what_was_done_before_it_too(site: Site) -> None:
+    @site.app.before_request
+    def before() -> None:
+        site.write("undone")
+
+    class Resource(MethodView):
+        @site.db.atomic
+        def get(self) -> Any:
+            abort(redirect("/elsewhere"))  # commits, but in an atomic view
+
+    site.app.add_url_rule("/", view_func=Resource.as_view("resource"))
+    for method in ("head", "get"):
+        assert getattr(site.client(), method)("/").status_code in (302, 303)
+        assert site.database.notes() == []
 
 
 def test_an_atomic_view_commits_in_an_app_whose_default_is_another(make_site: MakeSite) -> None:

@@ -262,11 +262,12 @@ def test_a_kept_stream_that_could_never_be_committed_is_an_error_before_it_start
 def test_a_kept_stream_that_is_not_the_answer_keeps_nothing_open(site: Site, status: int) -> None:
     @site.app.errorhandler(KeyError)
     def handler(error: KeyError) -> Any:
+        site.write("by status")
         return "handled", status
 
     @site.app.post("/")
     def view() -> Any:
-        site.write("by status")
+        site.write("undone")
         kept = site.db.keep_open(iter(["row"]))
         raise KeyError(kept)
 

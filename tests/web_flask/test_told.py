@@ -124,6 +124,23 @@ def test_a_begin_that_is_never_ended_in_autocommit_mode_is_an_error_of_the_reque
     assert len(errors) == 1
 
 
+def test_a_transaction_that_has_failed_in_autocommit_mode_is_an_error_of_the_request(
+    site: Site,
+) -> None:
+    @site.app.post("/")
+    @site.db.autocommit
+    def view() -> Any:
+        site.db.connection.cursor().execute("BEGIN")
+        site.write("lost")
+        with pytest.raises(pg.Error):
+            site.fail()
+        return "ok"
+
+    assert site.client().post("/").status_code == 500
+    assert site.database.notes() == []
+    assert site.lent() == 0
+
+
 def test_a_begin_that_was_ended_in_autocommit_mode_is_none(make_site: MakeSite) -> None:
     site = make_site(DBPOOL_TRANSACTION="autocommit")
 
@@ -175,6 +192,103 @@ def test_a_failed_statement_in_autocommit_mode_is_no_transaction(make_site: Make
     assert site.database.notes() == ["kept"]
 
 
+# -- what a view that commits for itself has not committed
+
+
+@pytest.mark.parametrize("how", ["decorator", "default"])
+def test_what_a_manual_view_has_written_and_not_committed_is_logged(
+    make_site: MakeSite, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    site = make_site(DBPOOL_TRANSACTION="manual" if how == "default" else "request")
+
+    def view() -> Any:
+        site.write("lost")
+        return "created", 201
+
+    site.app.add_url_rule(
+        "/notes", view_func=site.db.manual(view) if how == "decorator" else view, methods=["POST"]
+    )
+    assert site.client().post("/notes").status_code == 201
+    assert site.database.notes() == []
+    (message,) = said(caplog)
+    for word in ("'default'", "POST '/notes'", "201", "db.commit()", "db.transaction()"):
+        assert word in message
+
+
+def test_a_manual_view_that_loses_nothing_is_not_told_of(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    @site.app.post("/<what>")
+    @site.db.manual
+    def view(what: str) -> Any:
+        if what == "block":
+            with site.db.transaction():
+                site.write(what)
+        elif what == "reads":
+            site.db.connection.cursor().execute("SELECT 1")
+        elif what != "nothing":
+            site.write(what)
+        if what == "commits":
+            site.db.commit()
+        if what == "rolls back":
+            site.db.rollback()
+        if what == "dooms":
+            site.db.doom()
+        return "", 409 if what == "refuses" else 200
+
+    kept = ["block", "commits"]
+    for what in (*kept, "reads", "nothing", "rolls back", "dooms", "refuses"):
+        site.client().post(f"/{what}")
+    assert site.database.notes() == kept
+    assert said(caplog) == []
+
+
+# -- a database error that a view has caught
+
+
+def test_a_form_that_catches_an_integrity_error_is_told_which_block_to_put_around_it(
+    site: Site,
+) -> None:
+    """Flask's own tutorial does so, on another database."""
+    errors: list[Any] = []
+    site.database.execute("INSERT INTO parent VALUES (1)")
+
+    @site.app.errorhandler(500)
+    def told(error: Any) -> Any:
+        errors.append(error.original_exception)
+        return "sorry", 500
+
+    def register() -> None:
+        site.db.connection.cursor().execute("INSERT INTO parent VALUES (1)")
+
+    @site.app.post("/<int:block>")
+    def view(block: int) -> Any:
+        try:
+            if block:
+                with site.db.transaction():
+                    register()
+            else:
+                register()
+        except pg.IntegrityError:
+            return "already registered"
+        return "registered"
+
+    assert site.client().post("/0").status_code == 500
+    assert isinstance(errors[0], TransactionAborted)
+    assert "`with db.transaction():`" in str(errors[0])
+    assert "savepoint" not in str(errors[0])
+    assert site.client().post("/1").text == "already registered"
+
+
+def test_a_commit_by_hand_says_the_same(site: Site) -> None:
+    with site.app.app_context():
+        with pytest.raises(pg.Error):
+            site.fail()
+        for commit in (site.db.commit, site.db.connection.commit):
+            with pytest.raises(TransactionAborted, match=r"`with db.transaction\(\):`"):
+                commit()
+
+
 # -- a server that has ended all sessions
 
 
@@ -215,6 +329,7 @@ def always_failing(site: Site) -> None:
 
     @site.app.errorhandler(500)
     def answer(error: Any) -> Any:
+        site.write("by the handler")
         return "", flask.request.args["status"]
 
     @site.app.post("/")
@@ -222,7 +337,7 @@ def always_failing(site: Site) -> None:
         return _write(site)
 
 
-@pytest.mark.parametrize(("status", "notes"), [(200, ["note"]), (409, [])])
+@pytest.mark.parametrize(("status", "notes"), [(200, ["by the handler"]), (409, [])])
 def test_an_answer_that_after_request_functions_have_failed_for_twice_counts_as_any_other(
     site: Site, caplog: pytest.LogCaptureFixture, status: int, notes: list[str]
 ) -> None:

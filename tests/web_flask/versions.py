@@ -20,6 +20,7 @@ WITH = {"3.0.3": ("click==8.1.8",)}
 PYTEST = ("-q", "-rfE", "-m", "not long", "-p", "no:cacheprovider")
 PACKAGES = (
     "asgiref",
+    "freezegun>=1.5",
     "gevent>=24.2",
     "gunicorn>=22.0",
     "psutil",
@@ -27,6 +28,7 @@ PACKAGES = (
     "psycopg[binary]>=3.2",
     "pytest>=9.0",
     "pytest-timeout>=2.3",
+    "time-machine>=2.16",
 )
 
 

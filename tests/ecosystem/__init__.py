@@ -1,1 +1,0 @@
-"""dbpool beside the packages that people really run with it: `make test-ecosystem`."""

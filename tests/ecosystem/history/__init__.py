@@ -1,1 +1,0 @@
-"""An app whose table pghistory tracks."""

@@ -1,1 +1,0 @@
-"""An app with a table, for packages that work on models."""

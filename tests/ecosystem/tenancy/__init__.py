@@ -1,1 +1,0 @@
-"""The shared app of the django-tenants site."""
