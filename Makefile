@@ -16,7 +16,7 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-all test-django test-django-telling test-flask test-outages test-freethreaded check bench bench-flask bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-all test-django test-django-telling test-flask test-outages test-ecosystem test-ecosystem-telling ecosystem-lock test-freethreaded check bench bench-flask bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,16 @@ test-psycopg: postgres-psycopg ## run the drivers' and adapters' tests where the
 test-flask: postgres ## run the Flask tests on Flask 3.0.3, 3.1.1, 3.1.2 and the newest (ARGS='-- -k stream' for pytest)
 	@$(RUN) -m tests.web_flask.versions $(ARGS)
 
+test-ecosystem: $(VENV)/.ready postgres ## run the tests beside real packages, and write docs/compatibility.md
+	@$(VENV)/bin/nox -s ecosystem -- $(ARGS)
+	@$(if $(ARGS),,$(RUN) -m tests.ecosystem --page)
+
+test-ecosystem-telling: $(VENV)/.ready postgres ## run the most telling five of them, without psycopg 3
+	@$(VENV)/bin/nox -s 'ecosystem(psycopg2)' -- --telling
+
+ecosystem-lock: $(VENV)/.ready ## pin the newest versions of the packages of test-ecosystem
+	@$(VENV)/bin/nox -s ecosystem-lock
+
 test-outages: $(BENCH_VENV)/.ready ## break a server in every way, our callers beside those of other pools: an hour
 	@$(BENCH_VENV)/bin/python -m testproject.postgres --find >/dev/null 2>&1 \
 		|| $(BENCH_VENV)/bin/python $(QUIET_PIP) -e '.[server]'
@@ -109,7 +119,7 @@ bench-django: postgres-bench ## measure a Django view against the other ways to 
 	@$(BENCH_VENV)/bin/python benchmarks/bench_django.py $(ARGS)
 
 clean: ## remove the environments and all that was built
-	rm -rf $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) .venv-*py3.* .venv-flask-* $(FREETHREADED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .nox .ecosystem $(VENV) $(BENCH_VENV) $(PSYCOPG_VENV) .venv-*py3.* .venv-flask-* $(FREETHREADED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A server for demo and tests: the system's if there is one, else out of a pip package.

@@ -6,6 +6,7 @@ from ._deadline import deadline
 from .errors import (
     CommitUnknown,
     ConnectFailed,
+    Misconfigured,
     PoolClosed,
     PoolDown,
     PoolError,
@@ -20,6 +21,7 @@ __all__ = [
     "CommitUnknown",
     "ConnectFailed",
     "ConnectionPool",
+    "Misconfigured",
     "PoolClosed",
     "PoolDown",
     "PoolError",

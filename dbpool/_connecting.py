@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable
 from threading import get_ident
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _growth, _handover, _knock, _role, _socket, drivers
+from . import _ending, _growth, _handover, _knock, _mistakes, _role, _socket
 from ._clock import monotonic
 from ._entry import Entry
 from ._fork_gate import NoFork
+from ._frames import forget_locals
 from ._keeper import Guard, keeper
-from .drivers.base import IDLE, PERMANENT, UNKNOWN
+from .drivers.base import IDLE, MISCONFIGURED, PERMANENT, UNKNOWN, Mistake
 from .errors import PoolError
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ class Attempt:
         "arrived",
         "in_callback",
         "made_by",
+        "mistake",
         "overdue_at",
         "since",
         "unwanted",
@@ -49,7 +49,8 @@ class Attempt:
 
     def __init__(self, now: float, connect_timeout: float) -> None:
         self.arrived = False  # its connection is one of the pool's, and on its way to a caller
-        self.in_callback = False  # whether one of the user's is at work
+        self.in_callback = ""  # which of the user's callables is at work
+        self.mistake: Mistake | None = None  # what is wrong with what it is made with
         self.made_by = 0  # ident of the thread that is at it
         self.unwanted = ""  # why its connection is to be closed on arrival
         self.since = now
@@ -63,12 +64,12 @@ class Attempt:
 class Failure:
     """Why connecting failed, as a waiter is told; each raises an exception of its own."""
 
-    __slots__ = ("error", "in_callback", "reason")
+    __slots__ = ("error", "mistake", "reason")
 
-    def __init__(self, error: BaseException, reason: str, in_callback: bool = False) -> None:
+    def __init__(self, error: BaseException, reason: str, mistake: Mistake | None = None) -> None:
         self.error = error
         self.reason = reason
-        self.in_callback = in_callback  # of the user's: it says nothing about the server
+        self.mistake = mistake  # of the configuration: it says nothing about the server
 
 
 def make(pool: ConnectionPool, attempt: Attempt) -> None:
@@ -107,37 +108,40 @@ def connect(
     Arguments: `name` on the server; `attempt`, whose deadline follows the address; `own_name`,
     whether the name wins over one that the user has set.
     """
-    conninfo, kwargs = pool._conninfo, pool._kwargs
-    if callable(conninfo):
-        conninfo = _call(attempt, conninfo)
-        if conninfo is None:  # what choose() takes for one that comes later
-            raise TypeError("the conninfo callable returned None: it must return a string")
-        conninfo = drivers.choose(conninfo, pool._driver)[1] or ""
-    if callable(kwargs):
-        kwargs = _call(attempt, kwargs)
     driver = pool._driver
-    if own_name and driver.name_option:
-        kwargs = {**kwargs, driver.name_option: name}
-    kwargs, where, seconds = driver.parameters(
-        conninfo,
-        kwargs,
-        settings=pool._settings,
-        last_host=pool._last_host,
-        primary=pool.role == "primary",
-        timeout=pool._connect_timeout,
-        name=name,
-    )
+    try:
+        conninfo, kwargs = _mistakes.asked(pool, attempt)
+        if own_name and driver.name_option:
+            kwargs = {**kwargs, driver.name_option: name}
+        kwargs, where, seconds = driver.parameters(
+            conninfo,
+            kwargs,
+            settings=pool._settings,
+            last_host=pool._last_host,
+            primary=pool.role == "primary",
+            timeout=pool._connect_timeout,
+            name=name,
+        )
+    except Exception as error:
+        _mistakes.before_connect(attempt, error)
+        raise
+    pool._address = where
     if where is not None:
         pool._reach.found(pool, (driver.name, where))
         if attempt is not None and pool._reach.silent:
             _wait_for_answer(pool, where)
     if attempt is not None:
         attempt.allow(seconds)
+    failed: Exception | None = None
     with NoFork():
         try:
             conn = driver.connect(conninfo, kwargs, timeout=seconds, name=name)
         except Exception as error:
-            raise error.with_traceback(None)  # noqa: B904 - without the driver's frames
+            # Without the driver's frames, which hold the password.
+            error = error.with_traceback(None)
+            failed = _mistakes.of_connect(pool, attempt, error, conninfo, kwargs)
+    if failed is not None:  # raised out of the handler: one of ours is to keep nothing of it
+        raise failed
     pool._last_host = driver.host(conn)
     return conn
 
@@ -146,16 +150,6 @@ def _wait_for_answer(pool: ConnectionPool, where: Any) -> None:
     """Return when the server's host answers; raise as a connect does that takes too long."""
     if not _knock.answers(pool._driver.endpoints(where), pool._connect_timeout):
         raise pool._driver.OperationalError("timeout expired: nothing answers at that address")
-
-
-def _call(attempt: Attempt | None, callback: Callable[..., Any], *args: Any) -> Any:
-    """Call one of the user's, whose error is none of the server's."""
-    if attempt is None:
-        return callback(*args)
-    attempt.in_callback = True
-    answer = callback(*args)
-    attempt.in_callback = False
-    return answer
 
 
 def _check_role(pool: ConnectionPool, conn: Any) -> None:
@@ -170,11 +164,11 @@ def _configure(pool: ConnectionPool, attempt: Attempt, conn: Any) -> None:
     if pool._configure is None:
         return
     with Guard(pool, conn, pool._connect_timeout):
-        _call(attempt, pool._configure, conn)
+        _mistakes.call(attempt, "configure", pool._configure, conn)
     status = pool._driver.transaction_status(conn)
     if status == IDLE:
         return
-    attempt.in_callback = True
+    attempt.in_callback = "configure"
     if status == UNKNOWN:
         raise PoolError(
             f"configure left a connection of pool {pool.name!r} closed, or its link was lost"
@@ -244,18 +238,6 @@ def rejected(pool: ConnectionPool, error: BaseException) -> None:
         pool._backoff.failed(monotonic(), Failure(error, CHECK_FAILED))
 
 
-def _in_callbacks(traceback: TracebackType | None) -> TracebackType | None:
-    """Return the part of a failed connect's traceback that is in the user's own callbacks.
-
-    The error becomes the cause of callers' errors. The other frames that it came through hold the
-    password, and a page that shows local variables would show that.
-    """
-    while traceback is not None and traceback.tb_frame.f_globals is globals():
-        traceback = traceback.tb_next
-    ours = traceback is not None and traceback.tb_frame.f_globals.get("__name__", "")
-    return None if str(ours).startswith("dbpool.") else traceback
-
-
 def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: Any) -> None:
     """Put the next attempt off, and tell those whom waiting cannot help.
 
@@ -266,9 +248,21 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: 
     in_callback = attempt.in_callback and not (
         conn is not None and pool._driver.is_disconnect(conn, error)
     )
-    reason = "connect_failed" if in_callback else pool._driver.reason(error)
-    error = error.with_traceback(_in_callbacks(error.__traceback__))
-    failure = Failure(error, reason, in_callback)
+    reason = pool._driver.reason(error)
+    mistake = attempt.mistake
+    if in_callback:
+        mistake = _mistakes.in_callback(attempt.in_callback, error)
+    elif reason == MISCONFIGURED and mistake is None:  # in the server's own words
+        mistake = Mistake(
+            "the server refuses a setting that the session starts with (in options, say): see the "
+            "cause"
+        )
+    if mistake is not None:
+        reason = MISCONFIGURED
+    # A page of local variables would show the password, which the frames of ours have had.
+    forget_locals(error)
+    where = _mistakes.users_part(error.__traceback__) if in_callback else None
+    failure = Failure(error.with_traceback(where), reason, mistake)
     with pool._lock:
         pool._connecting.pop(id(attempt), None)
         pool._totals.connects += 1
@@ -288,6 +282,13 @@ def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: 
     # Once per outage; the driver's text names host and user, so it stays out of the log.
     if line:
         logger.warning("%s", line)
+    elif first and mistake is not None:
+        logger.error(
+            "pool %r cannot connect: %s",
+            pool.name,
+            mistake.said,
+            exc_info=(type(error), error, where) if in_callback else None,
+        )
     elif first:
         logger.warning("pool %r cannot connect: %s (%s)", pool.name, reason, type(error).__name__)
     if reason in PERMANENT:

@@ -30,16 +30,34 @@ logger = logging.getLogger("dbpool.health")
 Reader = Callable[[Mapping[str, str], str], bool]
 
 TOKEN_LENGTH = 16  # characters at least: a shorter one could be guessed
-_FORWARDED = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+
+# What proxies, balancers and delivery networks add to a request: these, and what begins or ends so.
+_ADDED = frozenset(
+    (
+        *("cdn-loop", "client-ip", "forwarded", "forwarded-for", "proxy-client-ip", "via"),
+        *("x-amz-cf-id", "x-amzn-trace-id", "x-cloud-trace-context", "x-host", "x-http-via"),
+        *("x-nginx-proxy", "x-real-port", "x-request-start", "x-scheme", "x-varnish"),
+    )
+)
+_PREFIXES = (
+    *("cf-", "fly-", "incap-", "x-appengine-", "x-arr-", "x-azure-", "x-cdn-", "x-cluster-"),
+    *("x-envoy-", "x-forward", "x-original-", "x-originating-", "x-proxy", "x-sucuri-"),
+    "x-vercel-",
+)
+_SUFFIXES = (
+    *("-client-ip", "-connecting-ip", "-forwarded-for", "-peer-ip", "-real-ip", "-remote-ip"),
+    *("-clientip", "-client-addr", "-external-address", "-remote-addr", "-socketip", "-user-ip"),
+)
+_HERE = ("localhost", "ip6-localhost", "ip6-loopback")  # and what ends in .localhost
 
 
 class Access:
     """Who may read the verbose form: nobody, unless `detail` or `token` says so.
 
-    Arguments: `detail`, "loopback" (an address of this machine's own, and no header of a proxy), or
-    a callable that takes the request's headers (names in lower case) and address and returns
-    whether it may; `token`, which `Authorization: Bearer <token>` must repeat, without the white
-    space around it. Either suffices.
+    Arguments: `detail`, "loopback" (an address of this machine's own, a Host that is one or says
+    localhost, and no header of a proxy), or a callable that takes the request's headers (names in
+    lower case) and address and returns whether it may; `token`, which `Authorization: Bearer
+    <token>` must repeat, without the white space around it. Either suffices.
     Raises ValueError for values that are not possible; the token is in no message.
     """
 
@@ -57,7 +75,11 @@ class Access:
         if self._token is not None and _bears(headers.get("authorization", ""), self._token):
             return True
         if self._detail == "loopback":
-            return _is_loopback(remote_addr) and not _is_forwarded(headers)
+            return (
+                _is_loopback(remote_addr)
+                and _is_here(headers.get("host", ""))
+                and not _is_forwarded(headers)
+            )
         if callable(self._detail):
             try:
                 return bool(self._detail(headers, remote_addr))
@@ -88,7 +110,21 @@ def _is_loopback(remote_addr: str) -> bool:
 
 
 def _is_forwarded(headers: Mapping[str, str]) -> bool:
-    return any(name in _FORWARDED or name.startswith("x-forwarded") for name in headers)
+    return any(
+        name in _ADDED or name.startswith(_PREFIXES) or name.endswith(_SUFFIXES) for name in headers
+    )
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a Host header says this machine: behind a proxy it is the site's own name.
+
+    Which tells of one whose headers never get here: waitress takes those off that it does not
+    trust. A request without any is nobody's who sits at this machine.
+    """
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    name = name.removesuffix(".")
+    return name in _HERE or name.endswith(".localhost") or _is_loopback(name)
 
 
 def document(status: str, checks: Mapping[str, list[dict[str, Any]]]) -> bytes:

@@ -11,7 +11,7 @@ from ._connecting import Failure
 from ._handover import CLOSED
 from ._holders import held
 from ._state import DOWN
-from .errors import ConnectFailed, PoolClosed, PoolDown, PoolOverloaded, PoolTimeout
+from .errors import ConnectFailed, Misconfigured, PoolClosed, PoolDown, PoolOverloaded, PoolTimeout
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
@@ -46,8 +46,14 @@ def refusal(
         return pool._error(PoolClosed)(
             f"pool {pool.name!r} was closed while this caller waited for a connection"
         )
+    if isinstance(answer, Failure) and answer.mistake is not None:
+        error: Any = pool._error(Misconfigured)(
+            f"pool {pool.name!r} cannot connect: {answer.mistake.said}"
+        )
+        error.__cause__ = answer.error
+        return error  # type: ignore[no-any-return]
     if isinstance(answer, Failure):
-        error: Any = pool._error(ConnectFailed)(
+        error = pool._error(ConnectFailed)(
             f"pool {pool.name!r} cannot connect, and trying again will not help: "
             f"{_WORDS.get(answer.reason, answer.reason)}"
         )
@@ -74,15 +80,18 @@ def refusal(
                 else f"no new connection answers a ping ({type(cause).__name__}): see the cause; "
                 "is the database up, behind what takes the connections?"
             )
-        elif failure.in_callback:
+        elif failure.mistake is not None:
+            why = f"connecting fails: {failure.mistake.said}"
+        elif failure.reason == "too_many_connections":
             why = (
-                f"connecting fails with {type(cause).__name__}, in a callback: see its cause, and "
-                "what conninfo, kwargs and configure do"
+                "the server has no room for more connections, and none of this pool is open "
+                "(too_many_connections): raise its max_connections, or lower max_size or the "
+                "number of processes"
             )
         elif not isinstance(cause, (pool._driver.OperationalError, OSError)):
             why = (
                 f"connecting fails with {type(cause).__name__}, which is none of the server's "
-                "errors: see its cause, and what conninfo, kwargs and configure do"
+                "errors: see the cause"
             )
     elif pool._reach.full:
         why = "the server has no room for more connections (too_many_connections)"

@@ -200,7 +200,7 @@ class Reach:
     ) -> str:
         """Judge a failed connect; under the pool's lock, after its backoff has been told."""
         known = isinstance(failure.error, pool._driver.OperationalError)
-        if not known or failure.in_callback or failure.reason in PERMANENT:
+        if not known or failure.reason in PERMANENT:
             return ""
         self._in_a_row += 1
         if self.name == RECOVERING:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 __all__ = [
     "CommitUnknown",
     "ConnectFailed",
+    "Misconfigured",
     "PoolClosed",
     "PoolDown",
     "PoolError",
@@ -95,6 +96,18 @@ class ConnectFailed(PoolError):
     """
 
     reason: str = "connect_failed"
+
+
+class Misconfigured(ConnectFailed):
+    """Connecting fails by what the pool was given, before a server was asked, or by what it says.
+
+    An option that the driver or libpq does not take, a server setting that there is none of, a
+    conninfo, kwargs or configure callable that raises. It is no outage, and waiting does not mend
+    it. `reason` is "misconfigured"; `__cause__` is the driver's error, or the callable's, unless
+    its text may quote a secret.
+    """
+
+    reason: str = "misconfigured"
 
 
 class TransactionAborted(PoolError):

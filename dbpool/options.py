@@ -27,6 +27,7 @@ __all__ = [
     "seconds",
     "server_settings",
     "sizes",
+    "takes",
     "unknown",
 ]
 
@@ -119,12 +120,24 @@ def _one_of(*words: str) -> Callable[[Any], bool]:
     return lambda v: isinstance(v, str) and v in words
 
 
+def takes(value: Callable[..., Any], *args: object) -> bool:
+    """Return whether it can be called with so many arguments; True where that is not known."""
+    try:
+        inspect.signature(value).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:  # some of C's have no signature
+        pass
+    return True
+
+
 def _callable_or_none(value: Any) -> bool:
     # What a coroutine function returns would be awaited by nobody: a check that passes everything.
     if value is None or not callable(value):
         return value is None
     call = getattr(type(value), "__call__", None)  # noqa: B004 - of an object with an async one
-    return not (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call))
+    awaited = inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
+    return not awaited and takes(value, None)
 
 
 def _name_or_none(value: Any) -> bool:
@@ -139,7 +152,7 @@ _UNSENDABLE = re.compile("[\0\ud800-\udfff]|://")
 _LONGEST = 2_147_483  # seconds: in ms, what the server and libpq can hold
 
 _SECONDS = "a finite number of seconds greater than 0"
-_CALLABLE = "a callable that is no coroutine function, or None"
+_CALLABLE = "a callable of one argument that is no coroutine function, or None"
 _SERVER_SECONDS = f"a number of seconds greater than 0, {_LONGEST} at most"
 
 OPTIONS: dict[str, Option] = {

@@ -165,6 +165,7 @@ class ConnectionPool(_Typed[Conn]):
         self._settled = self._driver.settled
         self._state = "new"
         self._last_host: Any = None  # the one that served last, where there are several
+        self._address: Any = None  # of the last connect, as the driver has it
         self._prober: Prober | None = None  # made by the first health check
         self._clear()
         self._admission: Admission | None = None

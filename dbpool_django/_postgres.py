@@ -11,7 +11,7 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg
 
 from dbpool import ConnectionPool, drivers
 from dbpool._shown import shown
-from dbpool.drivers import _postgres
+from dbpool.drivers import _conninfo
 
 from . import _settings
 from ._cursors import (
@@ -156,12 +156,17 @@ def _check_parameters(params: Mapping[str, Any], alias: str) -> None:
     Raises ImproperlyConfigured for an unknown option or an impossible port, quoting no value.
     """
     given = {name: value for name, value in params.items() if name not in _FOR_THE_DRIVER}
-    if wrong := _postgres.not_possible(given):
+    if wrong := _conninfo.not_possible(given):
         key = f'["{_SETTINGS[wrong]}"]' if wrong in _SETTINGS else f'["OPTIONS"]["{wrong}"]'
         raise ImproperlyConfigured(
             f"DATABASES[{alias!r}]{key} is not possible (it is not shown here, since it may hold a "
             "password): HOST takes names or addresses, PORT a number from 1 to 65535, hostaddr "
             "addresses, and none a NUL or what UTF-8 cannot hold"
+        )
+    if "autocommit" in params and not is_psycopg3:
+        raise ImproperlyConfigured(
+            f'DATABASES[{alias!r}]["OPTIONS"]["autocommit"] is no option of psycopg2\'s: Django\'s '
+            'setting is "AUTOCOMMIT", beside OPTIONS, and True unless it is given'
         )
     try:
         _make_conninfo(**given)

@@ -17,7 +17,7 @@ from django.db import connections
 from dbpool import options
 from dbpool._shown import shown
 
-from . import _environment, _inspection, _leftovers, _settings
+from . import _engine_names, _environment, _inspection, _leftovers, _settings
 
 __all__ = ["check_alias", "check_deployment", "check_project", "check_server"]
 
@@ -37,6 +37,8 @@ def check_alias(alias: str, database: Mapping[str, Any]) -> list[CheckMessage]:
     about = f"DATABASES[{alias!r}]"
     left = _leftovers.of_alias(alias, database)
     found = [_message("W006", text, hint, about) for text, hint in left]
+    unknown = _engine_names.unknown_to(alias, database["ENGINE"])
+    found += [_message("W010", text, hint, about) for text, hint in unknown]
     if not _settings.wants_pool(database):
         return found
     try:

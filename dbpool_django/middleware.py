@@ -10,6 +10,7 @@ would answer a load balancer otherwise.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
@@ -18,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from dbpool import _fork
 from dbpool.health import HealthCheck
 
 from ._dispatch import GetResponse, Middleware
@@ -52,8 +54,11 @@ class HealthMiddleware(Middleware):
         if not self.check.matches(request.path_info):
             return self.get_response(request)
         if self._async:
-            # In any thread: the one that Django's synchronous code shares may be busy.
-            return sync_to_async(health_response, thread_sensitive=False)(self.check, request)
+            # Neither in the thread that Django's synchronous code shares, which may be busy, nor in
+            # the event loop's own, of which a crowd of checks would leave nothing to others.
+            return sync_to_async(
+                health_response, thread_sensitive=False, executor=_health_threads()
+            )(self.check, request)
         return health_response(self.check, request)
 
 
@@ -93,6 +98,27 @@ def health_response(
     # admins: one per probe. `dbpool.health` has logged the change of state, once.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response
+
+
+# Threads in which health checks wait, under ASGI. Those of one pool wait for the same probe, and
+# whoever comes after it knows its answer: with fewer threads than checks the last waits no longer.
+_HEALTH_THREADS = 8
+_executor: ThreadPoolExecutor | None = None
+
+
+def _health_threads() -> ThreadPoolExecutor:
+    global _executor
+    if _executor is None:  # two at once would do no harm: the threads of one end with its checks
+        _executor = ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="django-health")
+    return _executor
+
+
+def _start_in_child() -> None:
+    global _executor
+    _executor = None  # its threads are the parent's
+
+
+_fork.on_child(_start_in_child)
 
 
 def _pools() -> Mapping[str, ConnectionPool]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import AppGroup
 
-from dbpool import PoolError
 from dbpool._clock import monotonic
+from dbpool._explained import explained
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
@@ -52,7 +52,7 @@ def _settings(pool: ConnectionPool) -> str:
 
 
 def _check(pool: ConnectionPool, is_replica: bool) -> tuple[int, str]:
-    """Connect and ask; the words name no host, user or database."""
+    """Connect and ask; for the operator's own terminal, so with host, port and driver's words."""
     started = monotonic()
     try:
         with pool.connection() as conn:
@@ -60,8 +60,8 @@ def _check(pool: ConnectionPool, is_replica: bool) -> tuple[int, str]:
             writable = pool.driver.probe(conn)
             answered = monotonic()
     except Exception as error:
-        reason = getattr(error, "reason", None) or pool.driver.reason(error.__cause__ or error)
-        return DOWN, f"down ({reason if isinstance(error, PoolError) else type(error).__name__})"
+        reason, said = explained(pool, error)
+        return DOWN, f"down ({reason}), {said}"
     times = (
         f"connected in {(connected - started) * 1000:.1f} ms, "
         f"answered in {(answered - connected) * 1000:.1f} ms"

@@ -119,7 +119,7 @@ def _make_pool(
             known = None if callable(url) else url
             driver, _ = drivers.choose(known, options.get("driver"), options.get("kwargs"))
             configure = options.get("configure")
-            if driver.name in _AUTO and (configure is None or callable(configure)):
+            if driver.name in _AUTO and OPTIONS["configure"].check(configure):
                 reports = Reports(configure)
                 options["configure"] = reports.configure
         elif not OPTIONS["reset"].check(options["reset"]):

@@ -33,6 +33,7 @@ def in_autocommit(conn: Any) -> bool:
 def set_autocommit(conn: Any) -> None:
     """Have each statement commit by itself; the pool puts it back."""
     if isinstance(conn, sqlite3.Connection) and getattr(conn, "autocommit", None) is not False:
+        conn._dbpool_level = conn.isolation_level  # type: ignore[attr-defined]  # for `begin`
         conn.isolation_level = None
     else:
         conn.autocommit = True
@@ -40,10 +41,15 @@ def set_autocommit(conn: Any) -> None:
 
 def begin(conn: Any) -> None:
     """Open a transaction where the driver will not do so with the next statement of any kind."""
-    # sqlite3 opens one before INSERT, UPDATE and DELETE alone, and a savepoint without one would
-    # be committed when it is released.
-    if in_autocommit(conn) or (isinstance(conn, sqlite3.Connection) and not conn.in_transaction):
-        execute(conn, "BEGIN")
+    if not isinstance(conn, sqlite3.Connection):
+        if in_autocommit(conn):
+            execute(conn, "BEGIN")
+    elif not conn.in_transaction:
+        # sqlite3 opens one before INSERT, UPDATE and DELETE alone, and a savepoint without one
+        # would be committed when it is released. A block that reads first and has no lock could
+        # not write once another has written: it takes the lock that writes would begin with.
+        level = conn.isolation_level or getattr(conn, "_dbpool_level", None) or ""
+        execute(conn, f"BEGIN {level}")
 
 
 def has_written(conn: Any) -> bool:
@@ -153,7 +159,8 @@ def _plain_cursor(conn: Any) -> Any:
         return cursor
     psycopg2, psycopg = sys.modules.get("psycopg2.extensions"), sys.modules.get("psycopg")
     if psycopg2 is not None and isinstance(conn, psycopg2.connection):
-        return psycopg2.cursor(conn)
+        # Through the connection, which sees to it that a BEGIN is sent where one is needed.
+        return conn.cursor(cursor_factory=psycopg2.cursor)
     if psycopg is not None and isinstance(conn, psycopg.Connection):
         return psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
     return conn.cursor()

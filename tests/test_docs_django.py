@@ -34,6 +34,7 @@ TESTED = {
     "@released": "test_a_released_function_leaves_nothing_behind",
     "class TenantMiddleware": "test_a_tenant_sees_its_own_rows_only",
     "CREATE POLICY": "test_a_tenant_sees_its_own_rows_only",
+    "import base as prometheus": "test_a_class_with_both_bases_has_both",
     "# was django.db.backends.postgresql": "test_settings_of_djangos_pool_are_taken_as_they_are",
     "POOL_SIZE": "test_the_settings_before_are_translated_to_those_after",
     "CONN_HEALTH_CHECKS": "test_the_settings_before_are_translated_to_those_after",
@@ -335,6 +336,37 @@ def test_the_messages_that_it_explains_are_those_of_the_pool(site: Site) -> None
     for text in ours:
         numberless = re.sub(r"\d+", r"[\\d.]+", re.escape(text))
         assert re.search(numberless, site.printed), text
+
+
+def test_a_class_with_both_bases_has_both(site: Site) -> None:
+    """With a stand-in for django-prometheus; `make test-ecosystem` has the package itself."""
+    assert site.script(f"""
+import sys, types
+from django.db import connection
+from django.db.backends.postgresql import base
+counted = []
+class DatabaseWrapper(base.DatabaseWrapper):
+    def get_connection_params(self):
+        counted.append("connect")
+        return super().get_connection_params()
+    def create_cursor(self, name=None):
+        counted.append("cursor")
+        return base.DatabaseWrapper.create_cursor(self, name=name)
+package = "django_prometheus.db.backends.postgresql"
+for name in ("django_prometheus", "django_prometheus.db", "django_prometheus.db.backends", package):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules[package].base = types.SimpleNamespace(DatabaseWrapper=DatabaseWrapper)
+namespace = {{}}
+exec({PAGE.block("import base as prometheus")!r}, namespace)
+both = namespace["DatabaseWrapper"](dict(connection.settings_dict), "default")
+for _ in range(3):
+    with both.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    both.close()
+print(json.dumps([counted.count("connect") > 0, counted.count("cursor") > 0,
+                  both.pool.get_stats()["connections_num"]]))
+both.close_pool()
+""") == [True, True, 1]
 
 
 # -- settings of elsewhere

@@ -9,10 +9,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .._shown import shown
+from ..options import takes
 from .base import Driver
 from .wrapped import WrappedDriver, completed
 
-__all__ = ["Driver", "WrappedDriver", "accepted", "choose", "completed", "driver_of"]
+__all__ = [
+    "Driver",
+    "WrappedDriver",
+    "accepted",
+    "choose",
+    "completed",
+    "driver_of",
+    "wait_with_gevent",
+]
 
 # By name: the module and class here, and how the package is had where it is missing.
 _DRIVERS = {
@@ -44,6 +53,9 @@ def accepted(
             f"kwargs is of type {type(kwargs).__name__}: it takes a mapping, or a callable that "
             "returns one"
         )
+    for option, given in (("conninfo", conninfo), ("kwargs", kwargs)):
+        if callable(given) and not takes(given):
+            raise TypeError(f"{option} is a callable that cannot be called without arguments")
     driver, plain = choose(None if callable(conninfo) else conninfo, wanted, kwargs)
     return driver, conninfo if plain is None else plain, {} if kwargs is None else kwargs
 
@@ -149,3 +161,14 @@ def _described(wanted: object) -> str:
 
 def _any_of(names: Iterable[str]) -> str:
     return ", ".join(names)
+
+
+def wait_with_gevent() -> None:
+    """Have psycopg2 let other greenlets run while one of them waits for the database.
+
+    Call it once, when the process starts, and after gevent's monkey-patch. It sets psycopg2's wait
+    callback, for all of its connections in the process. psycopg 3 needs nothing of the kind.
+    """
+    from ._green import install_gevent
+
+    install_gevent()

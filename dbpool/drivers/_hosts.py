@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Host", "count", "in_order", "is_read_only"]
+__all__ = ["Host", "after", "count", "in_order", "is_read_only"]
 
 Host = tuple[str, str]  # name or address, and port, as the connection says them
 
@@ -27,9 +27,25 @@ def in_order(given: Mapping[str, Any], last: Host | None) -> dict[str, str]:
 
     Arguments: `given`, the parsed options. Hosts that the user has balanced stay as they are.
     """
-    hosts = count(given)
-    if last is None or hosts < 2 or given.get("load_balance_hosts") not in (None, "", "disable"):
+    lists, at = _find(given, last)
+    if not at:
         return {}
+    return {name: ",".join([each[at], *each[:at], *each[at + 1 :]]) for name, each in lists.items()}
+
+
+def after(given: Mapping[str, Any], tried: Host | None) -> dict[str, str]:
+    """Return the options for the hosts that come after `tried`; none if there is no other."""
+    lists, at = _find(given, tried)
+    if at is None or at + 1 == count(given):
+        return {}
+    return {name: ",".join(each[at + 1 :]) for name, each in lists.items()}
+
+
+def _find(given: Mapping[str, Any], host: Host | None) -> tuple[dict[str, list[str]], int | None]:
+    """Return the lists of hosts and of what goes with them, and the place of one in them."""
+    hosts = count(given)
+    if host is None or hosts < 2 or given.get("load_balance_hosts") not in (None, "", "disable"):
+        return {}, None
     lists = {name: str(given[name]).split(",") for name in _LISTS if given.get(name)}
     # One port stands for all; lists of other lengths are refused by libpq.
     ports = lists.get("port", [_PORT])
@@ -37,16 +53,11 @@ def in_order(given: Mapping[str, Any], last: Host | None) -> dict[str, str]:
         lists["port"] = ports = ports * hosts
     names = lists.get("host") or lists["hostaddr"]
     if any(len(each) != hosts for each in lists.values()):
-        return {}
+        return {}, None
     for at in range(hosts):
-        if (names[at], ports[at] or _PORT) == last:
-            if at == 0:
-                return {}
-            return {
-                name: ",".join([each[at], *each[:at], *each[at + 1 :]])
-                for name, each in lists.items()
-            }
-    return {}
+        if (names[at], ports[at] or _PORT) == host:
+            return lists, at
+    return {}, None
 
 
 def is_read_only(info: Any) -> bool | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import _socket
-from . import _hosts, _postgres
-from .base import ACTIVE, Driver
+from .._shown import shown
+from . import _conninfo, _dry_run, _hosts, _options, _postgres
+from .base import ACTIVE, BUGS, Driver, Mistake
 
 __all__ = ["LibpqDriver"]
 
@@ -20,13 +22,78 @@ class LibpqDriver(Driver):
     name_option = "application_name"
     takes_settings = True
 
+    # Arguments of the driver's own `connect`: which values fit, and how an error says that.
+    own: Mapping[str, tuple[Callable[[Any], bool], str]] = {}
+    # Its argument for a conninfo, and another name that it has for dbname.
+    conninfo_argument: str
+    alias = "dbname"
+    errors: tuple[type[Exception], ...] = ()  # of the driver's, for a use of it that is wrong
+
     @abstractmethod
+    def _parsed(self, conninfo: str) -> dict[str, Any] | None:
+        """Return the options of a conninfo; None if it is malformed."""
+
+    @abstractmethod
+    def _try_out(self, options: Mapping[str, Any]) -> str:
+        """Connect with libpq's options alone; return the text of the error, "" without one."""
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - a driver is as good as the next one
+    def _knows(self, option: str) -> bool:
+        """Return whether libpq has an option of this name."""
+        return option.isidentifier() and self._parsed(f"{option}=''") is not None
+
     def _parse(self, conninfo: str) -> dict[str, Any]:
         """Return the options of a conninfo; raise ValueError, quoting nothing of it."""
+        _conninfo.check_text(conninfo)
+        parsed = self._parsed(conninfo)
+        if parsed is None:
+            if unknown := _options.unknown_in(conninfo, self._knows):
+                raise ValueError(f"the conninfo has an option that libpq has not, {unknown}")
+            raise ValueError(_conninfo.MALFORMED)
+        _conninfo.check_address(conninfo, parsed)
+        return parsed
 
     def check_conninfo(self, conninfo: str) -> None:
         """Raise ValueError, quoting nothing of it, if `conninfo` is malformed."""
         self._parse(conninfo)
+
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError for an option that is none, ValueError for a part of an address."""
+        _conninfo.check_kwargs(kwargs, self.conninfo_argument)
+        for name, value in kwargs.items():
+            if name in self.own:
+                fits, takes = self.own[name]
+                if not fits(value):
+                    raise TypeError(
+                        f"{name}={shown(value)} in kwargs is not possible: it takes {takes}"
+                    )
+            elif name != self.alias and not self._knows(str(name)):
+                raise TypeError(
+                    f"neither libpq nor {self.name} has an option {shown(name)}, which is in "
+                    f"kwargs{_options.hint(str(name))}"
+                )
+
+    def mistake(
+        self, error: BaseException, conninfo: str, kwargs: Mapping[str, Any]
+    ) -> Mistake | None:
+        """Return what is wrong with what `connect` was given, if that is why it failed.
+
+        No promise hangs on libpq's words: see `_dry_run`.
+        """
+        if isinstance(error, BUGS):
+            return super().mistake(error, conninfo, kwargs)
+        given = self._given(conninfo, kwargs)
+        if isinstance(error, self.errors):
+            hidden = _dry_run.quotes(str(error), given)
+            why = "" if hidden else f": {str(error).strip()}"
+            return Mistake(f"connect raised {type(error).__name__}{why}", hidden)
+        if self.reason(error) not in ("connect_failed", "tls"):
+            return None
+        given = {name: value for name, value in given.items() if name not in self.own}
+        if self.alias in given:
+            given["dbname"] = given.pop(self.alias)
+        elsewhere = _postgres.elsewhere(given, os.environ)
+        return _dry_run.mistake(given, elsewhere, os.environ, self._try_out)
 
     def _given(self, conninfo: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return conninfo and kwargs together."""
@@ -39,6 +106,14 @@ class LibpqDriver(Driver):
     def endpoints(self, address: Any) -> list[tuple[str, str]]:
         """Return hosts and ports of an `address`; none if they are sockets here, or not known."""
         return _postgres.endpoints(address)
+
+    def place(self, address: Any) -> str:
+        """Return an `address` in words, for an operator."""
+        if not address:
+            return ""
+        service, host, hostaddr, port = address
+        where = f"service {service}, " if service else ""
+        return f"{where}host {hostaddr or host or '(the local socket)'}, port {port or '5432'}"
 
     def connect_seconds(self, conninfo: str, kwargs: Mapping[str, Any], timeout: float) -> float:
         """Return how long `connect` may take: the user's own connect_timeout, if longer."""

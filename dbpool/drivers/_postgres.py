@@ -2,114 +2,26 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from .._shown import is_word
 from . import _hosts, _service
+from .base import MISCONFIGURED
 
 __all__ = [
-    "MALFORMED",
     "address",
-    "check_address",
-    "check_kwargs",
-    "check_text",
     "connect_seconds",
     "defaults",
+    "elsewhere",
     "is_disconnect",
-    "not_possible",
     "reason",
     "routed",
     "with_settings",
 ]
 
-MALFORMED = (
-    "the conninfo is not a valid PostgreSQL URL or libpq string (it is not shown here, since it "
-    "may hold a password): write postgresql://user:password@host:port/dbname with %-encoded "
-    "special characters, or host=... dbname=... user=..."
-)
-
 # libpq reads these from the environment where the option is not given.
 _ENVIRONMENT = {"connect_timeout": "PGCONNECT_TIMEOUT"}
-
-
-# What follows user and password in a URL, up to the query; libpq looks for their end as this does.
-_AFTER_USER = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?([^?]*)")
-
-
-# libpq takes UTF-8, and reads no further than a NUL, whatever follows.
-_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
-
-
-def check_text(conninfo: str) -> None:
-    """Raise ValueError for a conninfo that cannot be sent, which an error would carry whole."""
-    if _UNSENDABLE.search(conninfo):
-        raise ValueError(MALFORMED)
-
-
-def check_address(conninfo: str, parsed: Mapping[str, Any]) -> None:
-    """Raise ValueError for an address that is none: libpq would quote what may be a password.
-
-    An unescaped "@" or "/" ends a URL's password early, and the rest of it is read as the host,
-    the port or the database, which are in libpq's errors.
-    """
-    url = _AFTER_USER.match(conninfo)
-    if (url is not None and "@" in url.group(1)) or not_possible(parsed):
-        raise ValueError(MALFORMED)
-
-
-def check_kwargs(kwargs: Mapping[str, Any], own_conninfo: str) -> None:
-    """Raise ValueError for an address in kwargs that is none, as `check_address` does.
-
-    And TypeError for a second conninfo, in the driver's own argument for one: its password would
-    be in the driver's errors, and nobody would look for timeouts and hosts in it.
-    """
-    if own_conninfo in kwargs:
-        raise TypeError(
-            f"{own_conninfo!r} in kwargs is not possible: it is the pool's first argument"
-        )
-    if wrong := not_possible(kwargs):
-        raise ValueError(
-            f"{wrong} in kwargs is not possible (it is not shown here, since it may hold a "
-            "password): host takes names or addresses, hostaddr addresses, port numbers below "
-            "65536, dbname a name, the pool's first argument a whole URL, and none a NUL or what "
-            "UTF-8 cannot hold"
-        )
-
-
-def not_possible(given: Mapping[str, Any]) -> str:
-    """Return which option has a value that cannot be one, "" if each may be.
-
-    What libpq would make of it, and quote, may be part of a password.
-    """
-    for name, value in given.items():
-        if isinstance(value, str) and _UNSENDABLE.search(value):
-            return str(name) if is_word(str(name)) else "a name"
-    for address in str(given.get("hostaddr") or "").split(","):
-        if address and not _is_address(address):
-            return "hostaddr"
-    for host in str(given.get("host") or "").split(","):
-        if "@" in host[1:]:  # at the start it means a socket in the abstract namespace
-            return "host"
-    for port in str(given.get("port") or "").split(","):
-        if port and not (port.isdecimal() and 0 < int(port) < 65536):
-            return "port"
-    # The drivers do not read a URL there: the server would be asked for a database of that name.
-    for name in ("dbname", "database"):  # the second is psycopg2's
-        if "://" in str(given.get(name) or ""):
-            return name
-    return ""
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return not text.strip("0123456789.")  # 127.1 is one to libpq
-    return True
 
 
 def defaults(
@@ -205,17 +117,24 @@ def routed(
     Arguments: `given`, conninfo and kwargs together; `last`, the host that served last, or None;
     `primary`, whether only one that takes writes will do; `environ`, where the PG* variables are.
     """
-    elsewhere = {**_from_environment(environ), **(_service.settings(given, environ) or {})}
-    given = {**elsewhere, **given}
+    given = {**elsewhere(given, environ), **given}
     ours: dict[str, Any] = dict(_hosts.in_order(given, last))
     if primary and _hosts.count(given) > 1 and "target_session_attrs" not in given:
         ours["target_session_attrs"] = "read-write"
     return {**kwargs, **ours} if ours else kwargs
 
 
+def elsewhere(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the service in use and libpq's variables say of hosts and TLS."""
+    return {**_from_environment(environ), **(_service.settings(given, environ) or {})}
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what libpq's variables say of the hosts: PGHOST, PGTARGETSESSIONATTRS, ..."""
-    keys = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
+    """Return what libpq's variables say of hosts and TLS: PGHOST, PGTARGETSESSIONATTRS, ..."""
+    keys = (
+        *("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts"),
+        *("sslmode", "sslrootcert"),
+    )
     names = {key: f"PG{key.replace('_', '').upper()}" for key in keys}
     return {key: environ[name] for key, name in names.items() if environ.get(name)}
 
@@ -228,6 +147,11 @@ _STATES = {
     "57P01": "server_shutdown",
     "57P02": "server_shutdown",
     "57P03": "server_shutdown",
+    # Of a server setting in `options`: there is none of that name, or not with that value.
+    "22023": MISCONFIGURED,
+    "42601": MISCONFIGURED,
+    "42704": MISCONFIGURED,
+    "55P02": MISCONFIGURED,
 }
 
 # At connect neither driver has a SQLSTATE, so the texts of server and libpq must do; they were
@@ -238,6 +162,10 @@ _TEXTS = (
     ("too many connections for", "too_many_connections"),
     ("the database system is", "server_shutdown"),
     ("terminating connection due to", "server_shutdown"),
+    ("unrecognized configuration parameter", MISCONFIGURED),
+    ("invalid value for parameter", MISCONFIGURED),
+    ("invalid command-line argument", MISCONFIGURED),
+    ("cannot be changed without restarting", MISCONFIGURED),
     ("password authentication failed", "auth"),
     ("authentication failed", "auth"),
     ("no password supplied", "auth"),

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from .._shown import shown
+from .._unknown import nearest
 
 __all__ = [
     "MALFORMED",
@@ -32,6 +33,11 @@ MALFORMED = (
 
 _PARAMETERS = frozenset(("cache", "immutable", "mode", "modeof", "nolock", "psow", "vfs"))
 _MODES = ("ro", "rw", "rwc")
+# Of sqlite3.connect that are not the pool's, and one of ours.
+_ARGUMENTS = (
+    *("autocommit", "cached_statements", "check_same_thread", "detect_types", "factory"),
+    *("isolation_level", "journal_mode", "timeout"),
+)
 _JOURNAL_MODES = (None, "wal", "delete", "truncate", "persist", "memory", "off")
 
 
@@ -91,6 +97,13 @@ def check_kwargs(kwargs: Mapping[str, Any]) -> None:
             f"factory={shown(factory)} is not possible: it takes a class made from "
             "sqlite3.Connection"
         )
+    if factory.__init__ is sqlite3.Connection.__init__:  # else it may have arguments of its own
+        for option in kwargs:
+            if option not in _ARGUMENTS:
+                raise TypeError(
+                    f"sqlite3 has no option {shown(option)}, which is in kwargs"
+                    f"{nearest(option, _ARGUMENTS)}"
+                )
     if kwargs.get("autocommit") is False:
         raise ValueError(
             "autocommit=False is not possible: sqlite3 then has a transaction open at all times, "

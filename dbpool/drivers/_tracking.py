@@ -11,6 +11,7 @@ from typing import Any
 
 from psycopg2 import extensions
 
+from ._in_step import InStepConnection
 from .base import IDLE
 
 __all__ = ["CLOSED_IDLE", "UNTRACKED", "TrackedConnection", "marks_of", "unchanged"]
@@ -29,6 +30,9 @@ class TrackedConnection(_plain):
     __slots__ = ("_dbpool_marks",)
 
     _dbpool_marks: set[str]
+
+    cursor = InStepConnection.cursor  # not by inheritance: see what it is to its users
+    lobject = InStepConnection.lobject
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TrackedConnection:
         self = _plain.__new__(cls, *args, **kwargs)

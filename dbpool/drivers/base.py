@@ -10,16 +10,19 @@ from ._bare import bare
 
 __all__ = [
     "ACTIVE",
+    "BUGS",
     "CLOSED",
     "CLOSED_IN_TRANSACTION",
     "IDLE",
     "INERROR",
     "INTRANS",
     "LOST",
+    "MISCONFIGURED",
     "PERMANENT",
     "REASONS",
     "UNKNOWN",
     "Driver",
+    "Mistake",
     "Parameters",
     "bare",
 ]
@@ -29,6 +32,7 @@ IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
 
 # How a connection came to be UNKNOWN: by a close() of its borrower, or by the loss of its link.
 CLOSED, CLOSED_IN_TRANSACTION, LOST = "closed", "closed in a transaction", "lost"
+MISCONFIGURED = "misconfigured"  # the reason of a failure that is the configuration's doing
 
 # Why a connect failed: a closed list, the only words about it that a health page may show.
 REASONS = frozenset(
@@ -38,6 +42,7 @@ REASONS = frozenset(
         "connect_refused",
         "connect_timeout",
         "dns",
+        MISCONFIGURED,
         "server_shutdown",
         "tls",
         "too_many_connections",
@@ -45,8 +50,14 @@ REASONS = frozenset(
     )
 )
 
+# Python's own errors for calls and code that are wrong: no server and no network raises them.
+BUGS = (
+    *(TypeError, ValueError, LookupError, AttributeError, NameError, ImportError),
+    *(AssertionError, ArithmeticError),
+)
+
 # Reasons that no retry mends: every waiter learns of them at once.
-PERMANENT = frozenset(("auth", "unknown_database"))
+PERMANENT = frozenset(("auth", MISCONFIGURED, "unknown_database"))
 
 
 class Parameters(NamedTuple):
@@ -55,6 +66,13 @@ class Parameters(NamedTuple):
     kwargs: Mapping[str, Any]  # for `Driver.connect`
     address: Any  # what decides which server it is; None where the driver has no notion of one
     seconds: float  # how long the connect may take
+
+
+class Mistake(NamedTuple):
+    """What is wrong with a conninfo or kwargs that a connect has failed by."""
+
+    said: str  # a clause that names the option, and quotes nothing but words
+    quotes: bool = False  # whether the text of the driver's error may quote a secret
 
 
 class Driver(ABC):
@@ -137,6 +155,10 @@ class Driver(ABC):
     def endpoints(self, address: Any) -> list[tuple[str, str]]:
         """Return hosts and ports of an `address`, to see whether anything answers there."""
         return []
+
+    def place(self, address: Any) -> str:
+        """Return an `address` in words, for an operator; "" if there is nothing to say."""
+        return ""
 
     @abstractmethod
     def connect(
@@ -228,6 +250,22 @@ class Driver(ABC):
     @abstractmethod
     def reason(self, error: BaseException) -> str:
         """Return a word of REASONS for an error of `connect`."""
+
+    def mistake(
+        self, error: BaseException, conninfo: str, kwargs: Mapping[str, Any]
+    ) -> Mistake | None:
+        """Return what is wrong with what `connect` was given, if that is why it failed.
+
+        None where it is the server's doing, or the network's, or cannot be told from that.
+        """
+        if not isinstance(error, BUGS) or isinstance(error, self.OperationalError):
+            return None
+        try:
+            self.check_conninfo(conninfo)
+            self.check_kwargs(kwargs)
+        except (TypeError, ValueError) as wrong:  # of which it is known that it quotes nothing
+            return Mistake(str(wrong))
+        return Mistake(f"connect raised {type(error).__name__}: see the cause")
 
     @abstractmethod
     def is_disconnect(self, conn: Any, error: BaseException) -> bool:

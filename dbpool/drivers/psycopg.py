@@ -9,19 +9,27 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo as _conninfo
-from psycopg import rows
+from psycopg import pq, rows
 from psycopg.pq.misc import find_libpq_full_path
 
 from .. import _socket
-from .._shown import shown
 from . import _cancel, _postgres
+from ._conninfo import MALFORMED
 from ._libpq import LibpqDriver
 from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, UNKNOWN, bare
 
 __all__ = ["PsycopgDriver"]
 
-# Arguments of Connection.connect that are not libpq's.
-_FOR_THE_CLASS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
+_CONNECT: Any = psycopg.Connection.connect
+
+
+class _InPool:
+    """What psycopg finds where it looks whether a connection is a pool's. It holds no pool."""
+
+    close_returns = False  # close() closes
+
+
+_IN_POOL = _InPool()
 
 
 class PsycopgDriver(LibpqDriver):
@@ -33,30 +41,45 @@ class PsycopgDriver(LibpqDriver):
     name = "psycopg"
     OperationalError: type[Exception] = psycopg.OperationalError
 
-    def _parse(self, conninfo: str) -> dict[str, Any]:
-        parsed: dict[str, Any] | None = None
-        _postgres.check_text(conninfo)
+    conninfo_argument = "conninfo"
+    errors = (psycopg.ProgrammingError, psycopg.InterfaceError, psycopg.NotSupportedError)
+    own: Mapping[str, Any] = {
+        "connection_class": (
+            lambda v: isinstance(v, type) and issubclass(v, psycopg.Connection),
+            "psycopg.Connection, or a class made from it, and no asynchronous one",
+        ),
+        "autocommit": (lambda v: isinstance(v, bool), "True or False"),
+        "prepare_threshold": (
+            lambda v: v is None or (isinstance(v, int) and v >= 0),
+            "a whole number, or None",
+        ),
+        "context": (lambda v: v is None or hasattr(v, "adapters"), "a context of psycopg's"),
+        "row_factory": (lambda v: v is None or callable(v), "a row factory of psycopg's"),
+        "cursor_factory": (lambda v: v is None or callable(v), "a class made from psycopg.Cursor"),
+    }
+
+    def _parsed(self, conninfo: str) -> dict[str, Any] | None:
         try:
-            parsed = _conninfo.conninfo_to_dict(conninfo)
+            parsed: dict[str, Any] = _conninfo.conninfo_to_dict(conninfo)
         except (psycopg.ProgrammingError, ValueError):
-            pass
-        if parsed is None:  # raised here, out of the handler: libpq's text may quote a password
-            raise ValueError(_postgres.MALFORMED)
-        _postgres.check_address(conninfo, parsed)
+            # Its text quotes the part that libpq could not read, which may be a password.
+            return None
         return parsed
 
-    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise TypeError for a connection class that is none for threads, or a second conninfo.
+    def _try_out(self, options: Mapping[str, Any]) -> str:
+        pgconn = pq.PGconn.connect(_conninfo.make_conninfo("", **options).encode())
+        try:
+            return str(pgconn.get_error_message())
+        finally:
+            pgconn.finish()
 
-        And ValueError for a part of the address that is none.
-        """
-        given = kwargs.get("connection_class", psycopg.Connection)
-        if not (isinstance(given, type) and issubclass(given, psycopg.Connection)):
-            raise TypeError(
-                f"connection_class={shown(given)} is not possible: a pool for threads takes "
-                "psycopg.Connection, or a class made from it, and no asynchronous one"
-            )
-        _postgres.check_kwargs(kwargs, "conninfo")
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError for an option that is none, ValueError for a part of an address."""
+        given = kwargs.get("connection_class")
+        if getattr(given, "connect", _CONNECT).__func__ is not _CONNECT.__func__:
+            # It may have arguments of its own.
+            kwargs = {k: v for k, v in kwargs.items() if k in self.own or self._knows(str(k))}
+        super().check_kwargs(kwargs)
 
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
@@ -65,23 +88,23 @@ class PsycopgDriver(LibpqDriver):
         self.check_kwargs(kwargs)
         given = self._given(conninfo, kwargs)
         connection_class = given.pop("connection_class", psycopg.Connection)
-        ours = {key: given.pop(key) for key in _FOR_THE_CLASS if key in given}
         conn = None
         try:
-            conn = connection_class.connect(**given, **ours)
+            conn = connection_class.connect(**given)
         except UnicodeError:  # it carries the whole string that cannot be encoded
             pass
         except psycopg.Error as error:
             self.forget_password(error)
             raise
         if conn is None:
-            raise ValueError(_postgres.MALFORMED)
+            raise ValueError(MALFORMED)
         return self.adopt(conn)
 
     def adopt(self, conn: Any) -> Any:
         """Take over a connection that somebody else has opened for a pool; return it."""
-        # As psycopg_pool does: one of a pool that is dropped, or forked, is no forgotten one.
-        conn._pool = None
+        # As psycopg_pool does. One of a pool that is dropped, or forked, is no forgotten one, and
+        # the end of a `with conn:` block leaves it open.
+        conn._pool = _IN_POOL
         _watch_close(bare(conn))
         return conn
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
 
 from .. import _socket
-from .._shown import shown
 from . import _cancel, _postgres
+from ._conninfo import MALFORMED
+from ._green import Making
+from ._in_step import InStepCursor, catch_up, connection_class, is_behind
 from ._libpq import LibpqDriver
 from ._tracking import CLOSED_IDLE, UNTRACKED, TrackedConnection, marks_of, unchanged
 from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST
@@ -21,6 +21,10 @@ __all__ = ["Psycopg2Driver"]
 
 _READY = extensions.STATUS_READY
 _UNSET = (None, None, None)  # isolation level, readonly and deferrable as the server has them
+
+
+def _callable_or_none(value: Any) -> bool:
+    return value is None or callable(value)
 
 
 class Psycopg2Driver(LibpqDriver):
@@ -32,32 +36,53 @@ class Psycopg2Driver(LibpqDriver):
     # A method of psycopg2's own, without a Python frame around it.
     transaction_status: Any = staticmethod(extensions.connection.get_transaction_status)
 
-    def _parse(self, conninfo: str) -> dict[str, str]:
-        parsed: dict[str, str] | None = None
-        _postgres.check_text(conninfo)
+    conninfo_argument = "dsn"
+    alias = "database"
+    errors = (psycopg2.ProgrammingError, psycopg2.InterfaceError, psycopg2.NotSupportedError)
+    own: Mapping[str, Any] = {
+        "autocommit": (lambda v: isinstance(v, bool), "True or False"),
+        "connection_factory": (_callable_or_none, "a class made from psycopg2's connection"),
+        "cursor_factory": (_callable_or_none, "a class made from psycopg2's cursor"),
+        **dict.fromkeys(
+            ("async", "async_"),
+            (
+                lambda v: not v,
+                "False: a pool for threads cannot wait for psycopg2's asynchronous connections",
+            ),
+        ),
+    }
+
+    def _parsed(self, conninfo: str) -> dict[str, Any] | None:
         try:
-            parsed = extensions.parse_dsn(conninfo)
+            parsed: dict[str, Any] = extensions.parse_dsn(conninfo)
         except (psycopg2.ProgrammingError, ValueError):
-            pass
-        if parsed is None:
-            # Not from within the handler: libpq's text quotes the part that it could not read,
-            # which may be a password, and would stay within reach as the error's context.
-            raise ValueError(_postgres.MALFORMED)
-        _postgres.check_address(conninfo, parsed)
+            # Its text quotes the part that libpq could not read, which may be a password.
+            return None
         return parsed
 
-    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise TypeError for an asynchronous connection or a second conninfo.
+    def _try_out(self, options: Mapping[str, Any]) -> str:
+        try:
+            extensions.connection(extensions.make_dsn(**options)).close()
+        except psycopg2.Error as error:
+            return str(error)
+        return ""
 
-        And ValueError for a part of the address that is none.
-        """
-        for option in ("async", "async_"):
-            if kwargs.get(option):
-                raise TypeError(
-                    f"{option}={shown(kwargs[option])} in kwargs is not possible: a pool for "
-                    "threads cannot wait on psycopg2's asynchronous connections. Leave it out"
-                )
-        _postgres.check_kwargs(kwargs, "dsn")
+    def with_defaults(
+        self, conninfo: str, kwargs: Mapping[str, Any], timeout: float, name: str
+    ) -> Mapping[str, Any]:
+        """Return `kwargs` with what the user has not set, and what makes the connection."""
+        seconds = self.connect_seconds(conninfo, kwargs, timeout)
+        factory = self._factory(kwargs.get("connection_factory"), seconds)
+        ours = super().with_defaults(conninfo, kwargs, timeout, name)
+        return {**ours, "connection_factory": factory}
+
+    def _factory(self, given: Any, seconds: float) -> Any:
+        """Return what makes a connection of that class, in step and within a deadline."""
+        if given is None:
+            given = TrackedConnection
+        elif isinstance(given, Making) or not callable(given):
+            return given
+        return Making(self, connection_class(given), seconds)
 
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
@@ -65,16 +90,18 @@ class Psycopg2Driver(LibpqDriver):
         """Open a connection."""
         self.check_kwargs(kwargs)
         given = self._given(conninfo, kwargs)
-        factory = {
-            key: given.pop(key) for key in ("connection_factory", "cursor_factory") if key in given
-        }
-        factory.setdefault("connection_factory", TrackedConnection)
+        own = {key: given.pop(key) for key in self.own if key in given}
+        autocommit = own.pop("autocommit", False)
+        own["connection_factory"] = self._factory(own.get("connection_factory"), timeout)
         try:
-            with _green_deadline(timeout):
-                return psycopg2.connect(**given, **factory)
+            conn = psycopg2.connect(**given, **own)
         except UnicodeError:  # it carries the whole string that cannot be encoded
-            pass
-        raise ValueError(_postgres.MALFORMED)
+            conn = None
+        if conn is None:
+            raise ValueError(MALFORMED)
+        if autocommit:
+            conn.autocommit = True  # before any statement: it costs no round trip
+        return conn
 
     def canceller(self, conn: Any) -> Callable[[], None] | None:
         """Return what has the server end its statement; psycopg2's own keeps the GIL meanwhile."""
@@ -148,7 +175,12 @@ class Psycopg2Driver(LibpqDriver):
         )
 
     def restore(self, conn: Any, attributes: Any) -> None:
-        """Put the session attributes back; a round trip only for settings of autocommit mode."""
+        """Put the session attributes back; a round trip only for settings of autocommit mode.
+
+        And where SQL has ended the transaction past psycopg2.
+        """
+        if is_behind(conn):
+            catch_up(conn)
         autocommit, isolation_level, readonly, deferrable, cursor_factory, notices = attributes[:6]
         wanted = (isolation_level, readonly, deferrable)
         if autocommit and not conn.autocommit and wanted != _UNSET:
@@ -220,7 +252,7 @@ class Psycopg2Driver(LibpqDriver):
 
     def _execute(self, conn: Any, sql: str) -> list[Any]:
         # The plain cursor class: the connection's own may do anything.
-        with conn.cursor(cursor_factory=extensions.cursor) as cursor:
+        with InStepCursor(conn) as cursor:
             cursor.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
@@ -232,12 +264,3 @@ class Psycopg2Driver(LibpqDriver):
 def _set_session(conn: Any, values: tuple[Any, ...], **autocommit: bool) -> None:
     """Set isolation level, readonly and deferrable; None is the server's default."""
     conn.set_session(*("DEFAULT" if v is None else v for v in values), **autocommit)
-
-
-def _green_deadline(seconds: float) -> AbstractContextManager[Any]:
-    """Return what bounds a connect where psycopg2 waits by a callback, which knows no timeout."""
-    gevent = sys.modules.get("gevent")
-    if extensions.get_wait_callback() is None or gevent is None:
-        return nullcontext()
-    error = psycopg2.OperationalError("timeout expired while connecting")
-    return gevent.Timeout(seconds, error)  # type: ignore[no-any-return]

@@ -50,6 +50,8 @@ class Sqlite3Driver(Driver):
         path, query = _sqlite.parse(conninfo)
         given = {"timeout": BUSY_TIMEOUT, **kwargs}
         journal_mode = given.pop("journal_mode", "wal")
+        if not hasattr(sqlite3.Connection, "autocommit") and given.pop("autocommit", None) is True:
+            given["isolation_level"] = None  # what it is called before Python 3.12
         if path:
             path = os.path.join(os.fsencode(self._directory), path)
             uri = _sqlite.file_uri(path, query)

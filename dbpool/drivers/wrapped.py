@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
-from .base import Driver, Parameters
+from .base import Driver, Mistake, Parameters
 
 __all__ = ["WrappedDriver", "completed"]
 
@@ -88,6 +88,10 @@ class WrappedDriver(Driver):
     def endpoints(self, address: Any) -> list[tuple[str, str]]:
         """Return hosts and ports of an `address`, to see whether anything answers there."""
         return self._driver.endpoints(address)
+
+    def place(self, address: Any) -> str:
+        """Return an `address` in words, for an operator; "" if there is nothing to say."""
+        return self._driver.place(address)
 
     def connect(
         self, conninfo: str, kwargs: Mapping[str, Any], *, timeout: float, name: str
@@ -174,6 +178,12 @@ class WrappedDriver(Driver):
     def reason(self, error: BaseException) -> str:
         """Return a word of REASONS for an error of `connect`."""
         return self._driver.reason(error)
+
+    def mistake(
+        self, error: BaseException, conninfo: str, kwargs: Mapping[str, Any]
+    ) -> Mistake | None:
+        """Return what is wrong with what `connect` was given, if that is why it failed."""
+        return self._driver.mistake(error, conninfo, kwargs)
 
     def is_disconnect(self, conn: Any, error: BaseException) -> bool:
         """Return whether `error` means that the connection is of no further use."""

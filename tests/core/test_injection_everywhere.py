@@ -39,6 +39,7 @@ ELSEWHERE = {
     "_clock.py": "a name for a function that the interpreter has",
     "_deadline.py": "has no connection in its hands: tests/core/test_deadline_of_a_request.py",
     "_detail.py": "health checks are in nobody's way: tests/health",
+    "_explained.py": "as _shown.py, for an operator",
     "_frames.py": "empties the frames of an error, before a pool is made or after it has failed",
     "_fork.py": "runs in a fork: tests/core/test_fork.py",
     "_probe.py": "as _detail.py",
@@ -51,6 +52,7 @@ ELSEWHERE = {
     "_wsgi.py": "as _detail.py",
     "health.py": "as _detail.py",
     "drivers/_session.py": "reads text for the adapters: tests/drivers",
+    "drivers/_dry_run.py": "after a connect has failed, with no connection in its hands",
     "drivers/_bare.py": "looks at an object: tests/drivers/test_own_driver.py",
     "drivers/psycopg.py": "has an environment of its own: tests/drivers",
 }

@@ -53,8 +53,10 @@ def failing_driver() -> StubDriver:
 
 
 FAULTS: dict[str, dict[str, Any]] = {
-    "an option that libpq does not know": {"kwargs": {"nonsense": 1}},
-    "one that psycopg2 cannot convert": {"kwargs": {"keepalives_idle": object()}},
+    "an option that libpq does not know": {"kwargs": lambda: {"nonsense": 1}},
+    "one that is no number": {"kwargs": lambda: {"keepalives_idle": object()}},
+    "a value that libpq refuses": {"kwargs": {"sslmode": "requier"}},
+    "a server that is not there": {"kwargs": {"host": "127.0.0.1", "port": 1}},
     "kwargs that fail": {"kwargs": broken},
     "a configure that fails": {"configure": broken},
     "a driver of the user's own that fails": {"driver": failing_driver()},

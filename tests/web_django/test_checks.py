@@ -62,6 +62,80 @@ def test_settings_are_checked(pool: object, changes: dict[str, Any], expected: l
     assert _ids(_static(pool, **changes)) == expected
 
 
+TOOLS = ["dbbackup", "cachalot", "django_extensions"]
+OURS = "dbpool_django.backends.postgresql"
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the tools installed, as far as their names go: `make test-ecosystem` has them."""
+    if is_inside():
+        from django.apps import apps
+
+        is_installed = apps.is_installed
+        monkeypatch.setattr(apps, "is_installed", lambda name: name in TOOLS or is_installed(name))
+
+
+def _unknown(engine: str = OURS, **settings: Any) -> list[str]:
+    """Return the hints for tools that do not know the ENGINE, with these settings."""
+    from django.test import override_settings
+
+    with override_settings(**settings):
+        messages = _static(False, ENGINE=engine)
+    assert set(_ids(messages)) <= {"W010"}
+    assert all(engine in message.msg for message in messages)
+    return [message.hint.partition(" (docs")[0] for message in messages]
+
+
+@pytest.mark.project(tables=False)
+def test_installed_tools_that_go_by_the_engines_name_are_named_with_their_setting(
+    installed: None,
+) -> None:
+    assert _unknown() == [
+        (
+            f"Add DBBACKUP_CONNECTOR_MAPPING = "
+            f"{{'{OURS}': 'dbbackup.db.postgresql.PgDumpBinaryConnector'}}."
+        ),
+        f"Add CACHALOT_ADDITIONAL_SUPPORTED_DATABASES = {{'{OURS}'}}.",
+        (
+            f"Add DJANGO_EXTENSIONS_RESET_DB_POSTGRESQL_ENGINES = ['{OURS}'] "
+            "(in place of its own list)."
+        ),
+    ]
+    gis, sqlite = (OURS.replace("postgresql", kind) for kind in ("postgis", "sqlite3"))
+    assert "PgDumpGisConnector" in _unknown(gis)[0]
+    assert "SqliteBackupConnector" in _unknown(sqlite)[0]
+    assert "RESET_DB_SQLITE_ENGINES" in _unknown(sqlite)[2]
+
+
+@pytest.mark.project(tables=False)
+def test_tools_that_have_been_told_are_not_named(installed: None) -> None:
+    told: dict[str, Any] = {
+        "DBBACKUP_CONNECTOR_MAPPING": {OURS: "dbbackup.db.postgresql.PgDumpBinaryConnector"},
+        "CACHALOT_ADDITIONAL_SUPPORTED_DATABASES": {OURS},
+        "DJANGO_EXTENSIONS_RESET_DB_POSTGRESQL_ENGINES": [OURS],
+    }
+    assert _unknown(**told) == []
+    for setting, value in (
+        ("DBBACKUP_CONNECTORS", {"default": {"CONNECTOR": "shop.backup.Connector"}}),
+        ("CACHALOT_DATABASES", {"default"}),
+        ("CACHALOT_ENABLED", False),
+        ("CACHALOT_USE_UNSUPPORTED_DATABASE", True),
+    ):
+        kept = {
+            name: known
+            for name, known in told.items()
+            if name.partition("_")[0] != setting.partition("_")[0]
+        }
+        assert _unknown(**kept, **{setting: value}) == [], setting
+    assert len(_unknown("shop.database", **told)) == 3
+
+
+@pytest.mark.project(tables=False)
+def test_tools_that_are_not_installed_are_not_named() -> None:
+    assert _unknown() == []
+
+
 @pytest.mark.project(tables=False)
 def test_another_packages_settings_are_translated() -> None:
     options = {"POOL_SIZE": 5, "MAX_OVERFLOW": 5, "RECYCLE": 900, "TIMEOUT": 7}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,6 +97,47 @@ def test_a_probe_that_waits_does_not_hold_up_the_event_loop(postgres: Postgres) 
 
     with pool_in("black hole", postgres):
         assert asyncio.run(ask()) > 5
+
+
+@guarded
+def test_a_crowd_of_probes_that_wait_leaves_the_event_loops_threads_to_others(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 checks of a database that does not answer wait for one probe, and others do not."""
+    from django.test import AsyncClient
+
+    from dbpool.health import HealthCheck
+
+    asked: list[str] = []
+    done: list[str] = []
+    matches, respond = HealthCheck.matches, HealthCheck.respond
+
+    def noticed(check: HealthCheck, path: str) -> bool:
+        if threading.current_thread() is threading.main_thread():  # the event loop's
+            asked.append(path)
+        return matches(check, path)
+
+    def answered(*args: Any) -> Any:
+        answer = respond(*args)
+        done.append("probe")
+        return answer
+
+    monkeypatch.setattr(HealthCheck, "matches", noticed)
+    monkeypatch.setattr(HealthCheck, "respond", answered)
+
+    async def crowd() -> list[int]:
+        probes = [asyncio.ensure_future(AsyncClient().get("/healthz/db")) for _ in range(60)]
+        while len(asked) < 60:
+            await asyncio.sleep(0)
+        works = [asyncio.to_thread(done.append, "work") for _ in range(20)]
+        await asyncio.gather(*works)
+        return [answer.status_code for answer in await asyncio.gather(*probes)]
+
+    with pool_in("black hole", postgres) as pool:
+        assert asyncio.run(crowd()) == [503] * 60
+        assert pool.get_stats()["connections_num"] == 0
+    assert sorted(done) == ["probe"] * 60 + ["work"] * 20
+    assert done[:20] == ["work"] * 20
 
 
 @guarded

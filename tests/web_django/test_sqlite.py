@@ -199,3 +199,43 @@ def test_the_health_check_may_ask_it(file: File) -> None:
     wrapper.ensure_connection()
     assert wrapper.pool.driver.probe(wrapper.connection)
     wrapper.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "locks"),
+    [
+        ({"transaction_mode": "IMMEDIATE"}, True),
+        ({"transaction_mode": "exclusive"}, True),
+        ({}, False),
+    ],
+    ids=["immediate", "exclusive", "as ever"],
+)
+def test_an_atomic_block_takes_its_lock_when_the_settings_say_so(
+    options: dict[str, Any], locks: bool, file: File
+) -> None:
+    import django
+
+    if django.VERSION < (5, 1):
+        pytest.skip("Django has it from 5.1 on")
+    from django.db import connections, transaction
+
+    def is_locked() -> bool:
+        with closing(sqlite3.connect(file.path, timeout=0, isolation_level=None)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        return False
+
+    file.alias({"max_size": 1}, OPTIONS=options)
+
+    def look() -> bool:
+        with transaction.atomic(using="file"):
+            with connections["file"].cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM shelf_book")
+            found = is_locked()
+        connections["file"].close()
+        return found
+
+    assert [look(), look(), in_thread(look)] == [locks] * 3
+    assert not is_locked()

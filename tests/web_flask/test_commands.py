@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -76,22 +77,40 @@ def test_check_connects_to_each_database(make_site: MakeSite) -> None:
     assert site.lent() == 0
 
 
-def test_check_says_which_database_is_down_and_why_without_naming_it(
+def test_check_says_which_database_is_down_and_why_and_where_it_is(
     make_site: MakeSite, scram_postgres: Any
 ) -> None:
+    """On the operator's own terminal, in the driver's words, and without a password."""
     site = make_site(
         DBPOOL_DATABASES={
             "default": make_site().database.url,
             "down": "postgresql://app:sesame@127.0.0.1:1/nowhere",
             "locked": scram_postgres.url(password="sesame"),
+            "wrong": "postgresql://app:sesame@127.0.0.1:1/nowhere?sslmode=requier",
+            "vault": _sealed,
         },
-        DBPOOL_OPTIONS={"timeout": 0.3},
+        DBPOOL_OPTIONS={"timeout": 10, "down_wait": 0},
     )
     result = site.app.test_cli_runner().invoke(args=["dbpool", "check"])
     assert result.exit_code == 2
     lines = result.output.splitlines()
-    assert lines[0].startswith("default: ok")
-    assert lines[1:] == ["down: down (connect_refused)", "locked: down (auth)"]
+    for line, said in zip(
+        lines,
+        [
+            "default: ok",
+            r"down: down \(connect_refused\), host 127\.0\.0\.1, port 1: .*[Cc]onnection refused",
+            r"locked: down \(auth\), host .*, port \d+: .*password authentication failed",
+            r"wrong: down \(misconfigured\), host 127\.0\.0\.1, port 1: .*sslmode='requier'",
+            r"vault: down \(misconfigured\), .*KeyError: 'no url postgresql://app:\*\*\*@h/shop'",
+        ],
+        strict=True,
+    ):
+        assert re.match(said, line), line
+    assert "sesame" not in result.output
+
+
+def _sealed() -> str:
+    raise KeyError("no url postgresql://app:sesame@h/shop")
 
 
 def test_check_tells_a_standby_apart(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 
+from dbpool._explained import explained
 from dbpool_django import _inspection
 
 __all__ = ["Command"]
@@ -37,10 +38,14 @@ class Command(BaseCommand):
             raise CommandError(f"There is no {alias!r} in DATABASES: {', '.join(connections)}.")
         if options["test"] < 1:
             raise CommandError("--test takes a number of rounds, 1 or more.")
-        wrapper = connections[alias]
+        wrapper: Any = connections[alias]
         if getattr(wrapper, "pool", None) is None or not hasattr(wrapper, "_dbpool_stamp"):
             raise CommandError(f"{alias!r} has no pool: its ENGINE or OPTIONS say so.")
-        found = _report(wrapper, options["test"])
+        try:
+            found = _report(wrapper, options["test"])
+        except OperationalError as error:
+            reason, said = explained(wrapper.pool, error.__cause__ or error)
+            raise CommandError(f"{alias!r} is down ({reason}), {said}") from None
         self.stdout.write(json.dumps(found) if options["json"] else _text(found))
 
 

@@ -1,0 +1,147 @@
+"""psycopg2 connections that notice when SQL has ended the transaction behind their back.
+
+psycopg2 sends BEGIN only where it believes itself outside a transaction, and of a COMMIT or
+ROLLBACK that is sent as a statement it takes no notice: what follows would be committed one by one.
+So each call that sends a statement looks first. psycopg 3 goes by what the server says.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from psycopg2 import extensions
+
+__all__ = ["InStepConnection", "InStepCursor", "catch_up", "connection_class", "is_behind"]
+
+_BEGIN = extensions.STATUS_BEGIN
+_connection, _cursor = extensions.connection, extensions.cursor
+
+
+def is_behind(conn: Any) -> bool:
+    """Return whether psycopg2 believes in a transaction that the server has ended."""
+    return conn.status == _BEGIN and not conn.get_transaction_status()
+
+
+def catch_up(conn: Any) -> None:
+    """Make psycopg2 see that there is no transaction; it has no way to without a round trip."""
+    notices = conn.notices
+    known = len(notices) if type(notices) is list else None
+    _connection.rollback(conn)
+    if known is not None:
+        del notices[known:]  # "there is no transaction in progress": not of the user's doing
+
+
+class _Looks:
+    """What sends a statement looks first; goes before a class of cursors."""
+
+    __slots__ = ()
+
+    connection: Any
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """As psycopg2's own."""
+        conn = self.connection
+        if conn.status == _BEGIN and not conn.get_transaction_status():
+            catch_up(conn)
+        return super().execute(*args, **kwargs)  # type: ignore[misc]
+
+
+def _looking(name: str) -> Any:
+    @functools.wraps(getattr(_cursor, name))
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        conn = self.connection
+        if conn.status == _BEGIN and not conn.get_transaction_status():
+            catch_up(conn)
+        return getattr(super(_Looks, self), name)(*args, **kwargs)
+
+    return method
+
+
+for _name in ("executemany", "callproc", "copy_from", "copy_to", "copy_expert"):
+    setattr(_Looks, _name, _looking(_name))
+
+
+class InStepCursor(_Looks, extensions.cursor):
+    """psycopg2's own, in step."""
+
+    __slots__ = ()
+
+    def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002
+        """As psycopg2's own."""
+        conn = self.connection
+        if conn.status == _BEGIN and not conn.get_transaction_status():
+            catch_up(conn)
+        return _execute(self, query, vars)
+
+
+_execute = _cursor.execute
+
+
+def _named_after(made: Any, given: Any) -> Any:
+    made.__name__, made.__qualname__ = given.__name__, given.__qualname__
+    made.__module__, made.__doc__ = given.__module__, given.__doc__
+    return made
+
+
+_named_after(InStepCursor, _cursor)
+
+
+def _derived(given: Any, bases: tuple[type, ...]) -> Any:
+    """Make a class for one of the user's own, and have that keep it: nothing else holds either."""
+    made = given._dbpool_in_step = _named_after(type("InStep", bases, {"__slots__": ()}), given)
+    return made
+
+
+def in_step(factory: Any) -> Any:
+    """Return a factory of cursors that look first, for one of psycopg2's, or None for its own."""
+    if factory is None or factory is _cursor:
+        return InStepCursor
+    if not isinstance(factory, type) or issubclass(factory, _Looks):
+        return factory
+    made = factory.__dict__.get("_dbpool_in_step")
+    if made is None:
+        made = _derived(factory, (_Looks, factory))
+    return made
+
+
+class InStepConnection(extensions.connection):
+    """psycopg2's own, with cursors in step; a class of the user's goes before it."""
+
+    __slots__ = ()
+
+    def cursor(
+        self, name: Any = None, cursor_factory: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        """As psycopg2's own."""
+        factory = cursor_factory or self.cursor_factory
+        if factory is None and name is None and not args and not options:
+            return _new_cursor(self, None, InStepCursor)  # the ordinary case, with no more calls
+        factory = in_step(factory)
+        # One with a name is of the transaction that it is made in; of what a function makes nothing
+        # is known.
+        if (name is not None or not isinstance(factory, type)) and is_behind(self):
+            catch_up(self)
+        return _new_cursor(self, name, factory, *args, **options)
+
+    def lobject(self, *args: Any, **kwargs: Any) -> Any:
+        """As psycopg2's own."""
+        if is_behind(self):
+            catch_up(self)
+        return _connection.lobject(self, *args, **kwargs)
+
+
+_new_cursor = _connection.cursor
+
+
+def connection_class(given: Any) -> Any:
+    """Return a class of connections with cursors in step, for one of the user's own.
+
+    What that one defines comes first, its cursor() too. A function is left as it is.
+    """
+    if not isinstance(given, type) or getattr(given, "cursor", None) is InStepConnection.cursor:
+        return given
+    made = given.__dict__.get("_dbpool_in_step")
+    if made is None:
+        made = _derived(given, (given, InStepConnection))
+    return made

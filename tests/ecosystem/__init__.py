@@ -1,0 +1,1 @@
+"""dbpool beside the packages that people really run with it: `make test-ecosystem`."""

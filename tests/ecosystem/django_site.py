@@ -1,0 +1,65 @@
+"""The same site on Django: `promises.py` asks it. FIELD_URL says on what, as a libpq string.
+
+FIELD_ENGINE, FIELD_APPS, FIELD_MIDDLEWARE change the settings for a server of a test.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tests.ecosystem.flask_site import STATE
+from tests.web_django.project import database
+
+__all__ = ["configure", "settings_for"]
+
+
+def settings_for(dsn: str, **changes: Any) -> dict[str, Any]:
+    """Return settings; `changes` replace, and `ENGINE`, `POOL` change the database's entry."""
+    pool = changes.pop("POOL", {"max_size": 2, "timeout": 1.0})
+    entry = database(dsn, pool, **changes.pop("DATABASE", {}))
+    return {
+        "DATABASES": {"default": entry},
+        "INSTALLED_APPS": [],
+        "MIDDLEWARE": [
+            "dbpool_django.middleware.HealthMiddleware",
+            "dbpool_django.middleware.UnavailableMiddleware",
+        ],
+        "ROOT_URLCONF": "tests.ecosystem.django_urls",
+        "ALLOWED_HOSTS": ["*"],
+        "SECRET_KEY": "only for tests",
+        "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
+        "USE_TZ": True,
+        "LOGGING_CONFIG": None,
+        "DEBUG_PROPAGATE_EXCEPTIONS": False,
+        **changes,
+    }
+
+
+def configure(dsn: str, **changes: Any) -> None:
+    """Set Django up in this process, once."""
+    import django
+    from django.conf import settings
+
+    settings.configure(**settings_for(dsn, **changes))
+    django.setup()
+
+
+if os.environ.get("FIELD_APP") == "django":
+    configure(
+        os.environ["FIELD_URL"],
+        DATABASE={"ENGINE": os.environ.get("FIELD_ENGINE", "dbpool_django.backends.postgresql")},
+    )
+    if os.environ.get("FIELD_ASGI"):
+        from django.core.asgi import get_asgi_application
+
+        app: Any = get_asgi_application()
+    else:
+        from django.core.wsgi import get_wsgi_application
+
+        app = get_wsgi_application()
+    if os.environ.get("FIELD_USED"):  # a query at import: in the master, where it preloads
+        from django.db import connection
+
+        with connection.cursor() as cursor:
+            cursor.execute(STATE)

@@ -1,0 +1,1 @@
+"""An app with a table, for packages that work on models."""
