@@ -50,6 +50,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
     _dbpool_connecting = False
     _dbpool_chosen: Supplier | None = None  # who supplies the connection being taken
     _dbpool_is_plain = True  # no class of the project's own has a part in taking a connection
+    _dbpool_reads_parameters = False  # one takes connections by what a connect is made with
     # Whether one has a part in how connections are made: it may do so by settings of its own.
     _dbpool_connects_itself = False
     # The stamp that a supplier was looked up for, and the supplier.
@@ -61,6 +62,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         super().__init_subclass__(**kwargs)
         taking = (cls.get_new_connection, cls.init_connection_state)
         cls._dbpool_is_plain = all(map(_is_known, taking))
+        cls._dbpool_reads_parameters = not _is_known(cls.get_new_connection)
         making = (*taking, cls.get_connection_params, cls.connect)
         cls._dbpool_connects_itself = not all(map(_is_known, making))
 
@@ -179,6 +181,10 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
     def _dbpool_connect_as_django(self, supplier: Supplier | None) -> None:
         self._dbpool_chosen = supplier
         self._dbpool_connecting = True
+        if supplier is not None and not self._dbpool_reads_parameters:
+            # Django asks for what to connect with, and the project's class may fetch a token for
+            # that; but nobody connects here.
+            self.__dict__["get_connection_params"] = dict
         try:
             super().connect()
         except Exception as error:
@@ -186,6 +192,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
                 forget_locals(error)
             raise
         finally:
+            self.__dict__.pop("get_connection_params", None)
             self._dbpool_connecting = False
             self._dbpool_chosen = None
         if self._dbpool_loan is not None:
@@ -193,6 +200,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return the driver's own connection object, out of the pool where there is one."""
+        self.__dict__.pop("get_connection_params", None)
         self._dbpool_loan = None
         supplier = self._dbpool_chosen
         if supplier is None:

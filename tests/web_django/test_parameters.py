@@ -122,3 +122,36 @@ def test_a_spare_connection_of_a_health_check_has_the_projects_parameters(
         assert cursor.fetchone() == ("t1", "dbpool-health")
     pool.driver.close(conn)
     wrapper.close_pool()
+
+
+@pytest.mark.project(tables=False)
+def test_a_class_that_also_prepares_its_sessions_is_not_asked_at_each_request(
+    project: Project,
+) -> None:
+    from dbpool_django.backends.postgresql.base import DatabaseWrapper
+
+    asked: list[str] = []
+    prepared: list[str] = []
+
+    class Leasing(DatabaseWrapper):
+        def get_connection_params(self) -> dict[str, Any]:
+            asked.append("asked")
+            params: dict[str, Any] = super().get_connection_params()
+            return params
+
+        def init_connection_state(self) -> None:
+            super().init_connection_state()
+            prepared.append(self.get_connection_params()["dbname"])
+
+    wrapper = _wrapper(project.dsn, {"max_size": 1}, Leasing)
+    assert wrapper.pool is not None
+    wrapper.ensure_connection()
+    wrapper.close()
+    asked.clear()
+    prepared.clear()
+    for _ in range(3):
+        wrapper.ensure_connection()
+        wrapper.close()
+    assert prepared == [wrapper.settings_dict["NAME"]] * 3
+    assert len(asked) == len(prepared), "by init_connection_state() itself alone"
+    wrapper.close_pool()
