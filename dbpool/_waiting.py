@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from . import _growth
 from ._clock import monotonic
 from ._ending import find_lost, reclaim
-from ._handover import FREE_THREADED, dequeue, offer, settle
+from ._handover import CLOSED, FREE_THREADED, dequeue, offer, settle
 from ._refusal import GONE, refusal
 from .errors import TooManyRequests
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from ._entry import Held
     from .pool import ConnectionPool
 
@@ -116,7 +118,7 @@ def _enqueue_with_care(pool: ConnectionPool, waiter: Waiter, again: bool) -> Non
         failure = pool._backoff.permanent
         if failure is not None and not pool._entries and waiter.since < pool._backoff.retry_at:
             raise refusal(pool, failure, 0.0)
-        if 0 < pool.max_waiting <= len(waiters) and not again:
+        if 0 < pool.max_waiting <= len(waiters) and not again and _full(pool, waiters):
             raise pool._error(TooManyRequests)(
                 f"pool {pool.name!r}: {len(waiters)} callers are waiting for a connection already "
                 f"(max_waiting={pool.max_waiting}, {len(pool._in_use)} of {pool.max_size} in "
@@ -127,6 +129,15 @@ def _enqueue_with_care(pool: ConnectionPool, waiter: Waiter, again: bool) -> Non
             waiters.appendleft(waiter)
         else:
             waiters.append(waiter)
+
+
+def _full(pool: ConnectionPool, waiters: deque[Any]) -> bool:
+    """Return whether as many wait as may; one that has been answered waits no longer.
+
+    It stays in the queue until whoever answered takes it off, which a busy machine puts off.
+    """
+    waiting = sum(one is not CLOSED and not one._answer for one in list(waiters))
+    return waiting >= pool.max_waiting
 
 
 def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:

@@ -17,6 +17,7 @@ import pytest
 from testproject.postgres import PostgresServer
 from tests.support.servers import GivenPostgres, Postgres
 from tests.support.threads import pool_threads, wait_for_threads_to_end
+from tests.support.waiting import PATIENCE
 
 # What a shell starts in the background ignores these two, and so would whatever the tests start.
 for _number, _usual in (
@@ -88,4 +89,4 @@ def no_thread_left() -> Iterator[None]:
     """
     before = pool_threads()
     yield
-    wait_for_threads_to_end(timeout=8.0, except_for=before)
+    wait_for_threads_to_end(timeout=PATIENCE, except_for=before)

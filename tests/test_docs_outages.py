@@ -14,9 +14,9 @@ import psycopg2
 import pytest
 
 from dbpool import ConnectionPool, PoolDown
-from dbpool.health import HealthCheck
 from dbpool.options import OPTIONS
 from testproject.postgres import PostgresServer
+from tests.health.probing import patient
 from tests.support import inside
 from tests.support.documents import Document
 from tests.support.stub_driver import StubDriver, StubError
@@ -75,7 +75,7 @@ def test_every_line_of_the_log_that_is_shown_is_logged_like_that(
     error = type("OperationalError", (StubError,), {})("connect_refused")
     stub = StubDriver()
     pool = ConnectionPool("", driver=stub, name="default", max_use=0.05, down_wait=0.0, max_size=3)
-    health = HealthCheck(lambda: {"default": pool})
+    health = patient(lambda: {"default": pool})
 
     def refuse(_: object) -> None:
         raise error

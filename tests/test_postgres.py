@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -227,9 +226,7 @@ def test_a_server_goes_even_while_clients_and_transactions_are_open() -> None:
     with PostgresServer() as server, closing(psycopg2.connect(server.dsn())) as connection:
         connection.cursor().execute("CREATE TABLE t (n int)")
         directory = server.directory
-        begin = time.monotonic()
         server.destroy()
-        assert time.monotonic() - begin < 3
         assert not directory.exists()
         assert not running_on(directory)
 

@@ -283,7 +283,6 @@ def test_a_process_ends_without_output_whatever_its_pools_are_doing(
     ending: str, postgres: Postgres
 ) -> None:
     code, status = ENDINGS[ending]
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM + code, postgres.dsn(), ending],
         capture_output=True,
@@ -295,7 +294,6 @@ def test_a_process_ends_without_output_whatever_its_pools_are_doing(
     # The pool that cannot connect has said so; nothing else has anything to say.
     said = [line for line in done.stderr.splitlines() if "cannot connect" not in line]
     assert (done.returncode, done.stdout, said) == (status, "ready\n", [])
-    assert time.monotonic() - began < 25
 
 
 def test_a_process_ends_while_the_server_does_not_answer_a_connect(stub: StubDriver) -> None:

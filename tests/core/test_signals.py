@@ -29,16 +29,20 @@ from tests.support.forking import in_child
 from tests.support.gate import Gate
 from tests.support.injection import explore, quiet_collector
 from tests.support.servers import Postgres
-from tests.support.sessions import last_query, one
+from tests.support.sessions import held_lock, last_query, one
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
 from tests.support.waiting import wait_until
 
+LOCK = 20_481  # an advisory lock that no other test has
 PACKAGE = os.path.dirname(dbpool.__file__) + os.sep
 
 
 @contextmanager
-def ctrl_c(when: Callable[[], object]) -> Iterator[None]:
-    """Send this process a real SIGINT as soon as the condition holds; it must end the block."""
+def ctrl_c(when: Callable[[], object], then: Callable[[], object] = int) -> Iterator[None]:
+    """Send this process a real SIGINT as soon as the condition holds; it must end the block.
+
+    `then` is called once it has been sent: psycopg2 hears it when the server has answered.
+    """
     over = threading.Event()
     # Who has just been served may stand in the queue for a moment yet: not the block's doing.
     wait_until(lambda: not when(), PATIENCE)
@@ -47,6 +51,7 @@ def ctrl_c(when: Callable[[], object]) -> Iterator[None]:
         wait_until(lambda: over.is_set() or when(), PATIENCE)
         if not over.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            then()
 
     sending = in_thread(send)
     try:
@@ -213,10 +218,11 @@ def test_ctrl_c_in_a_query_costs_the_connection_and_nobody_reads_its_answer(
 
     def use() -> None:
         with pool.connection() as conn:
-            one(conn, "SELECT pg_sleep(0.5)")
+            one(conn, f"SELECT pg_advisory_xact_lock({LOCK}) IS NULL")
 
-    with ctrl_c(lambda: "pg_sleep" in last_query(postgres, pid)):
-        use()
+    with held_lock(postgres, LOCK) as let_go:
+        with ctrl_c(lambda: "pg_advisory" in last_query(postgres, pid), then=let_go):
+            use()
     with pool.connection() as conn:
         assert conn.info.backend_pid != pid
         assert one(conn, "SELECT 'mine'") == "mine"

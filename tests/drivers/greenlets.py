@@ -10,7 +10,7 @@ import itertools
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gevent
@@ -27,15 +27,15 @@ if ORDER == "after":
     gevent.monkey.patch_all()
 
 import greenlet  # noqa: E402
+import psycopg2  # noqa: E402
 import pytest  # noqa: E402
 from gevent.socket import wait_read, wait_write  # noqa: E402
 from psycopg2 import extensions  # noqa: E402
 
 from tests.support import inside  # noqa: E402
 from tests.support.black_hole import BlackHole  # noqa: E402
-from tests.support.waiting import wait_until  # noqa: E402
+from tests.support.waiting import PATIENCE, wait_until  # noqa: E402
 
-PATIENCE = 30.0
 SIZE = 4
 tokens = itertools.count(1000)
 
@@ -88,7 +88,7 @@ def expect_full_capacity(pool: ConnectionPool) -> None:
 
 
 @contextmanager
-def ticking(least: int = 10) -> Iterator[None]:
+def ticking() -> Iterator[None]:
     """Fail unless other greenlets came to their turn meanwhile."""
     ticks = [0]
 
@@ -100,7 +100,7 @@ def ticking(least: int = 10) -> Iterator[None]:
     ticker = gevent.spawn(tick)
     yield
     ticker.kill()
-    assert ticks[0] >= least, f"{ticks[0]} ticks: the others were kept waiting"
+    assert ticks[0], "the others were kept waiting"
 
 
 def waiters_are_served_in_their_order() -> None:
@@ -113,7 +113,7 @@ def waiters_are_served_in_their_order() -> None:
             ask(conn)
             gevent.sleep(0.001)
 
-    with ticking(least=1):
+    with ticking():
         gevent.joinall([gevent.spawn(use, number) for number in range(30)], raise_error=True)
     assert order == list(range(30))
     expect_full_capacity(pool)
@@ -145,11 +145,22 @@ def queries_run_side_by_side() -> None:
 
     def use() -> None:
         with pool.connection(PATIENCE) as conn:
-            one(conn, "SELECT pg_sleep(0.5)")
+            one(conn, "SELECT pg_advisory_xact_lock_shared(4712) IS NULL")
 
-    with ticking():
-        gevent.joinall([gevent.spawn(use) for _ in range(2 * SIZE)], raise_error=True)
+    with psycopg2.connect(CONNINFO) as lock:
+        one(lock, "SELECT pg_advisory_xact_lock(4712) IS NULL")
+        users = [gevent.spawn(use) for _ in range(2 * SIZE)]
+        # Not at all, where the first one keeps the others from their turn.
+        wait_until(lambda: waiting_for_locks() == SIZE, PATIENCE, "they ask side by side")
+    lock.close()
+    gevent.joinall(users, raise_error=True)
     expect_full_capacity(pool)
+
+
+def waiting_for_locks() -> int:
+    with closing(psycopg2.connect(CONNINFO)) as conn:
+        count: int = one(conn, "SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 4712")
+    return count
 
 
 def a_timeout_while_waiting_is_the_pools() -> None:
@@ -327,13 +338,21 @@ def in_a_query_the_connection_is_not_kept() -> None:
         del conn
         victim = gevent.spawn(use, pool)
         wait_until(lambda: bool(inside.in_use(pool)), PATIENCE)
-        gevent.sleep(0.1)
+        wait_until(in_the_long_query, PATIENCE)
         victim.kill()
         with pool.connection(PATIENCE) as conn:
             assert ask(conn) != before
         del conn
     assert pool.get_stats()["connections_num"] == 3
     expect_full_capacity(pool)
+
+
+def in_the_long_query() -> bool:
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT 666%'"
+    )
+    with closing(psycopg2.connect(CONNINFO)) as conn:
+        return bool(one(conn, sql))
 
 
 def in_a_long_block(pool: ConnectionPool) -> None:

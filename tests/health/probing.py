@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dbpool import ConnectionPool
 from dbpool.drivers.psycopg2 import Psycopg2Driver
 from dbpool.health import HealthCheck
 from tests.support import inside
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
-__all__ = ["CountingDriver", "ask", "check_of", "forget_proof", "idle", "landed", "why"]
+__all__ = ["CountingDriver", "ask", "check_of", "forget_proof", "idle", "landed", "patient", "why"]
 
 
 class CountingDriver(Psycopg2Driver):
@@ -41,8 +42,12 @@ class CountingDriver(Psycopg2Driver):
         return super().probe(conn) and self.writable
 
 
+# How long an answer takes is not what is tested, where a test does not say so itself.
+patient = partial(HealthCheck, deadline=PATIENCE, slow=PATIENCE)
+
+
 def check_of(pool: ConnectionPool, **options: Any) -> HealthCheck:
-    return HealthCheck(lambda: {"default": pool}, **options)
+    return patient(lambda: {"default": pool}, **options)
 
 
 def ask(check: HealthCheck) -> tuple[str, tuple[str, ...]]:

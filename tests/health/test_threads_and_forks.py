@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -191,7 +190,7 @@ def session_of_spare(pool: ConnectionPool) -> int:
 def test_a_child_does_not_wait_for_a_probe_of_its_parent(postgres: Postgres) -> None:
     go_on = threading.Event()
     driver = CountingDriver()
-    driver.on_probe = lambda: go_on.wait(10)
+    driver.on_probe = lambda: go_on.wait(PATIENCE)
     with ConnectionPool(postgres.url(), driver=driver) as pool:
         check = check_of(pool, deadline=0.05)
         assert ask(check)[0] == "fail"
@@ -228,7 +227,7 @@ STUCK = """
 import sys
 from dbpool import ConnectionPool
 from dbpool.health import HealthCheck
-pool = ConnectionPool(sys.argv[1], connect_timeout=100)
+pool = ConnectionPool(sys.argv[1], connect_timeout=1000)
 check = HealthCheck(lambda: {"default": pool}, deadline=0.05)
 print(check.respond("GET", "/healthz/db", "", {}, "")[0])
 """
@@ -236,14 +235,12 @@ print(check.respond("GET", "/healthz/db", "", {}, "")[0])
 
 def test_a_process_ends_although_a_probe_is_stuck() -> None:
     with BlackHole() as hole:
-        started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", STUCK, hole.url],
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=2 * PATIENCE,
         )
-        assert time.monotonic() - started < 50
     assert (done.returncode, done.stdout) == (0, "503\n")
     assert "Traceback" not in done.stderr

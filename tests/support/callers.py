@@ -16,7 +16,7 @@ import pytest
 from dbpool import ConnectionPool, PoolDown, PoolError, PoolTimeout
 from tests.support import inside
 from tests.support.sessions import one
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 __all__ = [
     "PATIENCE",
@@ -32,7 +32,6 @@ __all__ = [
     "wait_for_waiters",
 ]
 
-PATIENCE = 30.0  # seconds after which something hangs; never what a test measures
 
 T = TypeVar("T")
 MakePool = Callable[..., ConnectionPool]

@@ -79,8 +79,6 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
             token = int(query["token"])
             if path == "/lock":
                 _one(conn, "SELECT pg_advisory_xact_lock_shared(4711) IS NULL")
-            elif path == "/sleep":
-                _one(conn, "SELECT pg_sleep(0.5)")
             answer = _one(conn, f"SELECT {token}")
             body = json.dumps([os.getpid(), backend(conn), answer, MASTER])
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from tests.support.servers import Postgres, connect
 from tests.support.waiting import wait_until
 
-__all__ = ["last_query", "one", "run_sql", "terminate"]
+__all__ = ["held_lock", "last_query", "one", "run_sql", "terminate"]
 
 
 def run_sql(server: Postgres, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -32,6 +33,19 @@ def one(conn: Any, sql: str, *parameters: Any) -> Any:
 def last_query(server: Postgres, pid: int) -> str:
     """Return what a session was last asked."""
     return str(run_sql(server, "SELECT query FROM pg_stat_activity WHERE pid = %s", pid)[0][0])
+
+
+@contextmanager
+def held_lock(server: Postgres, number: int) -> Iterator[Callable[[], None]]:
+    """Hold an advisory lock until the end of the block, or until what it yields is called.
+
+    A query that asks for it runs for exactly as long as the test needs it to.
+    """
+    with closing(connect(server.dsn(application_name="tests: locking"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [number])
+        yield connection.close
 
 
 def terminate(server: Postgres, *pids: int) -> None:

@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["wait_until"]
+__all__ = ["PATIENCE", "wait_until"]
+
+PATIENCE = 30.0  # seconds after which something hangs; never what a test measures
 
 T = TypeVar("T")
 
 
 def wait_until(
     condition: Callable[[], T],
-    timeout: float = 10.0,
+    timeout: float = PATIENCE,
     message: str | Callable[[], str] = "",
     interval: float = 0.005,
 ) -> T:
