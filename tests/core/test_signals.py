@@ -220,7 +220,7 @@ def test_ctrl_c_in_a_query_costs_the_connection_and_nobody_reads_its_answer(
         with pool.connection() as conn:
             one(conn, f"SELECT pg_advisory_xact_lock({LOCK}) IS NULL")
 
-    with held_lock(postgres, LOCK) as let_go:
+    with held_lock(postgres.dsn(), LOCK) as let_go:
         with ctrl_c(lambda: "pg_advisory" in last_query(postgres, pid), then=let_go):
             use()
     with pool.connection() as conn:

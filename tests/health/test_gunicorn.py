@@ -16,6 +16,7 @@ import pytest
 from tests.health import golden
 from tests.health.asking import by_http
 from tests.health.situations import place
+from tests.support.gunicorn import end
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
 
@@ -44,11 +45,7 @@ def gunicorn(target: str, variables: dict[str, str], log: Path) -> Iterator[int]
     try:
         yield port
     finally:
-        server.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(20)
-        server.kill()
-        server.wait()
+        end(server)
 
 
 @pytest.mark.parametrize("situation", golden.SITUATIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.waiting import wait_until
+from testproject._postgres_guard import processes, send
+from tests.support.waiting import PATIENCE, wait_until
 
-__all__ = ["get", "gunicorn"]
+__all__ = ["end", "get", "gunicorn"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,15 +40,29 @@ def gunicorn(target: str, *options: str, variables: Mapping[str, str], log: Path
             pass_fds=[listener.fileno()],
         )
     try:
-        wait_until(lambda: _serves(server, address), 30, lambda: f"it serves: {log.read_text()}")
+        wait_until(
+            lambda: _serves(server, address), message=lambda: f"it serves: {log.read_text()}"
+        )
         yield address
     finally:
-        server.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(50)  # gunicorn waits 30 s for a worker that still boots
-        server.kill()
-        server.wait()
+        end(server)
     assert server.returncode == 0, log.read_text()
+
+
+def end(server: subprocess.Popen[bytes]) -> int:
+    """End gunicorn politely, by force where that does not help; return its status.
+
+    A worker that is told while it boots does not hear, and gunicorn would wait for it until its
+    grace is over: so those that are left are told again.
+    """
+    if server.poll() is None:
+        server.terminate()
+    for _ in range(int(2 * PATIENCE)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return server.wait(1.0)
+        send((row.pid for row in processes() if row.parent == server.pid), signal.SIGTERM)
+    server.kill()
+    return server.wait()
 
 
 def _serves(server: subprocess.Popen[bytes], address: str) -> bool:

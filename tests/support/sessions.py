@@ -36,12 +36,12 @@ def last_query(server: Postgres, pid: int) -> str:
 
 
 @contextmanager
-def held_lock(server: Postgres, number: int) -> Iterator[Callable[[], None]]:
+def held_lock(dsn: str, number: int) -> Iterator[Callable[[], None]]:
     """Hold an advisory lock until the end of the block, or until what it yields is called.
 
     A query that asks for it runs for exactly as long as the test needs it to.
     """
-    with closing(connect(server.dsn(application_name="tests: locking"))) as connection:
+    with closing(connect(dsn)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [number])

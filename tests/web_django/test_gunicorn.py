@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.support.gunicorn import end
 from tests.support.servers import Postgres, count_sessions
 from tests.support.waiting import wait_until
 from tests.web_django.project import database
@@ -43,13 +43,11 @@ def address(postgres: Postgres, tmp_path: Path) -> Iterator[str]:
         try:
             found = wait_until(
                 lambda: re.search(r"Listening at: (\S+)", log.read_text()),
-                timeout=20,
                 message=log.read_text,
             )
             yield found.group(1)
         finally:
-            gunicorn.send_signal(signal.SIGTERM)
-            gunicorn.wait(20)
+            end(gunicorn)
     assert gunicorn.returncode == 0, log.read_text()
     wait_until(lambda: count_sessions(postgres, NAME) == 0, message="no session left")
 
@@ -58,8 +56,8 @@ def test_preloaded_workers_have_sessions_of_their_own(address: str, postgres: Po
     def ask(number: int) -> dict[str, object]:
         if number % 20 == 0:
             with pytest.raises(HTTPError):
-                urlopen(f"{address}/fail", timeout=20)
-        with urlopen(f"{address}/ask?echo={number}", timeout=20) as answer:
+                urlopen(f"{address}/fail", timeout=60)
+        with urlopen(f"{address}/ask?echo={number}", timeout=60) as answer:
             return {**json.load(answer), "sent": str(number)}
 
     with ThreadPoolExecutor(16) as clients:

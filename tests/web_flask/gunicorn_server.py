@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.gunicorn import end
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ class GunicornServer:
 
     def __init__(self, url: str, folder: Path, *options: str, **environ: str) -> None:
         self._log = folder / "gunicorn.log"
+        self._go = folder / "go"
         with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
             self.port: int = listener.getsockname()[1]
             with self._log.open("wb") as log:
@@ -35,7 +37,9 @@ class GunicornServer:
                         *options, "tests.web_flask.served_app:create_app()",
                     ],
                     cwd=ROOT,
-                    env={**os.environ, "SERVED_URL": url, **environ},
+                    env={
+                        **os.environ, "SERVED_URL": url, "SERVED_GO": str(self._go), **environ
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -44,7 +48,7 @@ class GunicornServer:
                 )  # fmt: skip
 
     def __enter__(self) -> GunicornServer:
-        wait_until(self._serves, 30.0, message=lambda: f"it serves: {self.log()[-2000:]}")
+        wait_until(self._serves, message=lambda: f"it serves: {self.log()[-2000:]}")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -74,6 +78,10 @@ class GunicornServer:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         return client
 
+    def go(self) -> None:
+        """Let requests of /wait/python and /wait/busy go on."""
+        self._go.touch()
+
     def workers(self) -> list[int]:
         """Return the process ids of the workers."""
         return [child.pid for child in psutil.Process(self._process.pid).children()]
@@ -87,11 +95,4 @@ class GunicornServer:
 
     def stop(self) -> int:
         """End it politely, by force where that does not help; return its status."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            # A worker that is told while it still boots does not hear: gunicorn waits 30 s for it.
-            return self._process.wait(50)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            return self._process.wait()
+        return end(self._process)

@@ -15,6 +15,7 @@ from dbpool_flask import DBPool
 from tests.support import inside
 
 db = DBPool()
+LOCK = 20_482  # an advisory lock that a test holds
 
 
 def write(text: str) -> None:
@@ -85,19 +86,16 @@ def create_app() -> Flask:
 
         return Response(stream_with_context(rows()))
 
-    @app.get("/sleep/<where>/<float:seconds>")
-    def sleep(where: str, seconds: float) -> Any:
-        write(f"before a sleep in {where}")
-        if where == "python":
-            time.sleep(seconds)
-        elif where == "busy":  # for gevent: no other greenlet gets its turn
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
-                pass
-        else:
-            db.connection.cursor().execute("SELECT pg_sleep(%s)", [seconds])
-        write(f"after a sleep in {where}")
-        return "slept"
+    @app.get("/wait/<where>")
+    def wait(where: str) -> Any:
+        write(f"before a wait in {where}")
+        if where == "sql":
+            db.connection.cursor().execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        while where != "sql" and not os.path.exists(os.environ["SERVED_GO"]):
+            if where == "python":  # the other one is busy: in gevent nobody else gets a turn
+                time.sleep(0.005)
+        write(f"after a wait in {where}")
+        return "waited"
 
     if "SERVED_USES_AT_ONCE" in os.environ:
         with app.app_context():

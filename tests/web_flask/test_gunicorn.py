@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sessions import held_lock
 from tests.support.waiting import wait_until
 from tests.web_flask.conftest import Database
 from tests.web_flask.gunicorn_server import GunicornServer
+from tests.web_flask.served_app import LOCK
 
 SYNC = ("--worker-class", "sync")
 GTHREAD = ("--worker-class", "gthread", "--threads", "4")
 GEVENT = ("--worker-class", "gevent")
+# The app is loaded before, so that to boot takes a worker no time that counts.
+KILLED_WHEN_STUCK = ("--preload", "--timeout", "2")
 every_worker = pytest.mark.parametrize(
     "worker", [SYNC, GTHREAD, GEVENT], ids=["sync", "gthread", "gevent"]
 )
@@ -60,8 +64,9 @@ def test_a_worker_that_is_killed_by_its_timeout_leaves_no_half_done_transaction(
     database: Database, tmp_path: Path, where: str
 ) -> None:
     """In Python SystemExit reaches the view; in a statement the worker just dies."""
-    with GunicornServer(database.url, tmp_path, *SYNC, "--timeout", "1") as server:
-        with server.begin(f"/sleep/{where}/3.0") as client:
+    options = (*SYNC, *KILLED_WHEN_STUCK)
+    with held_lock(database.dsn, LOCK), GunicornServer(database.url, tmp_path, *options) as server:
+        with server.begin(f"/wait/{where}") as client:
             client.recv(100)
             wait_until(lambda: "Booting worker" in server.log().split("WORKER TIMEOUT")[-1])
             assert server.get("/write/next")[0] == 200
@@ -74,12 +79,15 @@ def test_a_request_in_flight_is_finished_and_committed_before_a_polite_end(
     database: Database, tmp_path: Path, worker: tuple[str, ...]
 ) -> None:
     with GunicornServer(database.url, tmp_path, *worker) as server:
-        with server.begin("/sleep/python/1.0") as client:
+        with server.begin("/wait/python") as client:
             wait_until(lambda: "idle in transaction" in database.sessions())
+            server.signal(signal.SIGTERM)
+            wait_until(lambda: "Handling signal: term" in server.log())
+            server.go()
             assert server.stop() == 0
             assert client.recv(100).startswith(b"HTTP/1.1 200")
     wait_until(lambda: database.sessions() == [], message="no session is left")
-    assert database.notes() == ["before a sleep in python", "after a sleep in python"]
+    assert database.notes() == ["before a wait in python", "after a wait in python"]
 
 
 def test_a_preloaded_app_serves_in_every_worker_on_sessions_of_its_own(

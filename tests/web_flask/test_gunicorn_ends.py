@@ -16,10 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.waiting import wait_until
+from tests.support.sessions import held_lock
+from tests.support.waiting import PATIENCE, wait_until
 from tests.web_flask.conftest import Database
 from tests.web_flask.gunicorn_server import GunicornServer
-from tests.web_flask.test_gunicorn import GEVENT, GTHREAD, every_worker
+from tests.web_flask.served_app import LOCK
+from tests.web_flask.test_gunicorn import GEVENT, GTHREAD, KILLED_WHEN_STUCK, every_worker
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +67,7 @@ class Visitors:
     def answered(self, more: int) -> None:
         """Wait until so many more have been answered."""
         until = len(self.kept) + more
-        wait_until(
-            lambda: len(self.kept) >= until, 30.0, message=lambda: self._server.log()[-3000:]
-        )
+        wait_until(lambda: len(self.kept) >= until, message=lambda: self._server.log()[-3000:])
 
     @contextmanager
     def asking(self) -> Iterator[Visitors]:
@@ -98,12 +98,10 @@ def test_under_load_hup_and_recycling_lose_no_answered_row(
         first = set(server.workers())
         with Visitors(server).asking() as visitors:
             visitors.answered(60)
-            wait_until(lambda: first - set(server.workers()), 30.0, message="one is recycled")
+            wait_until(lambda: first - set(server.workers()), message="one is recycled")
             before = set(server.workers())
             server.signal(signal.SIGHUP)
-            wait_until(
-                lambda: not before & set(server.workers()), 30.0, message="all workers are new"
-            )
+            wait_until(lambda: not before & set(server.workers()), message="all workers are new")
             visitors.answered(60)
         # 2 workers with max_size 2: the old ones are gone, and their sessions with them.
         wait_until(lambda: len(database.sessions()) <= 4, message="no more than 2 x max_size")
@@ -122,7 +120,6 @@ def test_a_preloaded_apps_workers_share_no_session(
         with Visitors(server).asking() as visitors:
             wait_until(
                 lambda: len({pid for pid, _ in visitors.pairs}) == 2,
-                30.0,
                 message="both workers have answered",
             )
         assert server.stop() == 0
@@ -137,14 +134,15 @@ def test_a_request_in_flight_at_a_hup_is_finished_and_committed_by_the_old_worke
 ) -> None:
     with GunicornServer(database.url, tmp_path, *worker) as server:
         (old,) = server.workers()
-        with server.begin("/sleep/sql/2.0") as client:
+        with held_lock(database.dsn, LOCK) as let_go, server.begin("/wait/sql") as client:
             wait_until(lambda: "active" in database.sessions())
             server.signal(signal.SIGHUP)
             wait_until(lambda: set(server.workers()) - {old}, message="a new worker")
             assert server.get("/write/next")[0] == 200
+            let_go()
             assert client.recv(100).startswith(b"HTTP/1.1 200")
-        wait_until(lambda: old not in server.workers(), 30.0, message="the old one has gone")
-    assert sorted(database.notes()) == ["after a sleep in sql", "before a sleep in sql", "next"]
+        wait_until(lambda: old not in server.workers(), message="the old one has gone")
+    assert sorted(database.notes()) == ["after a wait in sql", "before a wait in sql", "next"]
 
 
 @every_worker
@@ -154,12 +152,12 @@ def test_a_request_that_outlasts_the_grace_of_a_polite_end_is_undone(
 ) -> None:
     """Killed at last, by GreenletExit in gevent's worker and by SIGKILL in the others."""
     options = (*worker, "--graceful-timeout", "1")
-    with GunicornServer(database.url, tmp_path, *options) as server:
-        with server.begin(f"/sleep/{where}/4.0") as client:
+    with held_lock(database.dsn, LOCK), GunicornServer(database.url, tmp_path, *options) as server:
+        with server.begin(f"/wait/{where}") as client:
             state = "active" if where == "sql" else "idle in transaction"
             wait_until(lambda: state in database.sessions())
             server.stop()
-            client.settimeout(10.0)
+            client.settimeout(PATIENCE)
             assert not client.recv(100).startswith(b"HTTP/1.1 200")
     wait_until(lambda: database.sessions() == [], message="the server has noticed")
     assert database.notes() == []
@@ -169,10 +167,10 @@ def test_a_gevent_worker_that_is_killed_by_its_timeout_leaves_no_half_done_trans
     database: Database, tmp_path: Path
 ) -> None:
     """A view that never lets another greenlet have its turn stops the worker's heartbeat."""
-    with GunicornServer(database.url, tmp_path, *GEVENT, "--timeout", "2") as server:
-        with server.begin("/sleep/busy/8.0") as client:
-            wait_until(lambda: "WORKER TIMEOUT" in server.log(), 20.0, message=server.log)
-            client.settimeout(10.0)
+    with GunicornServer(database.url, tmp_path, *GEVENT, *KILLED_WHEN_STUCK) as server:
+        with server.begin("/wait/busy") as client:
+            wait_until(lambda: "WORKER TIMEOUT" in server.log(), message=server.log)
+            client.settimeout(PATIENCE)
             assert not client.recv(100).startswith(b"HTTP/1.1 200")
         assert server.get("/write/next")[0] == 200
         assert server.get("/lent")[1] == "0"
@@ -185,11 +183,11 @@ def test_a_worker_that_is_killed_outright_loses_only_what_was_in_flight(
 ) -> None:
     with GunicornServer(database.url, tmp_path, *worker, "--workers", "2") as server:
         wait_until(lambda: len(server.workers()) == 2, message="both workers")
-        with server.begin("/sleep/python/20.0") as client:
+        with server.begin("/wait/python") as client:
             wait_until(lambda: "idle in transaction" in database.sessions())
             for pid in server.workers():
                 os.kill(pid, signal.SIGKILL)
-            client.settimeout(10.0)
+            client.settimeout(PATIENCE)
             assert client.recv(100) == b""
         wait_until(
             lambda: "idle in transaction" not in database.sessions(),
@@ -210,6 +208,6 @@ def test_the_workers_of_a_master_that_is_killed_leave_no_session(
         with Visitors(server).asking() as visitors:
             visitors.answered(20)
             server.signal(signal.SIGKILL)
-            _, alive = psutil.wait_procs(workers, timeout=20)
+            _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
             assert alive == []
     visitors.check(database)
