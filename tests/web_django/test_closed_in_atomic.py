@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
+
 OURS = "dbpool_django.backends."
 PLAIN = "django.db.backends."
 
@@ -79,7 +81,7 @@ def _compare() -> None:
         ours = _seen("default", closing)
         assert ours == plain
     connections["plain"].close()
-    connections["default"].pool._audit()
+    inside.audit(connections["default"].pool)
 
 
 @pytest.mark.project(pool={"max_size": 1}, tables=False)

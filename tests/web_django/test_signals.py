@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import inside
 from tests.web_django.asgi import answer_of
 from tests.web_django.site import Site
 
@@ -53,7 +54,7 @@ def test_a_receiver_that_comes_after_djangos_own_keeps_no_connection(site: Site)
     request_finished.connect(audit)
     assert _requests_in_threads(site) == [(200, None)] * 24
     assert seen == [0] * 24
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool=POOL)
@@ -82,7 +83,7 @@ def test_neither_does_an_asynchronous_one_nor_one_that_raises(site: Site) -> Non
             site.get("")
         signal.disconnect(fail)
         assert _held() == 0
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 @pytest.mark.project(pool={"max_size": 1, "timeout": 3})
@@ -125,7 +126,7 @@ def test_nor_does_one_of_a_request_under_asgi_whoever_ends_that(site: Site) -> N
 
     asyncio.run(serve())
     assert connection.pool.get_stats()["connections_num"] == 1
-    connection.pool._audit()
+    inside.audit(connection.pool)
 
 
 _begun: list[bool] = []
