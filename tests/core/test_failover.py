@@ -16,6 +16,7 @@ from tests.support.callers import PATIENCE, MakePool, lent
 from tests.support.servers import Postgres
 from tests.support.sessions import one
 from tests.support.standby import make_pair, promote, wait_caught_up
+from tests.support.stub_driver import StubDriver
 from tests.support.waiting import wait_until
 
 WRITE = "INSERT INTO written VALUES (1)"
@@ -50,6 +51,15 @@ def set_read_only(server: PostgresServer, on: bool) -> None:
 
 
 # One server
+
+
+def test_a_driver_that_does_not_say_whether_it_may_write_serves_a_primarys_pool(
+    new_pool: MakePool, stub: StubDriver
+) -> None:
+    assert stub.read_only(None) is None
+    pool = new_pool(driver=stub, role="primary", max_size=1)
+    with pool.connection(PATIENCE) as conn:
+        assert conn.number == 1
 
 
 def test_a_write_in_a_transaction_of_the_borrowers_own_that_is_read_only_costs_no_connection(

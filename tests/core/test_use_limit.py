@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 import time
@@ -237,6 +238,22 @@ def test_the_keeper_does_not_stay_for_it(stub_pool: MakePool) -> None:
 
 
 # Cutting what is somebody else's
+
+
+def test_a_loan_that_outlives_its_pool_is_still_cancelled(
+    stub_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[Any] = []
+    monkeypatch.setattr(stub, "canceller", lambda conn: cancelled.append(conn), raising=False)
+    pool = stub_pool(max_size=1, max_use=10.0)
+    conn = pool.getconn()
+    limit = inside.use_limit(pool)
+    assert limit is not None
+    pool.close()
+    inside.upkeep(limit, time.monotonic() + 30.0)
+    assert cancelled == [conn]
+    pool.putconn(conn)
+    assert inside.upkeep(limit, time.monotonic() + 60.0) == math.inf, "nobody is left"
 
 
 def test_what_closes_in_the_meantime_takes_no_other_socket_with_it() -> None:

@@ -70,13 +70,16 @@ def landed(pool: ConnectionPool) -> bool:
     return inside.peek(inside.prober_of(pool), "flight") is None
 
 
-def forget_proof(pool: ConnectionPool) -> None:
-    """Let what was seen so far be too old to prove anything."""
+def forget_proof(pool: ConnectionPool, *findings: str) -> None:
+    """Let what was seen so far be too old to prove anything.
+
+    Arguments: `findings`, which of the prober's are forgotten; "last" and "good" if none is named.
+    """
     wait_until(lambda: landed(pool), message="the probe comes back")
     long_ago = time.monotonic() - 60
     inside.put(pool, proved_at=min(inside.proved_at(pool), long_ago))
     prober = inside.prober_of(pool)
-    for name in ("last", "good"):
+    for name in findings or ("last", "good"):
         seen = inside.peek(prober, name)
         if seen is not None:
             inside.put(prober, **{name: seen._replace(at=long_ago)})

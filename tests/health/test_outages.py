@@ -283,15 +283,36 @@ def test_a_timeout_is_remembered_for_some_seconds(postgres: Postgres) -> None:
         assert ask(check) == PASS
 
 
-def test_a_slow_probe_is_a_warning_until_a_fast_one(postgres: Postgres) -> None:
+def test_a_slow_probe_is_a_warning_until_a_fast_one(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of the test's own: how quick this machine is must not matter."""
     driver = CountingDriver()
-    driver.on_probe = lambda: time.sleep(0.06)
+    slower: list[float] = []
+    driver.on_probe = lambda: slower.append(100.0)
+    inside.patch(monkeypatch, "probe_clock", lambda: inside.now() + sum(slower))
     with ConnectionPool(postgres.url(), driver=driver) as pool:
-        check = check_of(pool, slow=0.05)
+        check = check_of(pool, slow=30.0)
         assert ask(check) == ("warn", ("slow",))
         driver.on_probe = int
-        forget_proof(pool)
-        assert ask(check_of(pool, slow=30.0)) == PASS
+        slower.clear()
+        forget_proof(pool, "last")
+        assert ask(check) == PASS
+        assert driver.probes == 2
+
+
+def test_a_primary_that_turns_read_only_after_a_good_probe_is_a_warning(
+    postgres: Postgres,
+) -> None:
+    driver = CountingDriver()
+    with ConnectionPool(postgres.url(), driver=driver, role="primary") as pool:
+        check = check_of(pool, ttl=60.0)
+        assert ask(check) == PASS
+        for writable, answer in ((False, ("warn", ("read_only",))), (True, PASS)):
+            driver.writable = writable
+            forget_proof(pool)
+            assert ask(check) == answer
+            assert ask(check) == answer  # what is known
 
 
 def test_read_only_matters_where_a_pool_is_declared_primary(postgres: Postgres) -> None:

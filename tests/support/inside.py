@@ -235,6 +235,7 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "nap": (_waiting, "nap"),
     "offer": (_handover, "offer"),
     "offer_again": (_waiting, "offer"),
+    "probe_clock": (_probe, "monotonic"),
     "retire_returned": (_returning, "retire"),
     "sweep": (_validation, "sweep"),
     "usable": (_validation, "usable"),

@@ -205,6 +205,24 @@ def test_a_cursor_that_the_body_reads_from_stays_open(site: Site) -> None:
 
 
 @pytest.mark.project(pool={"max_size": 1}, settings=RELEASE)
+@pytest.mark.parametrize("raw", [False, True])
+def test_so_does_one_without_a_name_on_the_server(site: Site, raw: bool) -> None:
+    """It holds its whole result; nothing else than it tells that the connection is in use."""
+    from django.db import connection
+    from django.http import StreamingHttpResponse
+
+    @site.view("stream")
+    def stream(request: Any) -> Any:
+        connection.ensure_connection()
+        cursor = connection.create_cursor() if raw else connection.cursor()
+        cursor.execute("SELECT generate_series(0, 4)")
+        return StreamingHttpResponse(str(number) for (number,) in cursor)
+
+    assert site.get("stream") == (200, "01234")
+    assert _held() == 0
+
+
+@pytest.mark.project(pool={"max_size": 1}, settings=RELEASE)
 def test_a_session_that_was_changed_stays_for_a_stream_alone(site: Site) -> None:
     from django.db import connection
     from django.http import HttpResponse, StreamingHttpResponse

@@ -47,12 +47,13 @@ def test_the_site_would_answer_a_load_balancer_itself(postgres: Postgres) -> Non
 
 
 def test_the_path_is_the_apps_own_where_the_check_is_off_or_elsewhere(postgres: Postgres) -> None:
-    for path, elsewhere in ((None, "/healthz/db"), ("/up", "/healthz/db")):
+    for path, elsewhere in ((None, "/healthz/db"), ("/up", "/healthz/db"), ("/up", "/upper")):
         app = Flask(__name__)
         app.config.update(DBPOOL_URL=postgres.url(), DBPOOL_HEALTH_PATH=path)
         db = DBPool(app)
+        app.add_url_rule(elsewhere, view_func=lambda: "the app's own")
         with app.app_context(), db.pools["default"]:
-            assert app.test_client().get(elsewhere).status_code == 404
+            assert app.test_client().get(elsewhere).text == "the app's own"
             assert path is None or app.test_client().get(path).status_code == 200
 
 

@@ -348,7 +348,9 @@ def test_a_database_that_is_down_at_start_is_one_clear_error_of_the_request(
 def test_an_app_that_started_before_its_database_serves_as_soon_as_that_is_up(
     make_site: MakeSite, breakable_postgres: Any
 ) -> None:
-    site = make_site(DBPOOL_URL=breakable_postgres.url(), DBPOOL_OPTIONS={"timeout": 0.3})
+    url = breakable_postgres.url()
+    breakable_postgres.stop("immediate")
+    site = make_site(DBPOOL_URL=url, DBPOOL_OPTIONS={"timeout": 0.3})
 
     @site.app.get("/")
     def view() -> Any:
@@ -356,7 +358,6 @@ def test_an_app_that_started_before_its_database_serves_as_soon_as_that_is_up(
             cursor.execute("SELECT 1")
             return str(cursor.fetchone())
 
-    breakable_postgres.stop("immediate")
     assert site.client().get("/").status_code == 503
     breakable_postgres.start()
     wait_until(lambda: site.client().get("/").status_code == 200, message="it serves")
