@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask import Flask
 
+from dbpool import PoolError
 from dbpool_flask import DBPool
+from testproject.postgres import PostgresServer
 from tests.support.secrets import leaks
+from tests.support.servers import Postgres
 from tests.web_flask.conftest import DRIVER
 
 SECRET = "sEcReT!9x"
@@ -45,6 +49,66 @@ def test_a_refused_configuration_is_not_shown(config: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         DBPool(app)
     assert leaks(caught.value, SECRET) == []
+
+
+def failing(*_: Any) -> Any:
+    raise KeyError("no such thing")
+
+
+RUNNING: dict[str, dict[str, Any]] = {
+    "a dead port": {"DBPOOL_URL": URL},
+    "a host that is not there": {"DBPOOL_URL": URL.replace("127.0.0.1", "no-such-host.invalid")},
+    "a value that libpq refuses": {"DBPOOL_URL": URL + "?sslmode=requier"},
+    "a secret as a value": {"DBPOOL_URL": URL, "kwargs": {"sslmode": SECRET}},
+    "a callable that fails": {"DBPOOL_URL": failing},
+    "a callable that returns a malformed one": {"DBPOOL_URL": lambda: URL + ":" + SECRET},
+    "kwargs that come late": {"DBPOOL_URL": URL, "kwargs": lambda: {"foo": SECRET}},
+    "kwargs that are none": {"DBPOOL_URL": URL, "kwargs": lambda: [SECRET]},
+}
+
+
+@pytest.mark.parametrize("config", RUNNING.values(), ids=RUNNING)
+def test_a_view_without_a_connection_shows_nothing(config: dict[str, Any]) -> None:
+    config = dict(config)
+    options = {"driver": DRIVER, "timeout": 10, "down_wait": 0}
+    if "kwargs" in config:
+        options["kwargs"] = config.pop("kwargs")
+    assert leaks(error_of_a_view(DBPOOL_OPTIONS=options, **config), SECRET) == []
+
+
+def test_a_view_that_the_server_refuses_shows_nothing(scram_postgres: PostgresServer) -> None:
+    url = scram_postgres.url(password=SECRET)
+    error = error_of_a_view(DBPOOL_URL=url, DBPOOL_OPTIONS={"driver": DRIVER})
+    assert type(error).__name__ == "ConnectFailed"
+    assert leaks(error, SECRET) == []
+
+
+def test_a_view_that_meets_a_full_pool_shows_nothing(postgres: Postgres) -> None:
+    options = {"driver": DRIVER, "max_size": 1, "timeout": 0.05}
+    url = postgres.url(password=SECRET)
+    app = Flask("full")
+    app.config.update(DBPOOL_URL=url, DBPOOL_OPTIONS=options, TESTING=True)
+    db = DBPool(app)
+    with app.app_context():
+        _ = db.connection
+        assert leaks(_caught(lambda: _in_a_view(app, db)), SECRET) == []
+
+
+def error_of_a_view(**config: Any) -> BaseException:
+    app = Flask("failing")
+    app.config.update(TESTING=True, **config)
+    return _caught(lambda: _in_a_view(app, DBPool(app)))
+
+
+def _in_a_view(app: Flask, db: DBPool) -> None:
+    app.add_url_rule("/", endpoint="view", view_func=lambda: str(db.connection))
+    app.test_client().get("/")
+
+
+def _caught(call: Callable[[], object]) -> BaseException:
+    with pytest.raises(PoolError) as caught:
+        call()
+    return caught.value
 
 
 def test_a_name_that_is_none_is_not_quoted() -> None:
