@@ -8,7 +8,7 @@ import random
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _growth, _handover, _knock, _mistakes, _role, _socket
+from . import _close_returns, _ending, _growth, _handover, _knock, _mistakes, _role, _socket
 from ._clock import monotonic
 from ._entry import Entry
 from ._fork_gate import NoFork
@@ -193,6 +193,8 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
         now + life,
     )
     entry.attributes = pool._driver.attributes(conn)
+    if pool._close_returns:
+        _close_returns.attach(pool, conn, attempt)
     entry.renew(now, pool._validate_after)
     _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
     with pool._lock:

@@ -58,6 +58,7 @@ class PoolOptions(TypedDict, total=False):
     configure: _Callback | None
     check: _Callback | None
     reset: str | _Callback | None
+    close_returns: bool
     max_use: float | None
     statement_timeout: float | None
     idle_in_transaction_session_timeout: float | None
@@ -257,6 +258,13 @@ OPTIONS: dict[str, Option] = {
         "callable",
         f'"rollback", "discard", {_CALLABLE}',
         lambda v: _callable_or_none(v) or v in ("rollback", "discard"),
+    ),
+    "close_returns": Option(
+        False,
+        "whether close() of a connection taken by getconn() returns it, for code that knows no "
+        "pool (SQLAlchemy's NullPool); not in a `with pool.connection()` block",
+        "True or False",
+        lambda v: isinstance(v, bool),
     ),
     "max_use": Option(
         None,

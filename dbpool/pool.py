@@ -29,6 +29,7 @@ from . import (
 from ._acquiring import acquire, look_again
 from ._admission import Admission
 from ._clock import monotonic
+from ._close_returns import ReturningLease
 from ._connecting import Attempt
 from ._entry import Entry, Held
 from ._frames import forget_locals
@@ -159,6 +160,8 @@ class ConnectionPool(_Typed[Conn]):
         self._configure = values["configure"]
         self._check = values["check"]
         self._reset = None if values["reset"] == "rollback" else values["reset"]
+        self._close_returns: bool = values["close_returns"]
+        self._lease = ReturningLease if self._close_returns else Lease
         self._background: bool = values["background"]
         self._reuse: str = values["reuse"]
         self._ref = weakref.ref(self)
@@ -283,7 +286,7 @@ class ConnectionPool(_Typed[Conn]):
         TransactionAborted if the block ends without an error in a transaction that has failed
         (the server would answer such a COMMIT with a silent ROLLBACK).
         """
-        return Lease(self, timeout)
+        return self._lease(self, timeout)
 
     def own(self, conn: Any, owner: Any) -> None:
         """Say who answers for a lent connection.

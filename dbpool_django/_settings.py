@@ -109,7 +109,7 @@ def _check(merged: Mapping[str, Any]) -> None:
     if core.get("reset") == "auto":
         del core["reset"]
     for name in core:
-        if name not in options.OPTIONS:
+        if name not in options.OPTIONS or name in _ELSEWHERE:
             raise TypeError(options.unknown(name, (*options.OPTIONS, *OWN), _ELSEWHERE))
     for name, words in OWN.items():
         if name in merged and merged[name] not in words:

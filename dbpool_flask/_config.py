@@ -33,7 +33,11 @@ _DEFAULTS = {"validate_after": 0.0, "reset": "auto"}
 _AUTO = ("psycopg2", "psycopg")
 
 # `open` is ours: init_app never connects, each pool opens at its first use.
-_OPTIONS = ("driver", "kwargs", *(name for name in OPTIONS if name != "open"))
+# A context's connection goes back by itself.
+_OPTIONS = (
+    *("driver", "kwargs"),
+    *(name for name in OPTIONS if name not in ("open", "close_returns")),
+)
 
 
 def make_pools(

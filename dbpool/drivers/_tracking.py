@@ -7,6 +7,7 @@ what psycopg2 makes: of a subclass that adds nothing public, and no dictionary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from psycopg2 import extensions
@@ -14,7 +15,14 @@ from psycopg2 import extensions
 from ._in_step import InStepConnection
 from .base import IDLE
 
-__all__ = ["CLOSED_IDLE", "UNTRACKED", "TrackedConnection", "marks_of", "unchanged"]
+__all__ = [
+    "CLOSED_IDLE",
+    "UNTRACKED",
+    "TrackedConnection",
+    "marks_of",
+    "replace_close",
+    "unchanged",
+]
 
 # The marks of a connection whose class is the user's own: it is read at each return.
 UNTRACKED = frozenset(("untracked",))
@@ -27,8 +35,9 @@ _plain = extensions.connection
 class TrackedConnection(_plain):
     """As psycopg2's own; what goes past its methods (`object.__setattr__`) leaves no mark."""
 
-    __slots__ = ("_dbpool_marks",)
+    __slots__ = ("_dbpool_close", "_dbpool_marks")
 
+    _dbpool_close: Callable[[], object] | None
     _dbpool_marks: set[str]
 
     cursor = InStepConnection.cursor  # not by inheritance: see what it is to its users
@@ -37,6 +46,7 @@ class TrackedConnection(_plain):
     def __new__(cls, *args: Any, **kwargs: Any) -> TrackedConnection:
         self = _plain.__new__(cls, *args, **kwargs)
         _plain.__setattr__(self, "_dbpool_marks", {"__new__"})
+        _plain.__setattr__(self, "_dbpool_close", None)
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -68,6 +78,9 @@ class TrackedConnection(_plain):
 
     def close(self) -> None:
         """As psycopg2's own."""
+        if self._dbpool_close is not None:
+            self._dbpool_close()
+            return
         if self.get_transaction_status() == IDLE:  # afterwards it is UNKNOWN in any case
             self._dbpool_marks.add(CLOSED_IDLE)
         _plain.close(self)
@@ -80,6 +93,14 @@ class TrackedConnection(_plain):
 
 # What CPython writes into errors ("... object has no attribute ...").
 TrackedConnection.__name__ = "psycopg2.extensions.connection"
+
+
+def replace_close(conn: Any, call: Callable[[], object] | None) -> bool:
+    """Have its close() call this instead, None for itself again. False for another class."""
+    if type(conn) is not TrackedConnection:
+        return False
+    _plain.__setattr__(conn, "_dbpool_close", call)
+    return True
 
 
 def marks_of(conn: Any) -> set[str] | frozenset[str]:

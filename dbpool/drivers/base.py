@@ -192,6 +192,17 @@ class Driver(ABC):
     def pool_closed(self) -> None:  # noqa: B027
         """Let go of what is kept for as long as the pool lives: it has closed."""
 
+    def replace_close(self, conn: Any, call: Callable[[], object] | None) -> None:
+        """Have the connection's own close() call this instead, None for itself again.
+
+        Raises AttributeError or TypeError where that is not possible.
+        """
+        own = bare(conn)
+        if call is not None:
+            own.close = call
+        else:
+            vars(own).pop("close", None)
+
     @abstractmethod
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken."""

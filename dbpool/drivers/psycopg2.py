@@ -14,8 +14,15 @@ from ._conninfo import MALFORMED
 from ._green import Making
 from ._in_step import InStepCursor, catch_up, connection_class, is_behind
 from ._libpq import LibpqDriver
-from ._tracking import CLOSED_IDLE, UNTRACKED, TrackedConnection, marks_of, unchanged
-from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST
+from ._tracking import (
+    CLOSED_IDLE,
+    UNTRACKED,
+    TrackedConnection,
+    marks_of,
+    replace_close,
+    unchanged,
+)
+from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, bare
 
 __all__ = ["Psycopg2Driver"]
 
@@ -108,6 +115,11 @@ class Psycopg2Driver(LibpqDriver):
         if conn.closed:
             return None
         return _cancel.canceller(psycopg2._psycopg.__file__, conn.pgconn_ptr)
+
+    def replace_close(self, conn: Any, call: Callable[[], object] | None) -> None:
+        """Have the connection's own close() call this instead, None for itself again."""
+        if not replace_close(bare(conn), call):
+            super().replace_close(conn, call)
 
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken.

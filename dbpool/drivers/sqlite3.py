@@ -177,10 +177,12 @@ class Sqlite3Driver(Driver):
         connection opens its database anew.
         """
         opened = uri, given, journal_mode, _ = conn._dbpool_opened
+        replaced = vars(conn).get("close")
         _sqlite.end_cursors(conn)
         conn.close()
-        conn.__init__(uri, **given)
+        conn.__init__(uri, **given)  # which forgets all attributes
         conn._dbpool_opened = opened
+        self.replace_close(conn, replaced)
         _sqlite.set_journal_mode(conn, journal_mode)
 
     def ping(self, conn: Any) -> None:

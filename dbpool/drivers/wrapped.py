@@ -123,6 +123,10 @@ class WrappedDriver(Driver):
         """Let go of what is kept for as long as the pool lives: it has closed."""
         self._driver.pool_closed()
 
+    def replace_close(self, conn: Any, call: Callable[[], object] | None) -> None:
+        """Have the connection's own close() call this instead, None for itself again."""
+        self._driver.replace_close(conn, call)
+
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken."""
         self._driver.close(conn)
