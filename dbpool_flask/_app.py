@@ -76,7 +76,6 @@ class AppState:
         slot, default = self._slot, self._mode
 
         dispatch, handle = app.full_dispatch_request, app.handle_exception
-        own: dict[str, Any] = vars(app)
 
         # Around Flask's own methods, which return when all `after_request` functions, the session
         # and the receivers of request_finished are through. To be a receiver ourselves, of that
@@ -91,7 +90,8 @@ class AppState:
             if scope is None:  # as `scope` makes it, but nobody else knows this context yet
                 scope = Scope(context, self, mode)
                 setattr(context, slot, scope)
-            if own.get("handle_user_exception") is not guard:
+            # No variable for the dictionary, which holds the configuration: error pages show it.
+            if app.__dict__.get("handle_user_exception") is not guard:
                 stand_before_handlers()
             scope.begin(mode)
             try:
