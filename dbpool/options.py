@@ -268,7 +268,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "max_use": Option(
         None,
-        "seconds a connection may be held; then its statement is cancelled, a second later the "
+        "seconds a connection may be held; then its statement is cancelled, 0.25 s later the "
         "connection is cut off, and its holder gets the driver's OperationalError; None is no "
         "limit; needs background",
         f"{_SECONDS}, or None",

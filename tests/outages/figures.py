@@ -36,7 +36,8 @@ class Figures:
     calls: int  # that went well between warm and the fault; with none the rest says nothing
     felt: bool  # whether the fault shows: an error, a connect, or half of the throughput gone
     first_error: float | None  # after the fault
-    overrun: float  # longest call beyond its deadline
+    slowest: float  # longest call
+    overrun: float  # the same, beyond its deadline
     down_wait: float | None  # longest call that ended with PoolDown
     in_flight: int  # errors of calls that had begun before the fault was complete
     refused: int  # PoolDown, during the fault and until the first success after it
@@ -78,15 +79,15 @@ def figures(seen: list[Seen], times: Times) -> Figures:
     fresh = [call for call in during if call.started > times.faulted]
     before = bisect_left(good, times.fault) - bisect_left(good, times.warm)
     connects = [at for process in seen for at in process.connects if at >= times.fault]
+    longest = max(
+        (call.ended - call.started for call in calls if call.ended >= times.fault), default=0
+    )
     return Figures(
         calls=before,
         felt=bool(failed or connects) or _dips(good, times),
         first_error=_seconds(min((call.ended for call in failed), default=None), times.fault),
-        overrun=max(
-            (call.ended - call.started for call in calls if call.ended >= times.fault), default=0
-        )
-        / 1e9
-        - DEADLINE,
+        slowest=longest / 1e9,
+        overrun=longest / 1e9 - DEADLINE,
         down_wait=_seconds(
             max(
                 (call.ended - call.started for call in failed if call.outcome == "PoolDown"),

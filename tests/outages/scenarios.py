@@ -11,6 +11,7 @@ from tests.outages import network, stages
 from tests.outages.crowd import Crowd, NotStarted
 from tests.outages.figures import Figures, Times, figures
 from tests.outages.idle import restarted_while_idle
+from tests.outages.load import STATEMENT
 from tests.outages.stages import Stage
 from tests.support.pgbouncer import find_pgbouncer
 
@@ -61,6 +62,8 @@ DOWN = Mark("PoolDown after, s", "down_wait", 1.05, needed=False)
 FIRST = Mark("first success, s", "first_success", 0.3)
 BACK = Mark("95 % again, s", "recovered", 1.0)
 ATTEMPTS = Mark("connects/s/process", "attempts", 3.0)
+# What is held is cut off soon after max_use, also where no cancel is answered.
+SLOWEST = Mark("slowest call, s", "slowest", STATEMENT + 0.3)
 OVERRUN = Mark("beyond deadline, s", "overrun", 0.25)
 GAP = Mark("heartbeat gap, s", "gap", 0.05)
 WRITES = Mark("writes good, s", "first_success", 1.0)
@@ -161,7 +164,7 @@ SCENARIOS: tuple[Scenario | Idle, ...] = (
     Idle("restart while idle", restarted_while_idle, (FAILED, CONNECTS)),
     Scenario("backend killed", stages.kill_backend, 1, (OTHERS, REFUSED, LATE, LOST, WRONG)),
     Scenario("session terminated", stages.terminate, 1, (OTHERS, REFUSED, LATE, LOST, WRONG)),
-    Scenario("server frozen", stages.freeze, 20, _SILENT),
+    Scenario("server frozen", stages.freeze, 20, (SLOWEST, *_SILENT)),
     Scenario("packets dropped", stages.drop, 20, _SILENT, lacks=network.missing),
     Scenario("packets rejected", stages.reject, 5, _STOPPED, lacks=network.missing),
     Scenario("promotion", stages.promotion, 1, (WRITES, READ_ONLY_ERRORS, LATE, LOST, WRONG)),
