@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._clock import monotonic
 from ._handover import CLOSED
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ def audit(pool: ConnectionPool) -> None:
         held = list(pool._idle)
         idle, lent = [entry for _, entry in held], list(pool._in_use.values())
         waiters = [waiter for waiter in pool._waiters if waiter is not CLOSED]
-        entries, size = pool._entries, len(pool._entries) + len(pool._attempts())
+        now = monotonic()  # what is given up is closed if it ever comes
+        timely = sum(each.overdue_at > now for each in pool._attempts())
+        entries, size = pool._entries, len(pool._entries) + timely
         # What was lent when the pool was made smaller goes when it comes back.
         leaving = sum(not entry.expires_at for entry in lent)
         faults = {

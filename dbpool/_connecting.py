@@ -8,23 +8,32 @@ import random
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from . import _close_returns, _ending, _growth, _handover, _knock, _mistakes, _role, _socket
+from . import (
+    _answer,
+    _close_returns,
+    _ending,
+    _failing,
+    _growth,
+    _handover,
+    _knock,
+    _mistakes,
+    _role,
+    _socket,
+)
 from ._clock import monotonic
 from ._entry import Entry
 from ._fork_gate import NoFork
-from ._frames import forget_locals
 from ._keeper import Guard, keeper
-from .drivers.base import IDLE, MISCONFIGURED, PERMANENT, UNKNOWN, Mistake
+from .drivers.base import IDLE, UNKNOWN, Mistake
 from .errors import PoolError
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["CHECK_FAILED", "Attempt", "Failure", "connect", "make", "rejected"]
+__all__ = ["Attempt", "connect", "make"]
 
 logger = logging.getLogger("dbpool.pool")
 
-CHECK_FAILED = "check_failed"  # a Failure's reason where connecting itself went well
 OVERRUN = 2.0  # seconds past connect_timeout (name resolution) after which one is given up
 LIFETIME_SPREAD = 0.25
 
@@ -38,6 +47,7 @@ class Attempt:
 
     __slots__ = (
         "__weakref__",
+        "answer",
         "arrived",
         "in_callback",
         "made_by",
@@ -48,6 +58,7 @@ class Attempt:
     )
 
     def __init__(self, now: float, connect_timeout: float) -> None:
+        self.answer: _answer.Answer | None = None  # what is known of its failure
         self.arrived = False  # its connection is one of the pool's, and on its way to a caller
         self.in_callback = ""  # which of the user's callables is at work
         self.mistake: Mistake | None = None  # what is wrong with what it is made with
@@ -59,17 +70,6 @@ class Attempt:
     def allow(self, seconds: float) -> None:
         """Be overdue no sooner than that from now on, and the usual allowance."""
         self.overdue_at = max(self.overdue_at, monotonic() + seconds + OVERRUN)
-
-
-class Failure:
-    """Why connecting failed, as a waiter is told; each raises an exception of its own."""
-
-    __slots__ = ("error", "mistake", "reason")
-
-    def __init__(self, error: BaseException, reason: str, mistake: Mistake | None = None) -> None:
-        self.error = error
-        self.reason = reason
-        self.mistake = mistake  # of the configuration: it says nothing about the server
 
 
 def make(pool: ConnectionPool, attempt: Attempt) -> None:
@@ -84,7 +84,7 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
         _configure(pool, attempt, conn)
         entry = _admit(pool, attempt, conn, started)
     except BaseException as error:
-        _failed(pool, attempt, error, conn)
+        _failing.failed(pool, attempt, error, conn)
         if not isinstance(error, Exception):
             raise
     finally:
@@ -100,18 +100,17 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
         _opened(pool)
 
 
-def connect(
-    pool: ConnectionPool, name: str, attempt: Attempt | None = None, *, own_name: bool = False
-) -> Any:
+def connect(pool: ConnectionPool, name: str, attempt: Attempt, *, spare: bool = False) -> Any:
     """Open a connection as the pool's are; it is not one of them yet, and not configured.
 
-    Arguments: `name` on the server; `attempt`, whose deadline follows the address; `own_name`,
-    whether the name wins over one that the user has set.
+    Arguments: `name` on the server; `attempt`, whose deadline follows the address, and which has
+    the answer if connecting fails; `spare`, whether it is a health check's, which waits for
+    nothing, and whose name wins over one that the user has set.
     """
     driver = pool._driver
     try:
         conninfo, kwargs = _mistakes.asked(pool, attempt)
-        if own_name and driver.name_option:
+        if spare and driver.name_option:
             kwargs = {**kwargs, driver.name_option: name}
         kwargs, where, seconds = driver.parameters(
             conninfo,
@@ -128,27 +127,37 @@ def connect(
     pool._address = where
     if where is not None:
         pool._reach.found(pool, (driver.name, where))
-        if attempt is not None and pool._reach.silent:
-            _wait_for_answer(pool, where)
-    if attempt is not None:
-        attempt.allow(seconds)
+        if pool._reach.silent and not spare:
+            _wait_for_answer(pool, attempt, where)
+    attempt.allow(seconds)
     failed: Exception | None = None
+    started = monotonic()
     with NoFork():
         try:
             conn = driver.connect(conninfo, kwargs, timeout=seconds, name=name)
         except Exception as error:
             # Without the driver's frames, which hold the password.
-            error = error.with_traceback(None)
-            failed = _mistakes.of_connect(pool, attempt, error, conninfo, kwargs)
+            failed = error.with_traceback(None)
     if failed is not None:  # raised out of the handler: one of ours is to keep nothing of it
+        took = monotonic() - started
+        failed = _mistakes.of_connect(pool, attempt, failed, conninfo, kwargs)
+        if attempt.mistake is None:
+            late = driver.timed_out(failed, took, conninfo, kwargs)
+
+            def refusal() -> str | None:
+                with NoFork():
+                    return driver.refusal(conninfo, kwargs)
+
+            attempt.answer = _answer.examine(pool, failed, where, late, refusal)
         raise failed
     pool._last_host = driver.host(conn)
     return conn
 
 
-def _wait_for_answer(pool: ConnectionPool, where: Any) -> None:
+def _wait_for_answer(pool: ConnectionPool, attempt: Attempt, where: Any) -> None:
     """Return when the server's host answers; raise as a connect does that takes too long."""
     if not _knock.answers(pool._driver.endpoints(where), pool._connect_timeout):
+        attempt.answer = _answer.SILENCE
         raise pool._driver.OperationalError("timeout expired: nothing answers at that address")
 
 
@@ -232,73 +241,3 @@ def _opened(pool: ConnectionPool) -> None:
     _growth.settle(pool)
     if pool._background:
         keeper.schedule(pool, monotonic() + 1.0)
-
-
-def rejected(pool: ConnectionPool, error: BaseException) -> None:
-    """Put the next connect off: a new connection has failed the user's check."""
-    with pool._lock:
-        pool._backoff.failed(monotonic(), Failure(error, CHECK_FAILED))
-
-
-def _failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: Any) -> None:
-    """Put the next attempt off, and tell those whom waiting cannot help.
-
-    Arguments: `conn`, still open, if it was the callback for it that failed.
-    """
-    now = monotonic()
-    # What a callback met with is the server's word only if the link was lost beneath it.
-    in_callback = attempt.in_callback and not (
-        conn is not None and pool._driver.is_disconnect(conn, error)
-    )
-    reason = pool._driver.reason(error)
-    mistake = attempt.mistake
-    if in_callback:
-        mistake = _mistakes.in_callback(attempt.in_callback, error)
-    elif reason == MISCONFIGURED and mistake is None:  # in the server's own words
-        mistake = Mistake(
-            "the server refuses a setting that the session starts with (in options, say): see the "
-            "cause"
-        )
-    if mistake is not None:
-        reason = MISCONFIGURED
-    # A page of local variables would show the password, which the frames of ours have had.
-    forget_locals(error)
-    where = _mistakes.users_part(error.__traceback__) if in_callback else None
-    failure = Failure(error.with_traceback(where), reason, mistake)
-    with pool._lock:
-        pool._connecting.pop(id(attempt), None)
-        pool._totals.connects += 1
-        pool._totals.connect_errors += 1
-        if not isinstance(error, (Exception, SystemExit)):
-            return  # the thread was interrupted: that says nothing about the server
-        if reason == "too_many_connections" and pool._entries:
-            line = pool._reach.is_full(pool, now)
-        else:
-            pool._backoff.failed(now, failure)
-            line = pool._reach.connect_failed(pool, now, attempt.since, failure)
-        first = pool._backoff.failing_since == now
-        give_up = now - (pool._backoff.failing_since or now) >= pool.reconnect_timeout
-        report = give_up and not pool._backoff.reported
-        pool._backoff.given_up = pool._backoff.reported = give_up
-        retry_at = pool._backoff.retry_at
-    # Once per outage; the driver's text names host and user, so it stays out of the log.
-    if line:
-        logger.warning("%s", line)
-    elif first and mistake is not None:
-        logger.error(
-            "pool %r cannot connect: %s",
-            pool.name,
-            mistake.said,
-            exc_info=(type(error), error, where) if in_callback else None,
-        )
-    elif first:
-        logger.warning("pool %r cannot connect: %s (%s)", pool.name, reason, type(error).__name__)
-    if reason in PERMANENT:
-        _handover.answer_all(pool, failure)
-    if pool._background:
-        keeper.schedule(pool, retry_at)
-    if report and pool._reconnect_failed is not None:
-        try:
-            pool._reconnect_failed(pool)
-        except Exception:
-            logger.exception("pool %r: reconnect_failed raised", pool.name)

@@ -51,6 +51,8 @@ def _remove(pool: ConnectionPool, entry: Entry, reason: str) -> bool:
         return False
     pool._totals.fold(entry)
     pool._totals.closed[reason] += 1
+    if not pool._entries:
+        pool._backoff.hurry()
     return True
 
 

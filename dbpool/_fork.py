@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _socket, _state, _threads
+from . import _server, _socket, _threads
 from ._keeper import keeper
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def abandon(driver: Any, conn: Any) -> None:
 def _in_child() -> None:
     _threads.forget()
     keeper.reset()
-    _state.forget_servers()
+    _server.forget_servers()
     for ref in list(_pools.values()):
         pool = ref()
         if pool is not None:

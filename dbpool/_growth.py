@@ -8,9 +8,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from . import _connecting, _handover, _threads
+from . import _connecting, _handover, _stuck, _threads
 from ._clock import monotonic
-from ._connecting import Attempt, Failure
+from ._connecting import Attempt
+from ._failing import CHECK_FAILED, Failure
 from ._keeper import keeper
 from ._state import DOWN, RECOVERING
 from .drivers.base import PERMANENT
@@ -18,11 +19,10 @@ from .drivers.base import PERMANENT
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Backoff", "Failure", "connect_all", "grow", "insist", "settle", "start_connectors"]
+__all__ = ["Backoff", "connect_all", "grow", "insist", "settle", "start_connectors"]
 
 PATIENCE = 0.025  # seconds the oldest waiter waits before a second connect joins the first
 LATE = 0.4  # seconds after which nobody waits for the keeper any more
-REPLACED = 2  # given-up connects that do not count against max_connecting
 REPLACE_BEFORE = 1.0  # seconds; see replace_before
 
 
@@ -59,10 +59,15 @@ class Backoff:
         self.retry_at = now + self.pause
         self.failure = failure
 
+    def hurry(self) -> None:
+        """The last open connection has gone: who waited for that one waits for a connect now."""
+        if self.failure is not None and not self.checking:
+            self.retry_at = 0.0
+
     @property
     def checking(self) -> bool:
         """Whether the last failure is a new connection's that did not pass the user's check."""
-        return self.failure is not None and self.failure.reason == _connecting.CHECK_FAILED
+        return self.failure is not None and self.failure.reason == CHECK_FAILED
 
     @property
     def permanent(self) -> Failure | None:
@@ -149,7 +154,8 @@ def _reserve(pool: ConnectionPool) -> Attempt | None:
             pool._backoff.retry_at = now + pool._backoff.pause  # one at a time, until one passes
         attempt = Attempt(now, pool._connect_timeout)
         pool._connecting[id(attempt)] = weakref.ref(attempt)
-        if len(pool._entries) + len(pool._attempts()) > pool.max_size:
+        timely = sum(each.overdue_at > now for each in pool._attempts())
+        if len(pool._entries) + timely > pool.max_size:
             return None  # a signal handler has connected meanwhile
         return attempt
 
@@ -164,11 +170,8 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
         if pool._state != "open" or reach.paused or now < pool._backoff.retry_at:
             return False
         attempts = pool._attempts()
-        if len(pool._entries) + len(attempts) >= reach.room(pool, now):
-            return False
         timely = sum(attempt.overdue_at > now for attempt in attempts)
-        under_way = timely + max(0, len(attempts) - timely - REPLACED)
-        if under_way >= reach.at_once(pool):
+        if not _stuck.may_join(pool, attempts, timely, reach.room(pool, now), now):
             return False
         # Who is about to be served queues still.
         waiting = len(pool._waiters) - len(pool._attempts(arrived=True))

@@ -88,7 +88,9 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     _handover.settle(pool)  # CLOSED stands in the queue: whatever is offered to it is closed
     until = monotonic() + timeout
     me = threading.get_ident()  # a callback that closes the pool is part of a connect itself
-    while any(each.made_by != me for each in pool._attempts()) and monotonic() < until:
+    while any(each.made_by != me and each.overdue_at > monotonic() for each in pool._attempts()):
+        if monotonic() >= until:
+            break
         time.sleep(0.005)
     keeper.forget(pool)
     if pool._prober is not None:
@@ -195,6 +197,7 @@ def check(pool: ConnectionPool) -> None:
     with pool._lock:
         pool._backoff.given_up = False
         pool._backoff.retry_at = 0.0
+        pool._reach.fresh_since = monotonic()  # connects that hang do not put it off either
     for _ in range(len(pool._idle)):
         try:
             held = pool._idle.popleft()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _connecting, _handover, _socket, _validation
+from . import _answer, _connecting, _handover, _socket, _validation
 from ._clock import monotonic
 from ._keeper import Guard
 from .drivers.base import IDLE, REASONS
@@ -101,24 +101,25 @@ def _drop(pool: ConnectionPool, prober: Prober, spare: Spare) -> None:
 
 def _ask_new_spare(pool: ConnectionPool, prober: Prober, flight: Flight) -> Finding:
     flight.stage = "connect_timeout"
+    attempt = _connecting.Attempt(monotonic(), pool._connect_timeout)
     try:
-        conn = _connecting.connect(pool, prober.name, own_name=True)
+        conn = _connecting.connect(pool, prober.name, attempt, spare=True)
     except Exception as error:
+        answer = _answer.of(pool, attempt, error)
         now = monotonic()
-        reason = pool.driver.reason(error)
-        return Finding(now, _refused(pool, reason, now), type(error).__name__)
+        return Finding(now, _refused(pool, answer, now), type(error).__name__)
     flight.stage = "query_timeout"
     prober._spare = spare = Spare(pool, conn)
     return _ask_spare(pool, prober, spare, flight.deadline)
 
 
-def _refused(pool: ConnectionPool, reason: str, now: float) -> str:
+def _refused(pool: ConnectionPool, answer: _answer.Answer, now: float) -> str:
     """Return the word for a spare connection that could not be made."""
+    reason = answer.reason
     doubted = pool._doubted_at > pool._proved_at
     # The server is full, or lets no new one in, while those of the pool are at work.
-    if not doubted and (
-        now - pool._proved_at < ALIVE_FOR
-        or (reason == "too_many_connections" and len(pool._entries) > 0)
+    if (now - pool._proved_at < ALIVE_FOR and not doubted) or (
+        not answer.silent and _answer.any_alive(pool)
     ):
         return "probe_unavailable"
     # A missing database has no word of its own: the page must not tell which ones there are.

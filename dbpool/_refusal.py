@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ._admission import OVERLOADED
 from ._clock import monotonic
-from ._connecting import Failure
+from ._failing import CHECK_FAILED, Failure
 from ._handover import CLOSED
 from ._holders import held
-from ._state import DOWN
+from ._state import DOWN, STUCK
 from .errors import ConnectFailed, Misconfigured, PoolClosed, PoolDown, PoolOverloaded, PoolTimeout
 
 if TYPE_CHECKING:
@@ -65,36 +65,19 @@ def refusal(
     size, in_use = len(pool._entries), len(pool._in_use)
     others = max(0, len(pool._waiters) - in_queue)
     failure = pool._backoff.failure
-    down = pool._reach.name == DOWN and not pool._reach.paused and failure is not None
-    if pool._reach.paused:
+    reach = pool._reach
+    down = reach.name == DOWN and not reach.paused and (failure is not None or reach.cause == STUCK)
+    if reach.paused:
         why = "the pool is paused: call resume()"
+    elif reach.stuck:
+        why = (
+            f"{reach.stuck} connects do not end (connect_stuck): see the log for where they hang, "
+            "and set a timeout there"
+        )
     elif failure is not None:
-        cause = failure.error
-        tried = f", {pool._reach.attempts} times by now" if down else ""
-        why = f"connecting fails ({failure.reason}){tried}: is the database up and reachable?"
-        if failure.reason == "check_failed":
-            why = (
-                f"no new connection passes its check ({type(cause).__name__}): see the cause, and "
-                "what check does"
-                if pool._check is not None
-                else f"no new connection answers a ping ({type(cause).__name__}): see the cause; "
-                "is the database up, behind what takes the connections?"
-            )
-        elif failure.mistake is not None:
-            why = f"connecting fails: {failure.mistake.said}"
-        elif failure.reason == "too_many_connections":
-            why = (
-                "the server has no room for more connections, and none of this pool is open "
-                "(too_many_connections): raise its max_connections, or lower max_size or the "
-                "number of processes"
-            )
-        elif not isinstance(cause, (pool._driver.OperationalError, OSError)):
-            why = (
-                f"connecting fails with {type(cause).__name__}, which is none of the server's "
-                "errors: see the cause"
-            )
-    elif pool._reach.full:
-        why = "the server has no room for more connections (too_many_connections)"
+        why = _failing(pool, failure, f", {reach.attempts} times by now" if down else "")
+    elif reach.full:
+        why = f"the server has no room for more connections (too_many_connections): {_FULL}"
     elif allowed <= 0 and in_use < pool.max_size:
         why = "none is idle just now, and there was no time to wait for one"
     elif pool._connecting and in_use < pool.max_size:
@@ -123,6 +106,26 @@ def refusal(
     return error  # type: ignore[no-any-return]
 
 
+def _failing(pool: ConnectionPool, failure: Failure, tried: str) -> str:
+    """Return how connecting fails, and what to do; the cause has the server's own words."""
+    kind = type(failure.error).__name__
+    if failure.reason == CHECK_FAILED:
+        return (
+            f"no new connection passes its check ({kind}): see the cause, and what check does"
+            if pool._check is not None
+            else f"no new connection answers a ping ({kind}): see the cause; is the database up, "
+            "behind what takes the connections?"
+        )
+    if failure.mistake is not None:
+        return f"connecting fails: {failure.mistake.said}"
+    if not isinstance(failure.error, (pool._driver.OperationalError, OSError)):
+        return f"connecting fails with {kind}, which is none of the server's errors: see the cause"
+    hint = _HINTS.get(failure.reason, "is the database up and reachable?")
+    if failure.unclear:
+        hint = "the server, or a pooler before it, answers and refuses: see the cause for its words"
+    return f"connecting fails ({failure.reason}){tried}: {hint}"
+
+
 def _overloaded(pool: ConnectionPool, waited: float) -> BaseException:
     admission = pool._admission
     assert admission is not None
@@ -140,6 +143,18 @@ def _overloaded(pool: ConnectionPool, waited: float) -> BaseException:
     return error  # type: ignore[no-any-return]
 
 
+_FULL = (
+    "let fewer processes connect, make max_size smaller, or allow more connections there "
+    "(max_connections, the role's or the database's CONNECTION LIMIT)"
+)
+_HINTS = {
+    "auth": "the server refuses the user or password: see the cause, and correct them",
+    "unknown_database": "the database does not exist: see the cause, and correct its name",
+    "dns": "the server's name does not resolve: see the cause; is the name right, and DNS up?",
+    "tls": "the server and this side do not agree on TLS: see the cause, and what sslmode says",
+    "server_shutdown": "the server stops or starts: wait for it",
+    "too_many_connections": f"the server has no room for more connections: {_FULL}",
+}
 _WORDS = {
     "auth": "the server refuses the user or password",
     "unknown_database": "the database does not exist",

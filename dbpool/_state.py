@@ -2,6 +2,32 @@
 
 Only failed connects decide, never a query. While a pool is down what is open goes on serving, one
 prober connects, and callers start nothing. Recovery begins with one connect at a time.
+
+Answer or silence decides. A connect is answered by whatever comes back: a refusal by the server or
+a pooler in any words, a port where nothing listens, a name that does not resolve. That says nothing
+of the connections that are open, so callers go on waiting for those. Silence says that the way to
+the server is cut, for those too. `_answer` tells the two apart, and which connections are alive:
+open, and not seen dead.
+
+    a connect              ok, recovering                   down
+    ---------------------  -------------------------------  ------------------------------------
+    succeeds               recovering: twice as many at     recovering, one at a time
+                           once; at the end of the ramp ok
+    is met with silence    the second in a row: down        stays; tried ever less often
+    is answered, and none  refused: down; else the second   stays; tried three times a second
+    is alive               failure in a row: down
+    is answered, and one   stays; callers wait for it       recovering, if one has done a round
+    is alive                                                trip since the outage began
+    is refused for good    stays; where none is alive the   stays
+    (password, database)   callers are told at once
+    fails in a callback    stays                            stays; ok if only stuck connects had
+    or a setting                                            made it down
+    ends never (`_stuck`)  none is alive, and two are       stays
+                           stuck: down
+
+A failure in recovery makes it one connect at a time again. `pause`, `resume` and `resize` are told
+in `_lifecycle`: the first stops connecting whatever the state, the second begins a recovery, and so
+does the third where the pool has all that it may have.
 """
 
 from __future__ import annotations
@@ -9,124 +35,32 @@ from __future__ import annotations
 import logging
 import math
 import random
-import threading
-import weakref
-from collections import deque
 from time import time as wall_time  # for people; all else goes by `_clock`
 from typing import TYPE_CHECKING, Any
 
 from ._keeper import keeper
+from ._server import Server, server_at
 from .drivers.base import PERMANENT
 
 if TYPE_CHECKING:
-    from ._connecting import Failure
+    from ._answer import Answer
+    from ._failing import Failure
     from .pool import ConnectionPool
 
-__all__ = ["DOWN", "OK", "RECOVERING", "Reach", "Server", "forget_servers"]
+__all__ = ["DOWN", "OK", "RECOVERING", "STUCK", "Reach"]
 
 logger = logging.getLogger("dbpool.pool")
 
 OK, DOWN, RECOVERING = "ok", "down", "recovering"
+STUCK = "connect_stuck"  # why a pool is down whose connects do not end
 
 IN_A_ROW = 2  # failed connects after which a pool is down
-PER_SECOND = 3  # connects to a server that is down, over all pools of the process
-WITHIN = 1.02  # seconds: a little over one, for a thread may take its time from here to the connect
-SPACING = WITHIN / PER_SECOND  # seconds between two of them where they fail at once
-SLOWEST = 2.0  # seconds between two of them at most
-TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
 FOR_A_BLIP = 0.5  # the part of down_wait that is left to one who had waited before the outage
 TELL_EVERY = 30.0  # seconds between two lines in the log
 FULL_FOR = (15.0, 25.0)  # seconds until a server without room for more is asked again
 
 # The server, or the kernel in its place, has answered that it takes nobody.
 _REFUSALS = frozenset(("connect_refused", "server_shutdown", "too_many_connections"))
-
-
-class Server:
-    """How often a server that is down is tried, by all pools of this process together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards all of this; taken after a pool's, never before
-        self._started: deque[float] = deque(maxlen=PER_SECOND)
-        self._next_at = 0.0
-        self._pause = 0.0
-        # The pools that are down, in the order in which it is their turn; by id.
-        self._down: dict[int, weakref.ref[ConnectionPool]] = {}
-
-    def started(self, now: float) -> None:
-        """A connect begins, whatever the state."""
-        with self._lock:
-            self._started.append(now)
-
-    def due(self, pool: ConnectionPool) -> float:
-        """Return when this pool may try again."""
-        with self._lock:
-            due = self._next_at
-            if len(self._started) == PER_SECOND:
-                due = max(due, self._started[0] + WITHIN)
-            return due if next(iter(self._down), id(pool)) == id(pool) else due + TURN
-
-    def claim(self, pool: ConnectionPool, now: float) -> bool:
-        """Take the next attempt, if it is due."""
-        with self._lock:
-            if now < self.due(pool):
-                return False
-            # It goes to the end, and so does one that has missed its turn: closed, or given up.
-            for key in {next(iter(self._down), id(pool)), id(pool)}:
-                if (ref := self._down.pop(key, None)) is not None and ref() is not None:
-                    self._down[key] = ref
-            self._next_at = now + SPACING
-            self._started.append(now)
-            return True
-
-    def failed(
-        self, pool: ConnectionPool, now: float, since: float, *, answered: bool = False
-    ) -> None:
-        """Put the next attempt off: little if this one was answered or failed at once, else longer.
-
-        From one beginning to the next: one that hung for longer than that has waited already.
-        """
-        with self._lock:
-            known = self._down.get(id(pool))
-            if known is None or known() is not pool:
-                self._down[id(pool)] = weakref.ref(pool)
-            soon = now + SPACING * random.uniform(0.9, 1.0)
-            if answered or now - since < SPACING:
-                self._pause = 0.0
-                self._next_at = max(self._next_at, soon)
-                return
-            self._pause = min(max(2 * self._pause, SPACING), SLOWEST)
-            self._next_at = max(soon, since + self._pause * random.uniform(0.75, 1.0))
-
-    def leave(self, pool: ConnectionPool) -> None:
-        """Leave the turns of those that are down."""
-        with self._lock:
-            self._down.pop(id(pool), None)
-
-    def answered(self, pool: ConnectionPool) -> list[ConnectionPool]:
-        """It takes connections again. Return the other pools that are down: they may try now."""
-        with self._lock:
-            self._pause = self._next_at = 0.0
-            self._started.clear()
-            self.leave(pool)
-            return [other for ref in self._down.values() if (other := ref()) is not None]
-
-
-_servers: weakref.WeakValueDictionary[Any, Server] = weakref.WeakValueDictionary()
-_servers_lock = threading.RLock()  # guards `_servers`
-
-
-def _server_at(address: Any) -> Server:
-    mine = Server()
-    with _servers_lock:
-        return _servers.setdefault(address, mine)
-
-
-def forget_servers() -> None:
-    """Start anew in a forked child, where the old locks may be held for ever."""
-    global _servers_lock
-    _servers_lock = threading.RLock()
-    _servers.clear()
 
 
 class Reach:
@@ -143,7 +77,12 @@ class Reach:
         self.full = False  # whether the server had no room for more when last asked
         self._full_until = -math.inf
         self._limit = 0
+        self.words: dict[int, Answer] = {}  # what refusals mean, by the hash of their texts
+        self.stuck = 0  # connects that do not end, and stand in the way of others
+        self.told_stuck = 0  # how many of them the log knows of
+        self.fresh_since = -math.inf  # what began before says nothing any more; see _stuck
         self._in_a_row = 0
+        self._silent = 0  # of these the last ones
         self._ramp: float = math.inf
         self._told_at = -math.inf
         self._address: Any = None
@@ -154,7 +93,7 @@ class Reach:
         if address != self._address:
             self.server.leave(pool)
             self._address = address
-            self.server = _server_at(address)
+            self.server = server_at(address)
 
     @property
     def silent(self) -> bool:
@@ -196,38 +135,69 @@ class Reach:
     # -- what connects tell; each returns the line for the log, "" if there is nothing to say
 
     def connect_failed(
-        self, pool: ConnectionPool, now: float, since: float, failure: Failure
+        self, pool: ConnectionPool, now: float, since: float, failure: Failure, alive: bool
     ) -> str:
-        """Judge a failed connect; under the pool's lock, after its backoff has been told."""
+        """Judge a failed connect; under the pool's lock, after its backoff has been told.
+
+        Arguments: `since`, when it began; `alive`, whether a connection is open that has not been
+        seen dead.
+        """
         known = isinstance(failure.error, pool._driver.OperationalError)
         if not known or failure.reason in PERMANENT:
+            if self.name == DOWN and self.cause == STUCK:
+                self.name = OK
             return ""
         self._in_a_row += 1
+        self._silent = self._silent + 1 if failure.silent else 0
         if self.name == RECOVERING:
             self._ramp = 1
         line = ""
+        refused = failure.reason in _REFUSALS
         if self.name == DOWN:
             self.attempts += 1
-        elif self._in_a_row >= IN_A_ROW or (failure.reason in _REFUSALS and not pool._entries):
-            self.name = DOWN
-            self.since = self._told_at = now
-            self.attempts, self.refused = self._in_a_row, 0
-            line = (
-                f"pool {pool.name!r} is down, it cannot connect: {failure.reason} "
-                f"({type(failure.error).__name__}); {len(pool._entries)} open"
-            )
+            if alive and not failure.silent and self.since < pool._proved_at > pool._doubted_at:
+                return self._answers(pool, failure.reason)
+        elif self._silent >= IN_A_ROW or (not alive and (refused or self._in_a_row >= IN_A_ROW)):
+            line = self._go_down(pool, now, failure.reason, type(failure.error).__name__)
+            self.attempts = self._in_a_row
         if self.name == DOWN:
             self.cause = failure.reason
-            # A refusal is an answer, however long a busy machine took over it.
-            self.server.failed(pool, now, since, answered=failure.reason in _REFUSALS)
+            # A refusal is an answer, however long a busy machine took over it. Words that are not
+            # understood may be about a login, which servers count.
+            self.server.failed(pool, now, since, answered=refused, unclear=failure.unclear)
             pool._backoff.retry_at = self.server.due(pool)
         return line
+
+    def _go_down(self, pool: ConnectionPool, now: float, cause: str, error: str) -> str:
+        self.name, self.cause = DOWN, cause
+        self.since = self._told_at = now
+        self.attempts = self.refused = 0
+        return (
+            f"pool {pool.name!r} is down, it cannot connect: {cause} ({error}); "
+            f"{len(pool._entries)} open"
+        )
+
+    def _answers(self, pool: ConnectionPool, reason: str) -> str:
+        """End an outage in which the server has come back, and takes no new connection."""
+        self.recover(pool)
+        return (
+            f"pool {pool.name!r}: the server answers again, but a new connection is refused "
+            f"({reason}); it works with the {len(pool._entries)} that are open"
+        )
+
+    def connects_stuck(self, pool: ConnectionPool, now: float, alive: bool) -> str:
+        """Go down where connects do not end and nothing else can serve; under the lock."""
+        if alive or self.name == DOWN or self.paused:
+            return ""
+        return self._go_down(pool, now, STUCK, f"{self.stuck} connects do not end")
 
     def is_full(self, pool: ConnectionPool, now: float) -> str:
         """Do with what is open: the server has no room for more (SQLSTATE 53300)."""
         first, self.full = not self.full, True
         self._limit = len(pool._entries)
         self._full_until = now + random.uniform(*FULL_FOR)
+        if self.name == DOWN and self.since < pool._proved_at > pool._doubted_at:
+            self.recover(pool)
         return (
             f"pool {pool.name!r}: the server has no room for more connections; it works with "
             f"{self._limit} of {pool.max_size} until there is"
@@ -237,13 +207,19 @@ class Reach:
 
     def connected(self, pool: ConnectionPool, now: float) -> str:
         """Judge a connect that succeeded; under the pool's lock."""
-        self._in_a_row = 0
+        self._in_a_row = self._silent = 0
         self.full, self._full_until = False, -math.inf
+        hung, self.told_stuck = self.told_stuck, 0
+        self.stuck, self.fresh_since = 0, now
         if self.name == RECOVERING:
             self._ramp *= 2
             self.settle(self._ramp >= pool._max_connecting)
         if self.name != DOWN:
-            return ""
+            return (
+                f"pool {pool.name!r} connects again; {hung} connects that were given up still hang"
+                if hung
+                else ""
+            )
         self.recover(pool)
         self._others = self.server.answered(pool)
         return (
@@ -254,7 +230,8 @@ class Reach:
     def recover(self, pool: ConnectionPool) -> None:
         """Begin with one connect at a time."""
         self.server.leave(pool)
-        self.name, self._ramp, self._in_a_row = RECOVERING, 1, 0
+        self.name, self._ramp = RECOVERING, 1
+        self._in_a_row = self._silent = 0
 
     def settle(self, enough: bool) -> None:
         """All is well once the ramp has reached its end, or nobody wants more."""

@@ -6,7 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from . import _connecting, _growth, _returning, _role, _socket, _suspicion
+from . import _failing, _growth, _returning, _role, _socket, _stuck, _suspicion
 from ._clock import monotonic
 from ._ending import retire
 from ._handover import offer
@@ -24,7 +24,6 @@ __all__ = ["answers", "found_dead", "ping_or_retire", "sweep", "take_idle", "upk
 logger = logging.getLogger("dbpool.pool")
 
 LEAST = 0.05  # seconds that the server is given for an answer, however little time is left
-NEW = 1.0  # seconds for which a connection that has not been lent yet is a new one
 LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quiet pool
 
 
@@ -52,13 +51,13 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
             if error is not None:
                 # A pooler takes connections also while its server is away. Not where no new one
                 # has to answer: there nothing would tell that they do again.
-                if pool._validate == "ping" and not entry.uses and now - entry.born < NEW:
-                    _connecting.rejected(pool, error)
+                if pool._validate == "ping":
+                    _failing.rejected(pool, entry, error, now)
                 found_dead(pool, held)
                 return False
         else:
             entry.proved_at = now  # nobody asks here, so nothing stays suspect
-        if pool._check is not None and not _passes_check(pool, held, deadline):
+        if pool._check is not None and not _passes_check(pool, held, now, deadline):
             return False
     except BaseException:
         retire(pool, held, "broken")
@@ -98,7 +97,7 @@ def ping_or_retire(pool: ConnectionPool, held: Held) -> None:
     retire(pool, held, "broken")
 
 
-def _passes_check(pool: ConnectionPool, held: Held, deadline: float) -> bool:
+def _passes_check(pool: ConnectionPool, held: Held, now: float, deadline: float) -> bool:
     """Run the user's check; it may leave nothing behind but its verdict."""
     conn, entry = held
     left = max(deadline - monotonic(), LEAST)
@@ -110,8 +109,7 @@ def _passes_check(pool: ConnectionPool, held: Held, deadline: float) -> bool:
     except Exception as raised:
         keep, error = False, raised
     if not keep:
-        if not entry.uses:
-            _connecting.rejected(pool, error)
+        _failing.rejected(pool, entry, error, now)
         with pool._lock:
             pool._totals.found_dead += 1
         retire(pool, held, "check_failed")
@@ -152,6 +150,8 @@ def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
     sweep(pool, now)
     _growth.settle(pool)
+    if pool._connecting:
+        _stuck.tell(pool, now)
     if line := pool._reach.still(pool, now):
         logger.warning("%s", line)
     if pool._background:
@@ -225,6 +225,9 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
             if surplus:
                 due = min(due, entry.since + _max_idle(pool))
             due = min(due, now + LOOK_EVERY)
+        for attempt in pool._attempts():
+            if attempt.overdue_at > now:
+                due = min(due, attempt.overdue_at)
         if _growth._missing(pool, now) or pool._waiters:
             due = min(due, max(pool._backoff.retry_at, now + 0.5))
         if pool._reach.name == DOWN:

@@ -19,11 +19,11 @@ PASS, WARN, FAIL = "pass", "warn", "fail"
 # The only words that an answer may contain besides the three.
 REASONS = {
     PASS: (),
-    WARN: ("saturated", "slow", "read_only", "probe_unavailable", "recovering"),
+    WARN: ("saturated", "slow", "read_only", "probe_unavailable", "recovering", "connect_stuck"),
     FAIL: (
         *("connect_failed", "connect_refused", "connect_timeout", "dns", "tls", "auth"),
         *("too_many_connections", "query_timeout", "query_failed", "server_shutdown", "internal"),
-        *("starting", "draining", "closed"),
+        *("connect_stuck", "starting", "draining", "closed"),
     ),
 }
 
@@ -87,6 +87,8 @@ def _well(pool: ConnectionPool, good: Finding | None, now: float, limits: Limits
         reasons.append("recovering")
     elif pool._reach.name == DOWN:  # no new connection is to be had, but what is open works
         reasons.append("probe_unavailable")
+    if pool._reach.stuck:  # what is open works, and there may be no more of it
+        reasons.append("connect_stuck")
     if _is_saturated(pool, now):
         reasons.append("saturated")
     if good is not None and good.seconds > limits.slow and now - good.at < SLOW_FOR:

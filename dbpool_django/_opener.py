@@ -88,6 +88,16 @@ class Opener(WrappedDriver):
             raise
         return conn
 
+    def refusal(self, conninfo: str, kwargs: Mapping[str, Any]) -> str | None:
+        """Connect once more for what a refusal is about, unless a class connects in its own way.
+
+        What it adds there (a password, say) would be missing, and another refusal be told.
+        """
+        module = self._class.get_new_connection.__module__
+        if not module.startswith(("django.", "dbpool_django.")):
+            return None
+        return self._driver.refusal(conninfo, {**kwargs})
+
     def _adopt(self, conn: Any) -> None:
         """Take over a connection that Django has opened."""
         self._driver.adopt(conn)

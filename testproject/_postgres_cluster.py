@@ -40,7 +40,8 @@ class Cluster:
 
     The superuser is "postgres". `password` is asked for over TCP, never on the unix socket, which
     only the server's account (and root) can reach. `ssl` makes a certificate. `programs`: see
-    find_programs. Raises PostgresUnavailable where the machine cannot give what is asked for.
+    find_programs. `environ` are variables that the programs have besides this process's own.
+    Raises PostgresUnavailable where the machine cannot give what is asked for.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Cluster:
         password: str | None,
         ssl: bool,
         programs: str | None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
+        self._environ = environ or {}
         found = find_programs(programs)
         self.origin = found.origin
         self._account = account_to_run_as()
@@ -169,7 +172,7 @@ class Cluster:
     def _environment(self) -> dict[str, str]:
         # Without the caller's PG* variables: PGOPTIONS or PGSERVICE would reach psql.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return {**kept, "HOME": str(self.directory), "LC_ALL": "C"}
+        return {**kept, "HOME": str(self.directory), "LC_ALL": "C", **self._environ}
 
 
 def _base_directory(*, open_to_all: bool) -> str:

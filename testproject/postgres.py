@@ -42,6 +42,7 @@ class PostgresServer:
     `conf` are settings as in postgresql.conf. With `password` the superuser "postgres" needs it
     over TCP (SCRAM-SHA-256); the unix socket trusts. With `ssl` it speaks TLS with `certificate`,
     made out to localhost and 127.0.0.1. `programs` is "system" or "wheel" (see find_programs).
+    `environ` are variables for the server, such as LOCPATH.
     Raises PostgresUnavailable where the machine cannot give what is asked for.
     """
 
@@ -52,10 +53,13 @@ class PostgresServer:
         password: str | None = None,
         ssl: bool = False,
         programs: str | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.password = password
         self.ssl = ssl
-        self._cluster = Cluster(settings=conf or {}, password=password, ssl=ssl, programs=programs)
+        self._cluster = Cluster(
+            settings=conf or {}, password=password, ssl=ssl, programs=programs, environ=environ
+        )
         self.port, self._claim = claim_port()
         self._postmaster: subprocess.Popen[bytes] | None = None
         self._frozen: list[int] = []

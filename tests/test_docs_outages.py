@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dbpool import ConnectionPool, PoolDown
+from dbpool import ConnectionPool, PoolDown, PoolTimeout
 from dbpool.options import OPTIONS
 from testproject.postgres import PostgresServer
 from tests.health.probing import patient
@@ -85,23 +85,53 @@ def test_every_line_of_the_log_that_is_shown_is_logged_like_that(
             wait_until(lambda: "max_use" in caplog.text, 30.0)
             assert health.respond("GET", "/healthz/db", "", [], "")[0] == 200
             stub.hooks["connect"] = refuse
-            with pytest.raises(PoolDown):
-                pool.getconn()
-            inside.put(pool, proved_at=-math.inf)  # a second later
-            assert health.respond("GET", "/healthz/db", "", [], "")[0] == 503
-            logging.getLogger("dbpool.pool").warning(inside.outage(pool).is_full(pool, 0.0))
-            logging.getLogger("dbpool.pool").warning(
-                inside.outage(pool).still(pool, time.monotonic() + 30)
-            )
-            stub.hooks.clear()
-            inside.put(inside.outage(pool), full_until=0.0)
-            wait_until(lambda: "is up again" in caplog.text, 30.0)
+            with pytest.raises(PoolTimeout):
+                pool.getconn(0.05)
+            wait_until(lambda: "cannot connect: connect_refused" in caplog.text, 30.0)
+        with pytest.raises(PoolDown):
+            pool.getconn()
+        inside.put(pool, proved_at=-math.inf)  # a second later
+        assert health.respond("GET", "/healthz/db", "", [], "")[0] == 503
+        logging.getLogger("dbpool.pool").warning(inside.outage(pool).is_full(pool, 0.0))
+        logging.getLogger("dbpool.pool").warning(
+            inside.outage(pool).still(pool, time.monotonic() + 30)
+        )
+        stub.hooks.clear()
+        inside.put(inside.outage(pool), full_until=0.0)
+        wait_until(lambda: "is up again" in caplog.text, 30.0)
     finally:
         pool.close()
     logged = [_without_numbers(record.getMessage()) for record in caplog.records]
     for block in ("is down, it cannot connect", "has no room for more"):
         for shown in PAGE.block(block).splitlines():
             assert _without_numbers(shown) in logged
+
+
+def test_the_lines_of_the_log_about_connects_that_hang_are_logged_like_that(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.patch(monkeypatch, "OVERRUN", 0.0)
+    stub, go = StubDriver(), threading.Event()
+    with ConnectionPool("", driver=stub, name="default", connect_timeout=0.05) as pool:
+        with pool.connection():
+            stub.hooks["connect"] = lambda _: go.wait(60.0)
+            with pytest.raises(PoolTimeout):
+                pool.getconn(0.05)
+            wait_until(lambda: asked(pool) and "2 connects do not end" in caplog.text, 30.0)
+            stub.hooks.clear()
+            wait_until(lambda: asked(pool) and "connects again" in caplog.text, 30.0)
+        go.set()
+    logged = [_without_numbers(record.getMessage()) for record in caplog.records]
+    for shown in PAGE.block("connects do not end, in the driver").splitlines():
+        assert _without_numbers(shown) in logged
+
+
+def asked(pool: ConnectionPool) -> bool:
+    try:
+        pool.putconn(pool.getconn(0.05))
+    except PoolTimeout:
+        pass
+    return True
 
 
 def _without_numbers(line: str) -> str:

@@ -38,6 +38,11 @@ class Making:
         self._class = connection_class
         self._seconds = seconds
 
+    @property
+    def makes(self) -> Any:
+        """The class of the connections."""
+        return self._class
+
     def __call__(self, dsn: str, **kwargs: Any) -> Any:
         made_by = self._class
         if extensions.get_wait_callback() is None or not isinstance(made_by, type):

@@ -21,6 +21,9 @@ class LibpqDriver(Driver):
 
     name_option = "application_name"
     takes_settings = True
+    # Seconds by which a connect may give up before its connect_timeout is over: libpq counted whole
+    # ones till version 16.
+    early = 0.0
 
     # Arguments of the driver's own `connect`: which values fit, and how an error says that.
     own: Mapping[str, tuple[Callable[[Any], bool], str]] = {}
@@ -139,6 +142,13 @@ class LibpqDriver(Driver):
         """Return `kwargs` with timeouts, keepalives and the name that the user has not set."""
         given = self._given(conninfo, kwargs)
         return {**_postgres.defaults(given, os.environ, timeout, name), **kwargs}
+
+    def timed_out(
+        self, error: BaseException, seconds: float, conninfo: str, kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a connect has failed after `seconds` because nothing answered in time."""
+        given = self._given(conninfo, kwargs)
+        return seconds >= _postgres.host_seconds(given, os.environ) - self.early
 
     def host(self, conn: Any) -> tuple[str, str] | None:
         """Return the host and port that it is connected to."""

@@ -14,6 +14,7 @@ __all__ = [
     "connect_seconds",
     "defaults",
     "elsewhere",
+    "host_seconds",
     "is_disconnect",
     "reason",
     "routed",
@@ -68,6 +69,17 @@ def connect_seconds(given: Mapping[str, Any], environ: Mapping[str, str], timeou
         pass
     hosts = given.get("hostaddr") or given.get("host") or service.get("host") or ""
     return timeout * (1 + str(hosts).count(","))
+
+
+def host_seconds(given: Mapping[str, Any], environ: Mapping[str, str]) -> float:
+    """Return how long libpq waits for one host; infinity for a user's own 0, or what is none."""
+    service = _service.settings(given, environ) or {}
+    own = given.get("connect_timeout", service.get("connect_timeout"))
+    try:
+        seconds = int(own or environ.get(_ENVIRONMENT["connect_timeout"]) or 0)
+    except ValueError:
+        seconds = 0
+    return max(seconds, 2) if seconds > 0 else math.inf  # libpq takes 1 for 2
 
 
 def address(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -143,6 +155,7 @@ _STATES = {
     "28000": "auth",
     "28P01": "auth",
     "3D000": "unknown_database",
+    "42501": "auth",  # no CONNECT on the database
     "53300": "too_many_connections",
     "57P01": "server_shutdown",
     "57P02": "server_shutdown",
@@ -154,8 +167,8 @@ _STATES = {
     "55P02": MISCONFIGURED,
 }
 
-# At connect neither driver has a SQLSTATE, so the texts of server and libpq must do; they were
-# read off PostgreSQL 15 to 18. What is not recognised is retried. The first that fits counts.
+# At connect neither driver has a SQLSTATE. These texts of server and libpq, read off PostgreSQL 15
+# to 18, save asking for it (`_sqlstate`), and no promise hangs on them. The first that fits counts.
 _TEXTS = (
     ("too many clients already", "too_many_connections"),
     ("remaining connection slots are reserved", "too_many_connections"),

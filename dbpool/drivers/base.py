@@ -278,6 +278,21 @@ class Driver(ABC):
             return Mistake(str(wrong))
         return Mistake(f"connect raised {type(error).__name__}: see the cause")
 
+    def timed_out(
+        self, error: BaseException, seconds: float, conninfo: str, kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a connect has failed after `seconds` because nothing answered in time."""
+        return self.reason(error) == "connect_timeout"
+
+    def refusal(self, conninfo: str, kwargs: Mapping[str, Any]) -> str | None:
+        """Connect once more, and return the word of REASONS for what the server refuses it with.
+
+        Asked where `reason` does not know the words of a refusal: they may be of any language.
+        "connect_failed" for a refusal that has no word; None for none by a server. Raises
+        TimeoutError if nothing answers.
+        """
+        return None
+
     @abstractmethod
     def is_disconnect(self, conn: Any, error: BaseException) -> bool:
         """Return whether `error` means that the connection is of no further use."""

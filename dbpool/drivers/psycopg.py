@@ -13,7 +13,7 @@ from psycopg import pq, rows
 from psycopg.pq.misc import find_libpq_full_path
 
 from .. import _socket
-from . import _cancel, _postgres
+from . import _cancel, _postgres, _sqlstate
 from ._conninfo import MALFORMED
 from ._libpq import LibpqDriver
 from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, UNKNOWN, bare
@@ -124,6 +124,43 @@ class PsycopgDriver(LibpqDriver):
                 error._pgconn = None  # type: ignore[attr-defined]
             error.__traceback__ = None
             errors += (error.__cause__, error.__context__)
+
+    def timed_out(
+        self, error: BaseException, seconds: float, conninfo: str, kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a connect has failed after `seconds` because nothing answered in time."""
+        # Of several hosts the last one has the word, and another one the time.
+        timeout = isinstance(error, psycopg.errors.ConnectionTimeout)
+        return timeout or super().timed_out(error, seconds, conninfo, kwargs)
+
+    def refusal(self, conninfo: str, kwargs: Mapping[str, Any]) -> str | None:
+        """Connect once more for the code of a refusal; psycopg has it of no connect's."""
+        path = _libpq_path()
+        if path is None:
+            return None
+        given = self._given(conninfo, kwargs)
+        own = {key: given.pop(key) for key in self.own if key in given}
+        made_by = own.get("connection_class", psycopg.Connection)
+        if made_by.connect.__func__ is not psycopg.Connection.connect.__func__:
+            return None  # it connects in its own way, and may be refused for something else
+        try:
+            pgconn = pq.PGconn.connect_start(_conninfo.make_conninfo("", **given).encode())
+        except (psycopg.Error, TypeError, ValueError):
+            return None
+
+        def step() -> int:
+            status: int = pgconn.connect_poll()
+            if status == pq.PollingStatus.FAILED:
+                raise psycopg.OperationalError(pgconn.get_error_message())
+            return status
+
+        try:
+            code = _sqlstate.refusal(
+                path, pgconn.pgconn_ptr, lambda: pgconn.socket, step, psycopg.Error
+            )
+        finally:
+            pgconn.finish()
+        return None if code is None else _postgres.reason(code, "")
 
     def canceller(self, conn: Any) -> Callable[[], None] | None:
         """Return what has the server end its statement; psycopg's own keeps the GIL meanwhile."""

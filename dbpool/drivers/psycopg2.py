@@ -9,7 +9,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from .. import _socket
-from . import _cancel, _postgres
+from . import _cancel, _postgres, _sqlstate
 from ._conninfo import MALFORMED
 from ._green import Making
 from ._in_step import InStepCursor, catch_up, connection_class, is_behind
@@ -26,6 +26,8 @@ from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, bare
 
 __all__ = ["Psycopg2Driver"]
 
+# Where classes of connections come from that change nothing about how one connects.
+_KNOWN_FACTORIES = (TrackedConnection.__module__, "psycopg2.extras")
 _READY = extensions.STATUS_READY
 _UNSET = (None, None, None)  # isolation level, readonly and deferrable as the server has them
 
@@ -39,6 +41,8 @@ class Psycopg2Driver(LibpqDriver):
 
     name = "psycopg2"
     OperationalError: type[Exception] = psycopg2.OperationalError
+
+    early = 0.02 if extensions.libpq_version() >= 170_000 else 1.0
 
     # A method of psycopg2's own, without a Python frame around it.
     transaction_status: Any = staticmethod(extensions.connection.get_transaction_status)
@@ -109,6 +113,32 @@ class Psycopg2Driver(LibpqDriver):
         if autocommit:
             conn.autocommit = True  # before any statement: it costs no round trip
         return conn
+
+    def refusal(self, conninfo: str, kwargs: Mapping[str, Any]) -> str | None:
+        """Connect once more for the code of a refusal; psycopg2 has it of no connect's."""
+        given = self._given(conninfo, kwargs)
+        own = {key: given.pop(key) for key in self.own if key in given}
+        factory = own.get("connection_factory", TrackedConnection)
+        begins = getattr(getattr(factory, "makes", factory), "__init__", None)
+        plain = begins is extensions.connection.__init__
+        if not plain and getattr(begins, "__module__", None) not in _KNOWN_FACTORIES:
+            return None  # it connects in its own way, and may be refused for something else
+        code = None
+        try:
+            conn = extensions.connection(extensions.make_dsn(**given), async_=1)
+            try:
+                code = _sqlstate.refusal(
+                    psycopg2._psycopg.__file__,
+                    conn.pgconn_ptr,
+                    conn.fileno,
+                    conn.poll,
+                    psycopg2.OperationalError,
+                )
+            finally:
+                conn.close()
+        except (psycopg2.Error, TypeError, ValueError):
+            pass
+        return None if code is None else _postgres.reason(code, "")
 
     def canceller(self, conn: Any) -> Callable[[], None] | None:
         """Return what has the server end its statement; psycopg2's own keeps the GIL meanwhile."""

@@ -189,6 +189,16 @@ class WrappedDriver(Driver):
         """Return what is wrong with what `connect` was given, if that is why it failed."""
         return self._driver.mistake(error, conninfo, kwargs)
 
+    def timed_out(
+        self, error: BaseException, seconds: float, conninfo: str, kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a connect has failed after `seconds` because nothing answered in time."""
+        return self._driver.timed_out(error, seconds, conninfo, kwargs)
+
+    def refusal(self, conninfo: str, kwargs: Mapping[str, Any]) -> str | None:
+        """Connect once more, and return the word of REASONS for what the server refuses it with."""
+        return self._driver.refusal(conninfo, kwargs)
+
     def is_disconnect(self, conn: Any, error: BaseException) -> bool:
         """Return whether `error` means that the connection is of no further use."""
         return self._driver.is_disconnect(conn, error)

@@ -415,14 +415,16 @@ def test_a_slow_connect_costs_the_one_who_gave_up_no_slot(
 
 @pytest.fixture
 def short_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a connect up at its timeout, and try in spite of those that hang after ages only."""
+    inside.patch(monkeypatch, "STUCK_LONGER", 1000.0)
     inside.patch(monkeypatch, "OVERRUN", 0.0)
 
 
 @pytest.mark.usefixtures("short_overrun")
-def test_a_hanging_connect_is_replaced_but_no_more_than_two_and_keeps_its_slot(
+def test_a_hanging_connect_is_replaced_but_no_more_than_two_at_once_and_keeps_its_slot(
     stub_pool: MakePool, gate: Gate
 ) -> None:
-    pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1)
+    pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1, down_wait=PATIENCE)
     caller = in_thread(use, pool)
     wait_until(lambda: gate.inside == 3, PATIENCE, "two hanging ones are replaced")
     wait_until(
@@ -441,7 +443,7 @@ def test_a_hanging_connect_is_replaced_but_no_more_than_two_and_keeps_its_slot(
 def test_growth_goes_on_when_one_of_three_hanging_connects_ends(
     end: str, stub_pool: MakePool, stub: StubDriver
 ) -> None:
-    """At most two are replaced; each frees its place when its thread ends."""
+    """At most two are replaced at once; each frees its place when its thread ends."""
     go = threading.Semaphore(0)
     entered: list[int] = []
 
@@ -453,7 +455,7 @@ def test_growth_goes_on_when_one_of_three_hanging_connects_ends(
                 raise StubError("connect_timeout")
 
     stub.hooks["connect"] = hang
-    pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1)
+    pool = stub_pool(max_size=10, max_connecting=1, connect_timeout=0.1, down_wait=PATIENCE)
     caller = in_thread(use, pool)
     wait_until(lambda: len(entered) == 3, PATIENCE, "two hanging ones are replaced")
     wait_until(

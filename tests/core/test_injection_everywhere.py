@@ -6,6 +6,7 @@ here, and gives it a scenario or says why it needs none.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -20,12 +21,13 @@ from typing import Any
 
 import pytest
 
-from dbpool import ConnectionPool, PoolTimeout
+from dbpool import ConnectionPool, PoolError, PoolTimeout
 from dbpool.drivers import WrappedDriver
 from tests.core import test_injection
 from tests.core.test_injection import PACKAGE, Check, Run, full_capacity
 from tests.support import inside
 from tests.support.injection import Injected, _Tracer, explore, quiet_collector
+from tests.support.refusing_server import RefusingServer
 from tests.support.servers import Postgres
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver
@@ -304,7 +306,31 @@ def _on_a_driver_around_another(run: Run) -> Check:
     return full_capacity(pool, stub)
 
 
+def _refused_in_words_that_are_not_known(run: Run) -> Check:
+    """The server is asked for the code: by a connect that is none of the pool's."""
+    pytest.importorskip("psycopg2")
+    server = RefusingServer("53300", "Het gaat niet")
+    server.__enter__()
+    pool = _pool(server.dsn(), driver="psycopg2", down_wait=0.0)
+
+    def ask() -> None:
+        with contextlib.suppress(PoolError):
+            pool.getconn()
+
+    run(ask)
+
+    def check(where: str) -> None:
+        server.__exit__()
+        gc.collect()
+        assert not inside.attempts(pool), "it still has its slot"
+        inside.audit(pool)
+        pool.close()
+
+    return check
+
+
 HERE: list[Scenario] = [
+    _refused_in_words_that_are_not_known,
     _on_a_driver_around_another,
     _dead_by_its_socket,
     _guarded,

@@ -89,13 +89,12 @@ def test_the_hosts_are_those_of_the_conninfo(
 def silent_for_long(pool: ConnectionPool) -> None:
     """Leave the pool as two connects into silence do, without the time that they take."""
     error = pool.driver.OperationalError("timeout expired")
+    failure = inside.Failure(error, "connect_timeout", silent=True)
     now = time.monotonic()
     with inside.lock(pool):
         for _ in range(2):
-            inside.backoff(pool).failed(now, inside.Failure(error, "connect_timeout"))
-            inside.outage(pool).connect_failed(
-                pool, now, now - 5.0, inside.Failure(error, "connect_timeout")
-            )
+            inside.backoff(pool).failed(now, failure)
+            inside.outage(pool).connect_failed(pool, now, now - 5.0, failure, alive=False)
     assert pool.state == "down"
 
 

@@ -18,6 +18,7 @@ from dbpool import (
     ConnectionPool,
     _connecting,
     _ending,
+    _failing,
     _fork_gate,
     _growth,
     _handover,
@@ -27,8 +28,10 @@ from dbpool import (
     _probe,
     _prober,
     _returning,
+    _server,
     _socket,
     _state,
+    _stuck,
     _suspicion,
     _threads,
     _use_limit,
@@ -39,9 +42,9 @@ from dbpool import pool as _pool_module
 from dbpool._admission import CoDel as CoDel
 from dbpool._clock import monotonic as monotonic
 from dbpool._connecting import Attempt as Attempt
-from dbpool._connecting import Failure as Failure
 from dbpool._entry import NEVER as NEVER
 from dbpool._entry import Entry as Entry
+from dbpool._failing import Failure as Failure
 from dbpool._fork_gate import NoFork as NoFork
 from dbpool._growth import Backoff as Backoff
 from dbpool._handover import CLOSED as CLOSED
@@ -49,14 +52,14 @@ from dbpool._handover import FREE_THREADED as FREE_THREADED
 from dbpool._keeper import keeper as scheduler
 from dbpool._probe import Spare as Spare
 from dbpool._prober import prober_of as prober_of
+from dbpool._server import SPACING as SPACING
+from dbpool._server import WITHIN as WITHIN
+from dbpool._server import Server as Server
 from dbpool._session import Reports as Reports
 from dbpool._shown import is_word as is_word
 from dbpool._shown import shown as shown
 from dbpool._state import DOWN as DOWN
-from dbpool._state import SPACING as SPACING
-from dbpool._state import WITHIN as WITHIN
 from dbpool._state import Reach as Outage
-from dbpool._state import Server as Server
 from dbpool._verdict import Limits as Limits
 from dbpool._verdict import Verdict as Verdict
 from dbpool._verdict import judge as judge
@@ -155,6 +158,7 @@ make = _connecting.make
 reserve = _growth._reserve
 start_connectors = _growth.start_connectors
 wanted = _growth._wanted
+next_try = _stuck.next_try
 
 close_connection = _ending.close
 reclaim = _ending.reclaim
@@ -169,7 +173,7 @@ ALIVE, DEAD, look, poller = _socket.ALIVE, _socket.DEAD, _socket.look, _socket.p
 sever_of = _socket.sever_of
 CANCEL_GRACE, may_cancel = _use_limit.GRACE, _use_limit._has_place
 accepts = _knock.answers
-servers_lock: Callable[[], Any] = lambda: _state._servers_lock  # noqa: E731
+servers_lock: Callable[[], Any] = lambda: _server._servers_lock  # noqa: E731
 
 address, endpoints = _postgres.address, _postgres.endpoints
 connect_defaults, connect_seconds = _postgres.defaults, _postgres.connect_seconds
@@ -208,12 +212,14 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "MAX_PAUSE": (Backoff, "highest"),
     "MIN_ASK": (_validation, "LEAST"),
     "MIN_PAUSE": (Backoff, "lowest"),
+    "NEW": (_failing, "NEW"),
     "OVERRUN": (_connecting, "OVERRUN"),
     "REMINDER_EVERY": (_state, "TELL_EVERY"),
     "REPLACE_BEFORE": (_growth, "REPLACE_BEFORE"),
     "ROLE_EVERY": (_prober, "ROLE_EVERY"),
     "SCHEDULER_LATE": (_keeper, "_STARVED"),
     "SPARE_IDLE": (_prober, "SPARE_IDLE"),
+    "STUCK_LONGER": (_stuck, "LONGER"),
     "SWEEP_EVERY": (_validation, "LOOK_EVERY"),
     # state of the process
     "collected_at": (_waiting, "_collected_at"),

@@ -38,7 +38,7 @@ auth_file = {directory}/users.txt
 admin_users = postgres
 pool_mode = {mode}
 default_pool_size = {size}
-max_client_conn = 200
+max_client_conn = {clients}
 logfile = {directory}/pgbouncer.log
 pidfile = {directory}/pgbouncer.pid
 server_login_retry = 0.1
@@ -53,10 +53,13 @@ def find_pgbouncer() -> str | None:
 class PgBouncer:
     """One PgBouncer process.
 
-    Arguments: `mode`, session or transaction; `size`, how many sessions it opens at the server.
+    Arguments: `mode`, session or transaction; `size`, how many sessions it opens at the server;
+    `clients`, how many clients it takes.
     """
 
-    def __init__(self, server: PostgresServer, mode: str, size: int = 3) -> None:
+    def __init__(
+        self, server: PostgresServer, mode: str, size: int = 3, clients: int = 200
+    ) -> None:
         program = find_pgbouncer()
         if program is None:
             raise LookupError("there is no pgbouncer on this machine")
@@ -68,7 +71,12 @@ class PgBouncer:
         self._directory = server.directory / f"pgbouncer-{self.port}"
         self._directory.mkdir()
         ini = INI.format(
-            server_port=server.port, port=self.port, directory=self._directory, mode=mode, size=size
+            server_port=server.port,
+            port=self.port,
+            directory=self._directory,
+            mode=mode,
+            size=size,
+            clients=clients,
         )
         (self._directory / "pgbouncer.ini").write_text(ini)
         (self._directory / "users.txt").write_text('"postgres" ""\n')

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dbpool.drivers.base import IDLE, INTRANS, UNKNOWN, Driver
+from dbpool.drivers.base import IDLE, INTRANS, REASONS, UNKNOWN, Driver
 
 __all__ = ["StubConnection", "StubDriver", "StubError"]
 
@@ -103,7 +103,7 @@ class StubDriver(Driver):
         return True
 
     def reason(self, error: BaseException) -> str:
-        return str(error) if str(error) in ("auth", "connect_refused") else "connect_failed"
+        return str(error) if str(error) in REASONS else "connect_failed"
 
     def is_disconnect(self, conn: StubConnection, error: BaseException) -> bool:
         return conn.closed or not conn.alive
