@@ -97,12 +97,12 @@ def in_step(factory: Any) -> Any:
     """Return a factory of cursors that look first, for one of psycopg2's, or None for its own."""
     if factory is None or factory is _cursor:
         return InStepCursor
-    if not isinstance(factory, type) or issubclass(factory, _Looks):
+    if not isinstance(factory, type):
         return factory
     made = factory.__dict__.get("_dbpool_in_step")
-    if made is None:
-        made = _derived(factory, (_Looks, factory))
-    return made
+    if made is None and issubclass(factory, _Looks):
+        return factory
+    return made or _derived(factory, (_Looks, factory))
 
 
 class InStepConnection(extensions.connection):
