@@ -191,7 +191,8 @@ def test_a_user_defined_connection_class_serves(postgres: Postgres, new_pool: Ma
     pool = new_pool(postgres.dsn(), kwargs={"connection_factory": Mine})
     for _ in range(2):
         with pool.connection() as conn:
-            assert type(conn) is Mine
+            assert isinstance(conn, Mine)
+            assert type(conn).__mro__[1] is Mine, "nothing of ours goes before it"
 
 
 # What the driver sets unless the user did
