@@ -94,6 +94,21 @@ def test_a_connection_closed_after_its_commit_is_no_error(
     expect_full_capacity(pool)
 
 
+def test_the_drivers_own_block_inside_is_no_error_and_writes_once(
+    pg_pool: MakePool, postgres: Postgres
+) -> None:
+    """That of psycopg 3 commits, and may close."""
+    pool = pg_pool()
+
+    def own_block(conn: Any) -> None:
+        with conn:
+            insert(conn)
+
+    assert ends_with(pool, own_block) is None
+    assert rows(postgres) == 1
+    expect_full_capacity(pool)
+
+
 @pytest.mark.parametrize(
     ("steps", "kept"),
     [

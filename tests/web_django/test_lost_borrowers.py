@@ -38,6 +38,42 @@ def test_threads_that_end_without_close_cost_no_slot() -> None:
     inside.audit(connection.pool)
 
 
+@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+def test_a_generator_left_early_costs_no_connection_whatever_is_open_in_it(
+    project: Project, site: Site
+) -> None:
+    from django.db import connection, transaction
+    from django.http import StreamingHttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    def in_atomic() -> Any:
+        with transaction.atomic():
+            Book.objects.create(title="undone")
+            yield "row"
+
+    def in_a_cursor() -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 3)")
+            yield from cursor
+
+    def in_an_iterator() -> Any:
+        yield from Book.objects.iterator(1)
+
+    Book.objects.create(title="kept")
+    for generator in (in_atomic, in_a_cursor, in_an_iterator):
+        for _ in generator():
+            break
+        site.view("stream")(lambda request, rows=generator: StreamingHttpResponse(rows()))
+        _, response = site.start("stream")
+        next(iter(response))
+        response.close()  # the client has gone
+    assert project.titles() == ["kept"]
+    connection.close()
+    assert connection.pool.get_stats()["connections_num"] == 1
+    inside.audit(connection.pool)
+
+
 @pytest.mark.project(pool={"max_size": 1})
 def test_a_lent_connection_keeps_no_thread_alive() -> None:
     from django.db import connections
