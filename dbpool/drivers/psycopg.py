@@ -167,6 +167,12 @@ class PsycopgDriver(LibpqDriver):
         path = _libpq_path()
         return None if path is None else _cancel.canceller(path, conn.pgconn.pgconn_ptr)
 
+    def replace_close(self, conn: Any, call: Callable[[], object] | None) -> None:
+        """Have the connection's own close() call this instead, None for itself again."""
+        super().replace_close(conn, call)
+        if call is None:
+            _watch_close(bare(conn))
+
     def close(self, conn: Any) -> None:
         """Close it; harmless on one that is closed or broken."""
         try:

@@ -94,6 +94,18 @@ def test_a_connection_closed_after_its_commit_is_no_error(
     expect_full_capacity(pool)
 
 
+def test_that_goes_for_a_pool_whose_connections_return_by_close_too(
+    pg_pool: MakePool, postgres: Postgres
+) -> None:
+    pool = pg_pool(close_returns=True)
+    for _ in range(2):  # new, and lent before
+        pool.getconn().close()
+        assert ends_with(pool, insert, commit, close) is None
+        assert isinstance(ends_with(pool, insert, close), TransactionAborted)
+    assert rows(postgres) == 2
+    expect_full_capacity(pool)
+
+
 def test_the_drivers_own_block_inside_is_no_error_and_writes_once(
     pg_pool: MakePool, postgres: Postgres
 ) -> None:
