@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from tests.support import inside
 from tests.web_django.project import Project, database
 
 
@@ -114,13 +113,17 @@ def test_a_class_of_the_projects_own_is_asked_once_for_each_connect(project: Pro
 def test_a_spare_connection_of_a_health_check_has_the_projects_parameters(
     project: Project,
 ) -> None:
-    wrapper = _wrapper(project.dsn, {"statement_timeout": 5}, options="-c search_path=t1")
-    pool = wrapper.pool
-    conn = inside.connect(pool, "dbpool-health", own_name=True)
+    wrapper = _wrapper(project.dsn, {"max_size": 1}, options="-c search_path=t1")
+    driver = wrapper.pool.driver
+    asked: dict[str, Any] = {"settings": {"statement_timeout": 5}, "last_host": None}
+    found = driver.parameters(
+        "", {driver.name_option: "dbpool-health"}, primary=False, timeout=3.0, name="", **asked
+    )
+    conn = driver.connect("", found.kwargs, timeout=found.seconds, name="")
     with conn.cursor() as cursor:
         cursor.execute("SELECT current_setting('search_path'), current_setting('application_name')")
         assert cursor.fetchone() == ("t1", "dbpool-health")
-    pool.driver.close(conn)
+    driver.close(conn)
     wrapper.close_pool()
 
 
