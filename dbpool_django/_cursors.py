@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends import utils
 from django.db.backends.postgresql import base
 
-from dbpool.drivers._session import changes_session
+from dbpool.drivers._watched import is_watched, statement_of
 
 if TYPE_CHECKING:
     from ._loan import Loan
@@ -24,17 +24,17 @@ __all__ = [
 # Not one of `connection.execute_wrappers`: that list is the project's own, and Django's
 # `execute_wrapper()` takes the last entry off it, whosever it is.
 class _Noticing:
-    """For `reset="auto"`: mark the loan when a statement changes the session.
+    """For `reset="auto"`: report each statement.
 
-    Used where the driver's own cursor does not (`_raw_cursors`): for cursor factories that are no
-    class, and for server-side cursors of Django's own class (psycopg 3).
+    Used where the driver's own cursor does not: where another backend makes it in a way of its
+    own, and for server-side cursors of Django's class (psycopg 3).
     """
 
     cursor: Any
     db: Any
 
     def callproc(self, procname: str, *args: Any, **kwargs: Any) -> Any:
-        self._dbpool_notice(f"SELECT {procname}(")
+        self._dbpool_notice(statement_of("callproc", (procname,), {}))
         return super().callproc(procname, *args, **kwargs)  # type: ignore[misc]
 
     def _execute(self, sql: Any, *args: Any) -> Any:
@@ -49,20 +49,20 @@ class _Noticing:
         self._dbpool_close()
 
     def _dbpool_close(self) -> None:
-        loan, name = self.db._dbpool_loan, getattr(self.cursor, "name", None)
-        if loan is not None and name:
-            loan.supplier.opener.marks.close(self.db.connection, name, self.cursor.close)
+        loan = self.db._dbpool_loan
+        if loan is not None and getattr(self.cursor, "name", None):
+            loan.supplier.opener.watch.closes(self.db.connection, self.cursor, self.cursor.close)
         else:
             self.cursor.close()
 
     def _dbpool_notice(self, sql: Any) -> None:
         loan = self.db._dbpool_loan
-        if loan is None:
+        if loan is None or is_watched(self.cursor):
             return
-        if not loan.changed:
-            loan.changed = changes_session(sql, self.cursor)
+        watch = loan.supplier.opener.watch
+        watch.saw(self.db.connection, sql, self.cursor)
         if getattr(self.cursor, "withhold", False):
-            loan.supplier.opener.marks.hold(self.db.connection, self.cursor.name)
+            watch.holds(self.db.connection, self.cursor.name)
 
 
 def _sending(name: str) -> Any:
@@ -103,7 +103,7 @@ class _Releasing(_Noticing):
             return  # the driver's error says so
         if self._dbpool_loan is not self.db._dbpool_loan or self._dbpool_loan is None:
             self.db.ensure_connection()
-            self.cursor = self.db.create_cursor()
+            self.cursor = self.db._dbpool_cursor(None)
             self._dbpool_loan = self.db._dbpool_loan
         if self._dbpool_loan is not None:
             self._dbpool_loan.unread.add(self)

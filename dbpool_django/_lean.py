@@ -61,10 +61,14 @@ class LeanWrapper(BaseDatabaseWrapper):
         # Always, and Django's: test tools forbid queries in its place.
         unguarded(self.ensure_connection)()
         try:
-            return self._prepare_cursor(self.create_cursor(name))  # type: ignore[attr-defined]
+            return self._prepare_cursor(self._dbpool_cursor(name))  # type: ignore[attr-defined]
         except Exception:
             with self.wrap_database_errors:
                 raise
+
+    def _dbpool_cursor(self, name: str | None) -> Any:
+        """Return a cursor of the driver's, whichever class of a project's makes it."""
+        return unguarded(self.create_cursor)(name)
 
     def make_cursor(self, cursor: Any) -> Any:
         """Return Django's wrapper of a cursor of the driver's."""

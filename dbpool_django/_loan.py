@@ -48,11 +48,10 @@ class Loan:
     Whoever drops the wrapper's `connection` without `close()` thereby gives the slot back.
     """
 
-    __slots__ = ("_broken", "_unread", "changed", "cursors", "supplier")
+    __slots__ = ("_broken", "_unread", "cursors", "supplier")
 
     def __init__(self, supplier: Supplier) -> None:
         self.supplier = supplier
-        self.changed = False  # the session is not what the next borrower should find
         self.cursors: list[weakref.ref[Any]] | None = None  # so that they end with the loan
         self._broken = False
         self._unread: weakref.WeakSet[Any] | None = None
@@ -64,12 +63,17 @@ class Loan:
             self._unread = weakref.WeakSet()
         return self._unread
 
-    @property
-    def is_pinned(self) -> bool:
+    def has_changed(self, conn: Any) -> bool:
+        """Return whether the session is seen, without a round trip, to have been changed."""
+        watch = self.supplier.opener.watch
+        return watch is not None and watch.changed(conn)
+
+    def is_pinned(self, conn: Any) -> bool:
         """Whether the borrower needs this very session, or has not read all of a result."""
+        watch = self.supplier.opener.watch
         return (
-            self.changed
-            or bool(self._unread)
+            bool(self._unread)
+            or (watch is not None and watch.marked(conn))
             or any(getattr(cursor, "name", None) for cursor in self.open_cursors())
         )
 
@@ -94,7 +98,8 @@ class Loan:
 
     def note_error(self, conn: Any, error: BaseException) -> None:
         """Judge an error of the driver's while it can be judged; most leave the session intact."""
-        if self.supplier.pool.report(conn, error):
+        pool = self.supplier.pool
+        if pool.report(_lent(pool, conn), error):
             self._broken = True
 
     def give_back(self, conn: Any, doubtful: bool, *, always_open: bool = False) -> None:
@@ -106,24 +111,29 @@ class Loan:
         """
         supplier = self.supplier
         pool = supplier.pool
+        if not supplier.is_plain:
+            conn = _lent(pool, conn)
         for ref in self.cursors or ():
             # Where connections go back between statements, cursors see to it themselves.
-            if ref() is not None and not (supplier.releases and not self.is_pinned):
+            if ref() is not None and not (supplier.releases and not self.is_pinned(conn)):
                 self._close_cursors(conn)
                 break
         close = self._broken or (doubtful and supplier.opener.is_disconnect(conn, Exception()))
         if always_open and not close:
             close = roll_back(pool, conn)
-        if supplier.resets and not close:
+        watch = supplier.opener.watch
+        if supplier.resets and not close and watch is not None:
             if conn.closed:
                 close = True
-            elif self.changed or supplier.opener.has_drifted(conn):
+            elif watch.changed(conn):
                 if supplier.opener.transaction_status(conn) != IDLE:
                     logger.warning(
                         "pool %r: a connection came back in an open transaction: rolled back",
                         pool.name,
                     )
-                close = not clean_session(pool, conn)
+                close = not clean_session(pool, conn, watch)
+        elif supplier.releases and watch is not None:
+            watch.forget(conn)  # it is for a pin that statements were reported
         pool.putconn(conn, close)
 
     def _close_cursors(self, conn: Any) -> None:
@@ -132,11 +142,31 @@ class Loan:
         for cursor in self.open_cursors():
             guard = Guard(pool, conn, pool._ping_timeout)  # the server may be frozen
             try:
-                name = getattr(cursor, "name", None)
-                if name:
+                if getattr(cursor, "name", None):
                     with guard:
-                        self.supplier.opener.marks.close(conn, name, cursor.close)
+                        self._close_named(conn, cursor)
                 else:
                     cursor.close()  # sends nothing
             except Exception:  # the server's cursor, in a session that has ended
                 self._broken = self._broken or guard.fired
+
+    def _close_named(self, conn: Any, cursor: Any) -> None:
+        watch = self.supplier.opener.watch
+        if watch is None:
+            cursor.close()
+        else:
+            watch.closes(conn, cursor, cursor.close)
+
+
+def _lent(pool: ConnectionPool, conn: Any) -> Any:
+    """Return the connection that the pool has lent, where a project's class has put a proxy on it.
+
+    Its `get_new_connection` may wrap whatever Django's returns. `conn` itself if none is known.
+    """
+    inner = conn
+    while inner is not None:
+        entry = pool._in_use.get(id(inner))
+        if entry is not None and entry() is inner:
+            return inner
+        inner = getattr(inner, "__wrapped__", None)
+    return conn

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from dbpool._session import SessionWatch
 from dbpool.drivers import Driver, WrappedDriver
 from dbpool.drivers.base import Parameters
 
-from ._marks import Marks
 from ._settings import copied
 
 __all__ = ["Opener"]
@@ -34,7 +34,7 @@ class Opener(WrappedDriver):
     thread that happened to make the pool is kept, nor does a later change of settings get in.
     """
 
-    marks: Marks  # only where cursors have names
+    watch: SessionWatch | None = None  # where the server has sessions that can be changed
 
     def __init__(
         self,
@@ -107,10 +107,6 @@ class Opener(WrappedDriver):
         """Give a connection what Django gives it beyond opening it, then what the user wants."""
         if self._users_configure is not None:
             self._users_configure(conn)
-
-    def has_drifted(self, conn: Any) -> bool:
-        """Return whether the session is seen, without a round trip, to have been changed."""
-        return False
 
     def _detached(self) -> BaseDatabaseWrapper:
         wrapper = self._class(copied(self._settings), self._alias)

@@ -12,6 +12,7 @@ from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg
 from dbpool import ConnectionPool, drivers
 from dbpool._shown import shown
 from dbpool.drivers import _conninfo
+from dbpool.drivers._watched import Watched
 
 from . import _settings
 from ._cursors import (
@@ -23,7 +24,6 @@ from ._cursors import (
 from ._lean import LeanCursor
 from ._loan import Supplier
 from ._postgres_opener import PostgresOpener
-from ._raw_cursors import Noticed
 from ._wrapper import PooledWrapper
 
 if is_psycopg3:
@@ -93,7 +93,7 @@ class PooledPostgres(PooledWrapper):
         if loan is not None:
             if loan.supplier.releases:
                 return ReleasingCursor(cursor, self)
-            if loan.supplier.resets and not isinstance(cursor, Noticed):
+            if loan.supplier.resets and not isinstance(cursor, Watched):
                 return NoticingCursor(cursor, self)
         return LeanCursor(cursor, self)
 
@@ -102,7 +102,7 @@ class PooledPostgres(PooledWrapper):
         loan = self._dbpool_loan
         if loan is not None and loan.supplier.releases:
             return ReleasingDebugCursor(cursor, self)
-        if loan is not None and loan.supplier.resets and not isinstance(cursor, Noticed):
+        if loan is not None and loan.supplier.resets and not isinstance(cursor, Watched):
             return NoticingDebugCursor(cursor, self)
         return super().make_debug_cursor(cursor)
 

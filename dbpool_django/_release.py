@@ -84,7 +84,7 @@ def _release_unused(response: HttpResponseBase) -> HttpResponseBase:
             and opener.transaction_status(conn) == IDLE
             and not loan.open_cursors()
             # A body that queries later would do so without its tenant, or lock, or table.
-            and not (response.streaming and (loan.changed or opener.has_drifted(conn)))
+            and not (response.streaming and loan.has_changed(conn))
         ):
             wrapper.close()
     return response

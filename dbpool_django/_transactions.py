@@ -59,8 +59,8 @@ class TransactionEnds(BaseDatabaseWrapper):
             and not self.in_atomic_block
             and not self._dbpool_connecting
             and not self.allow_thread_sharing
-            and not loan.is_pinned
-            and not (loan.supplier.resets and loan.supplier.opener.has_drifted(self.connection))
+            and not loan.is_pinned(self.connection)
+            and not (loan.supplier.resets and loan.has_changed(self.connection))
             and loan.supplier.opener.transaction_status(self.connection) == IDLE
         ):
             self.close()

@@ -230,12 +230,12 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         self.isolation_level = supplier.isolation_level
         return conn
 
-    def create_cursor(self, name: str | None = None) -> Any:
-        """Return a cursor that ends with this loan of the connection."""
+    def _dbpool_cursor(self, name: str | None) -> Any:
+        """Return a cursor that ends with this loan of the connection, whoever makes it."""
         loan = self._dbpool_loan
         if loan is None and type(self.connection) is ClosedConnection:
             self.connection.cursor()  # raises, before psycopg has made half a server-side cursor
-        cursor = unguarded(super().create_cursor)(name)
+        cursor = unguarded(self.create_cursor)(name)
         if loan is not None:
             if loan.cursors is None:
                 loan.cursors = [ref(cursor)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
 
     from dbpool import ConnectionPool
-    from dbpool._session import Reports
+    from dbpool._session import SessionWatch
 
     from ._isolation import Isolation
 
@@ -40,14 +40,14 @@ class AppState:
     def __init__(
         self,
         pools: dict[str, ConnectionPool],
-        reports: Mapping[str, Reports],
+        watches: Mapping[str, SessionWatch],
         replica: str | None,
         slot: str,
         mode: Mode,
         commit_veto: CommitVeto | None,
     ) -> None:
         self._pools = MappingProxyType(pools)
-        self.reports = reports
+        self.watches = watches
         self.replica = replica
         self._slot = slot  # where a context has its scope
         self._mode = mode

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dbpool import ConnectionPool, drivers
-from dbpool._session import Reports
+from dbpool._session import SessionWatch
 from dbpool._shown import any_of, shown
 from dbpool.health import SETTINGS
 from dbpool.options import OPTIONS, nearest, unknown
@@ -42,7 +42,7 @@ _OPTIONS = (
 
 def make_pools(
     config: Mapping[str, Any],
-) -> tuple[dict[str, ConnectionPool], dict[str, Reports]]:
+) -> tuple[dict[str, ConnectionPool], dict[str, SessionWatch]]:
     """Make the pools of an app, not opened yet, and what reset="auto" needs where it applies.
 
     Raises ValueError or TypeError for a wrong key or value, naming it and what is possible;
@@ -66,14 +66,14 @@ def make_pools(
             "init_app, for example to 'postgresql://user:password@host/dbname'"
         )
     pools: dict[str, ConnectionPool] = {}
-    reports: dict[str, Reports] = {}
+    watches: dict[str, SessionWatch] = {}
     for name, value in databases.items():
         given = "DBPOOL_URL" if name == "default" and url is not None else None
         where = given or f"DBPOOL_DATABASES[{shown(name)}]"
         pools[name], watch = _make_pool(name, value, common, where)
         if watch is not None:
-            reports[name] = watch
-    return pools, reports
+            watches[name] = watch
+    return pools, watches
 
 
 def mode(config: Mapping[str, Any]) -> Mode:
@@ -104,7 +104,7 @@ def replica(config: Mapping[str, Any], pools: Mapping[str, ConnectionPool]) -> s
 
 def _make_pool(
     name: str, value: Any, common: Mapping[str, Any], where: str
-) -> tuple[ConnectionPool, Reports | None]:
+) -> tuple[ConnectionPool, SessionWatch | None]:
     own: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"url": value}
     _refuse_unknown_options(own, where, ("url", *_OPTIONS))
     if "url" not in own:
@@ -116,7 +116,7 @@ def _make_pool(
             "callable that returns one"
         )
     options: dict[str, Any] = {"name": name, **_DEFAULTS, **common, **own, "open": False}
-    reports = None
+    watch = None
     try:
         if options["reset"] == "auto":
             del options["reset"]
@@ -124,14 +124,14 @@ def _make_pool(
             driver, _ = drivers.choose(known, options.get("driver"), options.get("kwargs"))
             configure = options.get("configure")
             if driver.name in _AUTO and OPTIONS["configure"].check(configure):
-                reports = Reports(configure)
-                options["configure"] = reports.configure
+                watch = SessionWatch(configure)
+                options["configure"] = watch.configure
         elif not OPTIONS["reset"].check(options["reset"]):
             raise ValueError(
                 f'reset={shown(options["reset"])} is not possible: it takes "auto", '
                 f"{OPTIONS['reset'].allowed}"
             )
-        return ConnectionPool(url, **options), reports
+        return ConnectionPool(url, **options), watch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{where}: {error}", name=error.name) from None
     except (TypeError, ValueError) as error:

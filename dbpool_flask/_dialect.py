@@ -6,6 +6,8 @@ import sqlite3
 import sys
 from typing import Any
 
+from dbpool.drivers.base import bare
+
 __all__ = [
     "begin",
     "begin_for_good",
@@ -153,6 +155,7 @@ def execute(conn: Any, *statements: str) -> list[Any]:
 
 def _plain_cursor(conn: Any) -> Any:
     """Return a cursor of the driver's own class: the app's may return dicts, or anything."""
+    conn = bare(conn)
     if isinstance(conn, sqlite3.Connection):
         cursor = sqlite3.Cursor(conn)
         cursor.row_factory = None

@@ -80,9 +80,9 @@ class DBPool:
             raise
 
     def _set_up(self, app: Flask) -> None:
-        pools, reports = _config.make_pools(app.config)
+        pools, watches = _config.make_pools(app.config)
         replica, mode = _config.replica(app.config, pools), _config.mode(app.config)
-        state = AppState(pools, reports, replica, self._slot, mode, self._commit_veto)
+        state = AppState(pools, watches, replica, self._slot, mode, self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
         answer_unavailable(app)
         state.connect(app)  # around that: its answer ends the request as well
@@ -220,7 +220,7 @@ class DBPool:
             raise RuntimeError("db.test_isolation() is active for this app already")
         pools = {name: pool for name, pool in state.pools().items() if name != state.replica}
         try:
-            with Isolation(pools, state.reports) as state.isolation:
+            with Isolation(pools, state.watches) as state.isolation:
                 try:
                     yield
                 finally:

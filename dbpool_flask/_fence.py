@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from dbpool._left_early import left_early
+from dbpool.drivers._watched import statement_of
+from dbpool.drivers.base import bare
 
 from ._errors import released
 from ._handed import fenced
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from ._lease import ContextLease
 
 __all__ = ["FencedConnection", "FencedCursor"]
-
-# Methods of the drivers that take a statement: what `reset="auto"` has to look at.
-_STATEMENTS = frozenset(("execute", "executemany", "copy_expert", "copy", "stream"))
 
 
 class _Fenced:
@@ -37,7 +36,7 @@ class _Fenced:
 
     def _result(self, result: Any) -> Any:
         """Return what to hand out for what a method of the driver's has returned."""
-        return fenced(result, self._lease)
+        return fenced(result, self._lease, self._result)
 
     @property
     def raw(self) -> Any:
@@ -47,26 +46,27 @@ class _Fenced:
         what is done to the session through it, so `reset="auto"` cleans that.
         """
         target = self._target()
-        self._lease.notices = False
+        lease = self._lease
+        if lease.watch is not None:
+            lease.watch.saw_raw(lease.conn)
         return target
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the driver's."""
         if name in METHODS:
             refuse(name, self._lease)
-        if self._lease.notices:
-            self._notice(name, args, kwargs)
+        self._report(name, args, kwargs)
         try:
             return self._result(getattr(self._target(), name)(*args, **kwargs))
         except Exception as error:
             self._lease.note_error(error)
             raise
 
-    def _notice(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if name in _STATEMENTS:
-            self._lease.notice(*args, **kwargs)
-        elif name == "callproc":
-            self._lease.notice(f"SELECT {args[0] if args else ''}(")
+    def _report(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        watch, conn = self._lease.watch, self._lease.conn
+        statement = statement_of(name, args, kwargs)
+        if statement is not None and watch is not None and conn is not None:
+            watch.saw(conn, statement)
 
     def __getattr__(self, name: str) -> Any:
         target = self._target()
@@ -109,7 +109,7 @@ class FencedConnection(_Fenced):
         return self._lease.raw()
 
     def _result(self, result: Any) -> Any:
-        if result is self._lease.conn:
+        if bare(result) is bare(self._lease.conn):
             return self
         if hasattr(result, "fetchone"):  # psycopg 3 and sqlite3 execute on connections, too
             return self._cursor_type(self, self._lease, self._lease.adopt(result))
@@ -186,9 +186,13 @@ class FencedCursor(_Fenced):
         return self._cursor
 
     def _result(self, result: Any) -> Any:
-        if result is self._cursor:
+        # A tracer's cursor returns what the driver's does: the driver's.
+        inner = bare(result)
+        if inner is bare(self._cursor):
             return self
-        return self._connection if result is self._lease.conn else super()._result(result)
+        if inner is bare(self._lease.conn):
+            return self._connection
+        return super()._result(result)
 
     @property
     def connection(self) -> FencedConnection:
@@ -207,14 +211,16 @@ class FencedCursor(_Fenced):
         lease, cursor = self._lease, self._cursor
         if lease.conn is None:
             raise released()
-        if lease.notices:
-            lease.notice(*args, **kwargs)
+        if lease.watch is not None:
+            lease.watch.saw(lease.conn, args[0] if args else kwargs.get("query", ""), cursor)
         try:
             result = cursor.execute(*args, **kwargs)
         except Exception as error:
             lease.note_error(error)
             raise
-        return self if result is cursor else result
+        if result is cursor:
+            return self
+        return None if result is None else self._result(result)
 
     def fetchone(self) -> Any:
         """Return the next row, or None."""

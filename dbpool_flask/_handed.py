@@ -6,7 +6,7 @@ when they are run, and not when they are made. By then it may serve somebody els
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator
 from types import GeneratorType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["fenced"]
 
 
-def fenced(result: Any, lease: ContextLease) -> Any:
-    """Return what a method of the driver's has returned, fenced if it is such a thing."""
+def fenced(result: Any, lease: ContextLease, hand_out: Callable[[Any], Any]) -> Any:
+    """Return what a method of the driver's has returned, fenced if it is such a thing.
+
+    Arguments: `hand_out`, which is given what a generator yields: it may be a cursor.
+    """
     if isinstance(result, GeneratorType):
-        return _generate(result, lease)
+        return _generate(result, lease, hand_out)
     if isinstance(result, ContextDecorator):  # what @contextmanager makes
         return _Block(result, lease)
     return result
 
 
-def _generate(results: Iterator[Any], lease: ContextLease) -> Iterator[Any]:
+def _generate(
+    results: Iterator[Any], lease: ContextLease, hand_out: Callable[[Any], Any]
+) -> Iterator[Any]:
     """Yield what a generator of the driver's does; each step is a use of the connection."""
     try:
         while True:
@@ -38,7 +43,7 @@ def _generate(results: Iterator[Any], lease: ContextLease) -> Iterator[Any]:
                 return
             finally:
                 lease.leave()
-            yield result
+            yield hand_out(result)
     except Exception as error:
         lease.note_error(error)
         raise

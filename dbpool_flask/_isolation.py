@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dbpool import ConnectionPool
-    from dbpool._session import Reports
+    from dbpool._session import SessionWatch
 
     from ._context import Owner
 
@@ -37,15 +37,17 @@ __all__ = ["Isolation"]
 class Isolation:
     """The pinned connections of one app, while they are pinned."""
 
-    def __init__(self, pools: Mapping[str, ConnectionPool], reports: Mapping[str, Reports]) -> None:
+    def __init__(
+        self, pools: Mapping[str, ConnectionPool], watches: Mapping[str, SessionWatch]
+    ) -> None:
         self._pools = pools
-        self._reports = reports
+        self._watches = watches
         self._pinned: dict[str, Pinned] = {}
 
     def __enter__(self) -> Isolation:
         try:
             for name, pool in self._pools.items():
-                self._pinned[name] = Pinned(pool, self._reports.get(name))
+                self._pinned[name] = Pinned(pool, self._watches.get(name))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -63,8 +65,8 @@ class Isolation:
     def lend(self, name: str, unit: Unit, owner: Owner) -> WatchedConnection:
         """Return the pinned connection, behind a fence of the context's own."""
         pool = cast("ConnectionPool", self._pinned[name])
-        reports = self._reports.get(name)
-        return WatchedConnection(IsolatedLease(name, pool, unit, owner, reports))
+        watch = self._watches.get(name)
+        return WatchedConnection(IsolatedLease(name, pool, unit, owner, watch))
 
 
 class Pinned:
@@ -74,10 +76,9 @@ class Pinned:
     (of a live server) waits for them to end.
     """
 
-    def __init__(self, pool: ConnectionPool, reports: Reports | None) -> None:
+    def __init__(self, pool: ConnectionPool, watch: SessionWatch | None) -> None:
         self._pool = pool
-        self._reports = reports
-        self.changed = False  # a lease had to do with what a rollback may not undo
+        self._watch = watch
         self.name = pool.name
         self.driver = self._driver = pool.driver
         self._error = pool._error
@@ -99,8 +100,9 @@ class Pinned:
         close = True
         try:
             close = roll_back(self._pool, conn)
-            if not close and (self.changed or (self._reports and self._reports.differ(conn))):
-                close = not clean_session(self._pool, conn)
+            watch = self._watch  # a rollback may not undo what statements have done
+            if watch is not None and not close and watch.changed(conn):
+                close = not clean_session(self._pool, conn, watch)
         finally:
             self._pool.putconn(conn, close)
 
@@ -188,9 +190,9 @@ class IsolatedLease(ContextLease):
     __slots__ = ("_autocommit", "read_only")
 
     def __init__(
-        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, reports: Reports | None
+        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, watch: SessionWatch | None
     ) -> None:
-        super().__init__(name, pool, unit, owner, reports)
+        super().__init__(name, pool, unit, owner, watch)
         self._autocommit = self._pinned.autocommit
         self.read_only = False
 
@@ -256,7 +258,5 @@ class IsolatedLease(ContextLease):
         try:
             self._pinned.rollback(self)
         finally:
-            if self._reports is not None and not self.notices:
-                self._pinned.changed = True
             self.conn = None
             close_all(self._cursors)

@@ -18,7 +18,7 @@ from ._lease import ContextLease
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
-    from dbpool._session import Reports
+    from dbpool._session import SessionWatch
 
     from ._context import Owner
     from ._hooks import Unit
@@ -34,10 +34,10 @@ class LateLease(ContextLease):
     __slots__ = ("__weakref__", "_owner")
 
     def __init__(
-        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, reports: Reports | None
+        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, watch: SessionWatch | None
     ) -> None:
         self._owner = _LateOwner(owner)
-        super().__init__(name, pool, unit, self._owner, reports)
+        super().__init__(name, pool, unit, self._owner, watch)
         self._owner.lease = weakref.ref(self)
 
     def raw(self) -> Any:

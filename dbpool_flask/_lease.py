@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dbpool import TransactionAborted
 from dbpool._keeper import Guard
 from dbpool._lease import check, commit_checked, roll_back
-from dbpool._session import Reports, clean_session
-from dbpool.drivers._session import changes_session
+from dbpool._session import SessionWatch, clean_session
 from dbpool.drivers.base import IDLE, INERROR, INTRANS
 
 from . import _dialect
@@ -42,21 +41,20 @@ class ContextLease:
     __slots__ = (
         "_cursors",
         "_limit",
-        "_reports",
         "_was_read_only",
         "blocks",  # the db.transaction() blocks that are open, innermost last
         "broken",  # the connection must not be lent again
         "conn",
         "lost",  # the link broke, and the app has rolled back: the next read takes a new one
         "name",
-        "notices",  # reset="auto", and no statement so far has changed the session
         "pool",
         "torn",  # something was cut short: the state of the transaction is not known
         "unit",
+        "watch",  # of reset="auto", to which each statement is reported; else None
     )
 
     def __init__(
-        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, reports: Reports | None
+        self, name: str, pool: ConnectionPool, unit: Unit, owner: Owner, watch: SessionWatch | None
     ) -> None:
         self.name = name
         self.pool = pool
@@ -67,8 +65,7 @@ class ContextLease:
         self._cursors: list[weakref.ref[Any]] = []
         self._limit = 16
         self._was_read_only: Any = _NEVER
-        self._reports = reports  # reset="auto"
-        self.notices = reports is not None
+        self.watch = watch
         pool.own(self.conn, owner)
 
     def raw(self) -> Any:
@@ -95,11 +92,6 @@ class ContextLease:
 
     def leave(self) -> None:
         """A use has ended; only `WatchedConnection` and its cursors tell."""
-
-    def notice(self, sql: Any = "", *args: Any, **kwargs: Any) -> None:
-        """See whether a statement changes the session; its arguments are of no interest."""
-        if changes_session(kwargs.get("query", sql), self.conn):
-            self.notices = False
 
     def note_error(self, error: Exception) -> None:
         """Judge an error of the driver's at once, and tell the pool if it has ended the session."""
@@ -277,9 +269,9 @@ class ContextLease:
                     close = close_all(self._cursors) or close
                 if self._was_read_only is not _NEVER and not close:
                     close = not self._let_write(conn)
-                reports = self._reports  # reset="auto"
-                if reports and not close and (not self.notices or reports.differ(conn)):
-                    close = not clean_session(self.pool, conn)
+                watch = self.watch
+                if watch is not None and not close and watch.changed(conn):
+                    close = not clean_session(pool, conn, watch)
         finally:
             try:
                 self.pool.putconn(conn, close)

@@ -35,4 +35,5 @@ def refuse(name: str, lease: ContextLease) -> None:
             f"{what} would end the transaction that is open here, and tell nobody, so it is "
             "refused as long as there is one: call db.commit() or db.rollback() before it"
         )
-    lease.notices = False
+    if lease.watch is not None:
+        lease.watch.saw_raw(conn)

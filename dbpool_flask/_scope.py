@@ -114,10 +114,10 @@ class Scope:
             pool = self.pool(name)
         if lender.isolation is not None:
             return lender.isolation.lend(name, self._unit, owner)
-        reports = lender.reports.get(name)
+        watch = lender.watches.get(name)
         if self.ended:
-            return WatchedConnection(LateLease(name, pool, self._unit, owner, reports))
-        return FencedConnection(ContextLease(name, pool, self._unit, owner, reports))
+            return WatchedConnection(LateLease(name, pool, self._unit, owner, watch))
+        return FencedConnection(ContextLease(name, pool, self._unit, owner, watch))
 
     def pool(self, name: str) -> ConnectionPool:
         """Return the pool of that database. Raises LookupError if there is none."""

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from .._shown import shown
 from .._unknown import nearest
+from ._bare import bare
 
 __all__ = [
     "MALFORMED",
@@ -123,7 +124,7 @@ def set_journal_mode(conn: sqlite3.Connection, mode: str | None) -> None:
 
     Reads the file in any case: one that is no database is told here, not to a borrower.
     """
-    cursor = sqlite3.Cursor(conn)
+    cursor = sqlite3.Cursor(bare(conn))
     cursor.execute("PRAGMA schema_version").fetchall()
     if mode is None or cursor.execute("PRAGMA journal_mode").fetchall()[0][0] == mode:
         return  # the change needs the file for itself, so it is not asked for in vain

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2 import extensions
 
 from ._in_step import InStepConnection
-from .base import IDLE
+from .base import IDLE, bare
 
 __all__ = [
     "CLOSED_IDLE",
@@ -105,6 +105,7 @@ def replace_close(conn: Any, call: Callable[[], object] | None) -> bool:
 
 def marks_of(conn: Any) -> set[str] | frozenset[str]:
     """Return the set of marks that stays the connection's own for as long as it lives."""
+    conn = bare(conn)
     return conn._dbpool_marks if type(conn) is TrackedConnection else UNTRACKED
 
 

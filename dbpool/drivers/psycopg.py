@@ -311,7 +311,7 @@ class PsycopgDriver(LibpqDriver):
             conn.autocommit = True  # sends nothing, and spares the BEGIN and the ROLLBACK
         try:
             # The plain cursor class: the connection's own may do anything.
-            with psycopg.Cursor(conn, row_factory=rows.tuple_row) as cursor:
+            with psycopg.Cursor(bare(conn), row_factory=rows.tuple_row) as cursor:
                 cursor.execute(sql, prepare=False)
                 return cursor.fetchall() if cursor.description else []
         finally:

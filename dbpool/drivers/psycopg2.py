@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any
 
 import psycopg2
@@ -44,8 +45,8 @@ class Psycopg2Driver(LibpqDriver):
 
     early = 0.02 if extensions.libpq_version() >= 170_000 else 1.0
 
-    # A method of psycopg2's own, without a Python frame around it.
-    transaction_status: Any = staticmethod(extensions.connection.get_transaction_status)
+    # By name, since the connection may be a tracer's proxy; and without a Python frame around it.
+    transaction_status: Any = staticmethod(methodcaller("get_transaction_status"))
 
     conninfo_argument = "dsn"
     alias = "database"
@@ -293,8 +294,8 @@ class Psycopg2Driver(LibpqDriver):
                 conn.autocommit = False
 
     def _execute(self, conn: Any, sql: str) -> list[Any]:
-        # The plain cursor class: the connection's own may do anything.
-        with InStepCursor(conn) as cursor:
+        # The plain cursor class, and past the connection's method: both may do anything.
+        with InStepCursor(bare(conn)) as cursor:
             cursor.execute(sql)
             return cursor.fetchall() if cursor.description else []
 

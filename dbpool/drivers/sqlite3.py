@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _sqlite
-from .base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INTRANS, LOST, UNKNOWN, Driver
+from .base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INTRANS, LOST, UNKNOWN, Driver, bare
 
 __all__ = ["Sqlite3Driver"]
 
@@ -180,7 +180,7 @@ class Sqlite3Driver(Driver):
         replaced = vars(conn).get("close")
         _sqlite.end_cursors(conn)
         conn.close()
-        conn.__init__(uri, **given)  # which forgets all attributes
+        bare(conn).__init__(uri, **given)  # which forgets all attributes
         conn._dbpool_opened = opened
         self.replace_close(conn, replaced)
         _sqlite.set_journal_mode(conn, journal_mode)
@@ -221,6 +221,6 @@ def _needs_sql(conn: Any) -> bool:
 
 def _execute(conn: Any, sql: str) -> None:
     # Past the connection's own methods and cursor class, which may do anything.
-    cursor = sqlite3.Cursor(conn)
+    cursor = sqlite3.Cursor(bare(conn))
     cursor.execute(sql).fetchall()
     cursor.close()

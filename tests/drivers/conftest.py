@@ -132,18 +132,29 @@ def _sqlite(name: str, conninfo: str, missing: str, driver: Callable[[], Any]) -
         "sqlite3 file",
         "sqlite3 memory",
         "own",
+        # Where connect() returns a tracer's proxy.
+        "psycopg2, traced",
+        pytest.param("psycopg, traced", marks=needs_psycopg),
+        "sqlite3 file, traced",
     ]
 )
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def backend(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Backend:
+    name, _, traced = request.param.partition(", ")
+    if traced:
+        from tests.support.proxies import trace  # wrapt is not everywhere that these tests are
+
+        trace(monkeypatch)
     file, missing = tmp_path / "file.db", tmp_path / "no such place" / "file.db"
-    if request.param == "sqlite3 file":
-        return _sqlite(request.param, f"sqlite:///{file}", f"sqlite:///{missing}", lambda: None)
-    if request.param == "sqlite3 memory":
-        return _sqlite(request.param, "sqlite://", f"sqlite:///{missing}", lambda: None)
-    if request.param == "own":
-        return _sqlite(request.param, str(file), str(missing), OwnDriver)
+    if name == "sqlite3 file":
+        return _sqlite(name, f"sqlite:///{file}", f"sqlite:///{missing}", lambda: None)
+    if name == "sqlite3 memory":
+        return _sqlite(name, "sqlite://", f"sqlite:///{missing}", lambda: None)
+    if name == "own":
+        return _sqlite(name, str(file), str(missing), OwnDriver)
     server: Postgres = request.getfixturevalue("postgres")
-    return _psycopg2(server) if request.param == "psycopg2" else _psycopg(server)
+    return _psycopg2(server) if name == "psycopg2" else _psycopg(server)
 
 
 @pytest.fixture

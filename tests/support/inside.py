@@ -55,7 +55,7 @@ from dbpool._prober import prober_of as prober_of
 from dbpool._server import SPACING as SPACING
 from dbpool._server import WITHIN as WITHIN
 from dbpool._server import Server as Server
-from dbpool._session import Reports as Reports
+from dbpool._session import SessionWatch as SessionWatch
 from dbpool._shown import is_word as is_word
 from dbpool._shown import shown as shown
 from dbpool._state import DOWN as DOWN
@@ -66,7 +66,7 @@ from dbpool._verdict import judge as judge
 from dbpool._waiting import GONE as GONE
 from dbpool._waiting import Waiter as Waiter
 from dbpool.drivers import _hosts, _postgres
-from dbpool.drivers._session import changes_session as changes_session
+from dbpool.drivers._statements import leaves as leaves
 
 if TYPE_CHECKING:
     import pytest

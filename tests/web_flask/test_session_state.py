@@ -275,16 +275,16 @@ def test_a_wrong_word_is_refused_with_those_that_are_possible(database: Database
 def test_sessions_that_began_differently_are_each_compared_with_their_own_beginning(
     site: Site,
 ) -> None:
-    reports = inside.Reports()
+    watch = inside.SessionWatch()
     zones = ("UTC", "UTC", "Asia/Tokyo")
     connections = [pg.connect(site.database.dsn, options=f"-c TimeZone={zone}") for zone in zones]
     try:
         for conn in connections:
-            reports.configure(conn)
-        assert [reports.differ(conn) for conn in connections] == [False, False, False]
+            watch.configure(conn)
+        assert [watch.changed(conn) for conn in connections] == [False, False, False]
         for conn, zone in zip(connections, ("UTC", "Asia/Tokyo", "UTC"), strict=True):
             conn.cursor().execute(f"SET TimeZone TO '{zone}'")
-        assert [reports.differ(conn) for conn in connections] == [False, True, True]
+        assert [watch.changed(conn) for conn in connections] == [False, True, True]
     finally:
         for conn in connections:
             conn.close()

@@ -1,0 +1,103 @@
+"""Cursors of the drivers that report each statement, for `reset="auto"` on PostgreSQL.
+
+The driver's own cursors, not a framework's wrappers alone: much code takes the connection out of
+its wrapper, and psycopg 3's connections execute by themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ._bare import bare
+from ._statements import REMEMBERED, remembered
+
+if TYPE_CHECKING:
+    from .._session import SessionWatch
+
+__all__ = ["Watched", "is_watched", "statement_of", "watched"]
+
+# The drivers' methods that take a statement, and what they call it.
+_STATEMENTS = {
+    "execute": "query",
+    "executemany": "query",
+    "copy": "statement",
+    "copy_expert": "sql",
+    "stream": "query",
+}
+
+
+class Watched:
+    """Marks a class of cursors that report by themselves all that there is to report."""
+
+    __slots__ = ()
+
+
+def is_watched(cursor: Any) -> bool:
+    """Return whether a cursor, or what a proxy stands for, reports by itself."""
+    return isinstance(bare(cursor), Watched)
+
+
+def statement_of(method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return the statement that a method of a cursor, or connection, is called with.
+
+    None if that method takes none.
+    """
+    if method == "callproc":
+        return f"SELECT {args[0] if args else kwargs.get('procname', '')}("
+    keyword = _STATEMENTS.get(method)
+    if keyword is None:
+        return None
+    return args[0] if args else kwargs.get(keyword, "")
+
+
+def watched(base: Any, watch: SessionWatch) -> Any:
+    """Return a subclass of a class of cursors that reports to `watch`.
+
+    None is psycopg2's own class. A factory that is no class is returned as it is: nothing is known
+    of what it makes.
+    """
+    if base is None:
+        base = sys.modules["psycopg2.extensions"].cursor
+    if not issubclass(type(base), type):  # a class that a proxy stands for is none
+        return base
+    plain: Any = base
+    saw = watch.saw
+    has_names = hasattr(base, "withhold")  # psycopg 3 has a class of their own for those
+
+    class WatchedCursor(plain, Watched):  # type: ignore[misc]
+        __slots__ = ()  # the driver's own has no dictionary either
+
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            # The ordinary case without a call in between: this runs at each statement.
+            if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
+                saw(self.connection, query, self)
+            if has_names and self.name and self.withhold:
+                watch.holds(self.connection, self.name)
+            return plain.execute(self, query, *args, **kwargs)
+
+    def close(self: Any) -> None:
+        if self.name:
+            watch.closes(self.connection, self, functools.partial(plain.close, self))
+        else:
+            plain.close(self)
+
+    if has_names:
+        WatchedCursor.close = functools.wraps(plain.close)(close)
+    for name in {"callproc", *_STATEMENTS} - {"execute"}:
+        if hasattr(base, name):
+            setattr(WatchedCursor, name, _reporting(getattr(base, name), name, watch))
+    WatchedCursor.__name__, WatchedCursor.__qualname__ = base.__name__, base.__qualname__
+    WatchedCursor.__module__, WatchedCursor.__doc__ = base.__module__, base.__doc__
+    return WatchedCursor
+
+
+def _reporting(method: Any, name: str, watch: SessionWatch) -> Any:
+    @functools.wraps(method)
+    def reporting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watch.saw(self.connection, statement_of(name, args, kwargs), self)
+        return method(self, *args, **kwargs)
+
+    return reporting
