@@ -177,9 +177,9 @@ class DBPool:
     def keep_open(self, body: Iterable[Any], seconds: float = 300.0) -> KeptOpen:
         """Return a body for a streamed answer that keeps the request's transaction until its end.
 
-        `Response(db.keep_open(rows()))` commits after the last chunk and rolls back if the body
-        breaks off. It occupies a connection for as long as the slowest client takes to read, but
-        not longer than `seconds`. Implies `stream_with_context`.
+        `Response(db.keep_open(rows()))` commits at the end, before the last chunk is sent, and
+        rolls back if the body breaks off. It occupies a connection for as long as the slowest
+        client takes to read, but not longer than `seconds`. Implies `stream_with_context`.
         """
         return KeptOpen(self._scope(), body, seconds)
 

@@ -22,7 +22,9 @@ class KeptOpen:
 
     It is rolled back if the body breaks off: by an error of its own, by a client that goes away,
     or because it takes longer than `seconds`. A commit that fails breaks the body off as well,
-    which is all that the client of a stream can be told.
+    which is all that the client of a stream can be told. So the commit comes before the last
+    chunk: in HTTP/1.0 the end of the connection is the end of the answer, and one that ends early
+    is told from a whole one by what is missing, if at all.
     """
 
     def __init__(self, scope: Scope, body: Iterable[Any], seconds: float) -> None:
@@ -43,9 +45,13 @@ class KeptOpen:
 
     def _in_context(self) -> Iterator[Any]:
         whole = False
+        last: Any = None  # sent when there is another, or when the commit has succeeded
         try:
             for chunk in self._body:
-                yield chunk
+                if chunk:  # an empty one would have servers send the status, and holds back nothing
+                    if last is not None:
+                        yield last
+                    last = chunk
                 if monotonic() >= self._deadline:
                     raise PoolError(
                         f"a stream kept its connection for longer than {self._seconds:g} s, the "
@@ -54,6 +60,8 @@ class KeptOpen:
             whole = True
         finally:
             self._scope.end_stream(self._stream, commit=whole)
+        if last is not None:
+            yield last
 
     def close(self) -> None:
         """Called by the server when it is done with the body, whole or not."""

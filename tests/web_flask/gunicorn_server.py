@@ -18,6 +18,21 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 
 
+def begin(port: int, path: str, protocol: str = "HTTP/1.1") -> socket.socket:
+    """Send a request and return the connection; nothing is read yet."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+    client.sendall(f"GET {path} {protocol}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    return client
+
+
+def exchange(port: int, path: str, protocol: str) -> tuple[bytes, bytes, bytes]:
+    """Return status line, headers and body as they come, until the connection ends."""
+    with begin(port, path, protocol) as client, client.makefile("rb") as answer:
+        head, _, body = answer.read().partition(b"\r\n\r\n")
+    status, _, headers = head.partition(b"\r\n")
+    return status, headers, body
+
+
 class GunicornServer:
     """Serves until the end of the with block.
 
@@ -74,9 +89,7 @@ class GunicornServer:
 
     def begin(self, path: str) -> socket.socket:
         """Send a request and return the connection; nothing is read yet."""
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=30)
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        return client
+        return begin(self.port, path)
 
     def go(self) -> None:
         """Let requests of /wait/python and /wait/busy go on."""

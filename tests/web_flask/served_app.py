@@ -65,6 +65,18 @@ def create_app() -> Flask:
         rows = iter(["lost"])
         return Response(stream_with_context(rows) if kind == "context" else rows)
 
+    @app.get("/keep/<kind>")
+    def keep(kind: str) -> Any:
+        db.connection.cursor().execute(
+            "INSERT INTO note (text) VALUES ('kept')"
+            if kind == "whole"
+            else "INSERT INTO child VALUES (1)"
+        )
+        answer = Response(db.keep_open(iter([] if kind == "empty" else ["one ", "two ", "end"])))
+        if kind == "length":
+            answer.content_length = len("one two end")
+        return answer
+
     @app.get("/who/<text>")
     def who(text: str) -> Any:
         cursor = db.connection.cursor()
