@@ -6,8 +6,7 @@ Whatever the answer is, and in whatever language: a PostgreSQL with German messa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -31,6 +30,7 @@ from tests.support.german import german_postgres
 from tests.support.pgbouncer import PgBouncer, find_pgbouncer
 from tests.support.refusing_server import RefusingServer
 from tests.support.servers import connect
+from tests.support.stub_driver import StubDriver, StubError
 from tests.support.waiting import wait_until
 
 PASSWORD = "correct horse"
@@ -253,6 +253,31 @@ def test_one_that_is_lent_and_whose_server_has_gone_serves_nobody_any_more(
         way.now = way.good
 
 
+class SlowResolver(StubDriver):
+    """Its connects fail after their time, as in a C library that waits for DNS."""
+
+    def endpoints(self, address: Any) -> list[tuple[str, str]]:
+        return [("no-such-host.invalid", "5432")]
+
+
+def test_a_name_that_takes_too_long_to_not_resolve_is_an_answer(new_pool: MakePool) -> None:
+    driver = SlowResolver()
+    pool = new_pool(driver=driver, max_size=2, timeout=PATIENCE, down_wait=0.0)
+    with lent(pool, 1):
+
+        def late(_: object) -> None:
+            raise StubError("connect_timeout")
+
+        driver.hooks["connect"] = late
+        caller = in_thread(pool.getconn)
+        wait_for_failures(pool, 3)
+        assert pool.state == "ok"
+        with pytest.raises(PoolTimeout, match=r"connecting fails \(dns\): .* is the name right"):
+            pool.getconn(0.01)
+    pool.putconn(caller.result(PATIENCE))
+    driver.hooks.clear()
+
+
 @pytest.mark.outage
 def test_silence_makes_it_down_whatever_is_open(
     breakable_postgres: PostgresServer, new_pool: MakePool
@@ -302,12 +327,6 @@ def test_a_pooler_at_its_limit_costs_no_error_while_connections_circulate(
         wait_until(lambda: can_have(pool, 3), PATIENCE, "it grows when there is room")
 
 
-def waiting(pool: ConnectionPool) -> Future[Any]:
-    caller = in_thread(pool.getconn)
-    wait_for_waiters(pool, 1)
-    return caller
-
-
 def test_words_that_nobody_understands_are_told_and_not_asked_for_three_times_a_second(
     new_pool: MakePool,
 ) -> None:
@@ -342,6 +361,3 @@ def test_a_connect_that_is_closed_without_a_word_is_answered(new_pool: MakePool)
         pool = new_pool(server.dsn(), down_wait=0.0, timeout=1000.0)
         gave_up_until(lambda: pool.state == "down", pool)
         assert told(pool).cause == "connect_failed"
-
-
-_ = Callable

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -42,18 +44,22 @@ def test_it_is_heard_before_a_connect_repeats_its_first_packet() -> None:
         plain.close()
 
 
-def test_silence_ends_with_the_time_that_a_connect_has() -> None:
-    # An address set aside for documentation: a packet there gets lost, or is refused on the way.
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+@contextmanager
+def full_listener() -> Iterator[str]:
+    """Yield a port that takes no more: the kernel drops further first packets."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
         port = full.getsockname()[1]
-        filling = [socket.socket() for _ in range(4)]
-        for sock in filling:  # it takes no more, and the kernel drops further first packets
+        for _ in range(4):
+            sock = stack.enter_context(socket.socket())
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
         time.sleep(0.05)
-        assert inside.accepts([("127.0.0.1", str(port))], 0.7) is False
-        for sock in filling:
-            sock.close()
+        yield str(port)
+
+
+def test_silence_ends_with_the_time_that_a_connect_has() -> None:
+    with full_listener() as port:
+        assert inside.accepts([("127.0.0.1", port)], 0.7) is False
 
 
 def test_what_listens_or_refuses_or_cannot_be_looked_up_is_left_to_the_connect() -> None:
@@ -63,6 +69,26 @@ def test_what_listens_or_refuses_or_cannot_be_looked_up_is_left_to_the_connect()
     assert inside.accepts([("127.0.0.1", port)], PATIENCE), "refused"
     assert inside.accepts([("no.such.host.invalid", port)], PATIENCE)
     assert inside.accepts([], PATIENCE)
+
+
+def test_one_packet_tells_what_a_host_does_with_a_connect() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        here, lost = ("127.0.0.1", port), ("no.such.host.invalid", port)
+        assert inside.met([here], PATIENCE) == "accepted"
+        assert inside.met([lost, here], PATIENCE) == "accepted", "the best of them counts"
+    assert inside.met([here], PATIENCE) == "refused"
+    assert inside.met([lost, here], PATIENCE) == "refused"
+    assert inside.met([lost], PATIENCE) == "no name"
+    assert inside.met([("x" * 70, port)], PATIENCE) == "no name"
+    assert inside.met([], PATIENCE) == "accepted", "let the connect find out"
+    with full_listener() as port:
+        assert inside.met([("127.0.0.1", port)], 0.2) == "silence"
+
+
+@pytest.mark.parametrize("name", ["EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ETIMEDOUT"])
+def test_a_host_that_cannot_be_reached_has_answered_nothing(name: str) -> None:
+    assert inside.met_with(getattr(errno, name)) == "silence"
 
 
 @pytest.mark.parametrize(

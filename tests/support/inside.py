@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbpool import (
     ConnectionPool,
+    _answer,
     _connecting,
     _ending,
     _failing,
@@ -173,6 +174,8 @@ ALIVE, DEAD, look, poller = _socket.ALIVE, _socket.DEAD, _socket.look, _socket.p
 sever_of = _socket.sever_of
 CANCEL_GRACE, may_cancel = _use_limit.GRACE, _use_limit._has_place
 accepts = _knock.answers
+met, met_with = _knock.met, _knock._outcome
+any_alive = _answer.any_alive
 servers_lock: Callable[[], Any] = lambda: _server._servers_lock  # noqa: E731
 
 address, endpoints = _postgres.address, _postgres.endpoints
