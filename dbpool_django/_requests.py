@@ -7,8 +7,8 @@ that serves its next request; so would one of `request_started` that raises: the
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from threading import get_ident
+import threading
+import weakref
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -18,77 +18,95 @@ from django.dispatch import Signal
 
 __all__ = ["took", "watch"]
 
-# What is taken while a signal is sent. A context goes along into the threads of `sync_to_async`.
-_taken: ContextVar[list[Any] | None] = ContextVar("dbpool_django.taken", default=None)
+# What threads take while they send `request_finished`, by the thread's ident. Asynchronous
+# receivers of it query in the thread that sends it, too. Single operations on a dict are atomic.
+_sending: dict[int, list[Any]] = {}
 
 
 def took(wrapper: Any) -> None:
-    """A wrapper has taken a connection."""
-    taken = _taken.get()
-    if taken is not None:
-        taken.append(wrapper)
+    """A wrapper has taken a connection, in this thread."""
+    if _sending:
+        taken = _sending.get(threading.get_ident())
+        if taken is not None:
+            taken.append(wrapper)
 
 
 def watch() -> None:
     """Have the signals of requests give back; harmless if they do."""
     # Their class, and no method of each: what a tracer puts into Signal is called as before.
     if type(request_finished) is Signal:
-        request_finished.__class__ = _Finished
+        request_finished.__class__ = _OnlyDjangos
     if type(request_started) is Signal:
-        request_started.__class__ = _Started
+        request_started.__class__ = _OnlyDjangos
+    for signal in (request_finished, request_started):
+        for _, receiver, *_ in list(signal.receivers):
+            _heed(signal, receiver() if isinstance(receiver, weakref.ref) else receiver)
+
+
+def _heed(signal: Signal, receiver: Any) -> None:
+    """Have the signal give back from now on, if this is a receiver that may query."""
+    if type(signal) is _OnlyDjangos and not _is_djangos(receiver):
+        attentive: type[Signal] = _Finished if signal is request_finished else _Started
+        signal.__class__ = attentive  # type: ignore[assignment]
+
+
+def _is_djangos(receiver: Any) -> bool:
+    return receiver is None or str(getattr(receiver, "__module__", "")).startswith("django.")
+
+
+class _OnlyDjangos(Signal):
+    """Nothing comes after Django's own receivers, so each request is spared a look."""
+
+    def connect(self, receiver: Any, *args: Any, **kwargs: Any) -> None:
+        super().connect(receiver, *args, **kwargs)
+        _heed(self, receiver)
 
 
 class _Finished(Signal):
     def send(self, sender: Any, **named: Any) -> Any:
-        token = _taken.set([])
+        ident = threading.get_ident()  # looked up now: of the greenlet, where gevent has patched it
+        outer, taken = _sending.get(ident), []  # type: ignore[var-annotated]
+        _sending[ident] = taken
         try:
             return super().send(sender, **named)
         finally:
-            _give_back(self)
-            _taken.reset(token)
+            if outer is None:
+                del _sending[ident]
+            else:  # a receiver of this signal has sent it again
+                _sending[ident] = outer
+            if taken and _closes_connections(self):
+                for wrapper in taken:
+                    if wrapper._dbpool_loan is not None:
+                        wrapper.close_if_unusable_or_obsolete()
 
     async def asend(self, sender: Any, **named: Any) -> Any:
-        token = _taken.set([])
+        """Where the client has gone; there is a thread for the request's synchronous code."""
         try:
             return await super().asend(sender, **named)
         finally:
-            if _taken.get():
-                await sync_to_async(_give_back)(self)
-            _taken.reset(token)
+            await sync_to_async(_give_all_back)(self)
 
 
 class _Started(Signal):
     def send(self, sender: Any, **named: Any) -> Any:
-        token = _taken.set([])
         try:
             return super().send(sender, **named)
         except BaseException:
-            _give_back(self)
+            _give_all_back(self)
             raise
-        finally:
-            _taken.reset(token)
 
     async def asend(self, sender: Any, **named: Any) -> Any:
-        token = _taken.set([])
         try:
             return await super().asend(sender, **named)
         except BaseException:
-            if _taken.get():
-                await sync_to_async(_give_back)(self)
+            await sync_to_async(_give_all_back)(self)
             raise
-        finally:
-            _taken.reset(token)
 
 
-def _give_back(signal: Signal) -> None:
-    """Do once more what Django's receiver does, for what was taken after it."""
-    for wrapper in _taken.get() or ():
-        if (
-            wrapper._dbpool_loan is not None
-            and wrapper._thread_ident == get_ident()
-            and _closes_connections(signal)
-        ):
-            wrapper.close_if_unusable_or_obsolete()
+def _give_all_back(signal: Signal) -> None:
+    """Do what Django's receiver does, once more."""
+    if _closes_connections(signal):
+        close_old_connections()
 
 
 def _closes_connections(signal: Signal) -> bool:

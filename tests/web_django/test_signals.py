@@ -165,6 +165,24 @@ async def _request_until(gone: asyncio.Event) -> None:
 
 
 @pytest.mark.project(pool={"max_size": 2})
+def test_where_only_djangos_own_receivers_are_no_request_pays_for_a_look(site: Site) -> None:
+    from django.core.signals import request_finished, request_started
+    from django.dispatch import Signal
+    from django.http import HttpResponse
+
+    from tests.web_django.shelf.models import Book
+
+    site.view("")(lambda request: HttpResponse(str(Book.objects.count())))
+    assert site.get("") == (200, "0")
+    for signal in (request_finished, request_started):
+        assert type(signal).send is Signal.send
+        signal.connect(_hangs)
+        assert type(signal).send is not Signal.send
+        signal.disconnect(_hangs)
+    assert site.get("") == (200, "0")
+
+
+@pytest.mark.project(pool={"max_size": 2})
 def test_djangos_test_client_keeps_its_connection(site: Site) -> None:
     """It takes Django's receiver off for each request: a TestCase has its transaction open."""
     from django.core.signals import request_finished
