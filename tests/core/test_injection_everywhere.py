@@ -152,6 +152,18 @@ def _asked_each_time(conninfo: str) -> Scenario:
     return scenario
 
 
+def _returned_by_close(conninfo: str) -> Scenario:
+    """A first use in a block, and a second by somebody who closes what there is."""
+
+    def scenario(run: Run) -> Check:
+        pool = _pool(conninfo, close_returns=True)
+        run(lambda: _use(pool))
+        run(lambda: pool.getconn().close())
+        return at_full_capacity(pool)
+
+    return scenario
+
+
 def _checked(conninfo: str) -> Scenario:
     def scenario(run: Run) -> Check:
         pool = _pool(conninfo)
@@ -350,6 +362,7 @@ ON_DRIVERS: dict[str, Callable[[str], Scenario]] = {
     "return of a mess": _return_of_a_mess,
     "return of a mess, reset by discard": lambda c: _return_of_a_mess(c, reset="discard"),
     "asked each time": _asked_each_time,
+    "returned by close": _returned_by_close,
     "checked": _checked,
     "held too long": _held_too_long,
 }

@@ -286,3 +286,8 @@ def patch_of(monkeypatch: pytest.MonkeyPatch, part: Any, name: str, value: Any) 
 def _spot(name: str) -> tuple[Any, str]:
     owner, attribute = SPOTS[name]
     return importlib.import_module(owner) if isinstance(owner, str) else owner, attribute
+
+
+def fenced_cursors(connection: Any) -> int:
+    """Return how many cursors a Flask connection keeps track of."""
+    return len(connection._lease._cursors)

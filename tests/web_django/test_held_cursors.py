@@ -110,7 +110,7 @@ def test_one_still_open_in_a_failed_transaction_is_not_left_either() -> None:
         connection.cursor().execute("SELECT 1 / 0")
     connection.close()
     connection.closed_in_transaction = connection.in_atomic_block = False  # as a new wrapper's
-    connection.needs_rollback = False
+    connection.needs_rollback, connection.connection = False, None
     assert _left_to_the_next() == []
     del cursor
 
