@@ -172,8 +172,14 @@ def _check_role(pool: ConnectionPool, conn: Any) -> None:
 def _configure(pool: ConnectionPool, attempt: Attempt, conn: Any) -> None:
     if pool._configure is None:
         return
-    with Guard(pool, conn, pool._connect_timeout):
-        _mistakes.call(attempt, "configure", pool._configure, conn)
+    limit = Guard(pool, conn, pool._connect_timeout)
+    try:
+        with limit:
+            _mistakes.call(attempt, "configure", pool._configure, conn)
+    except Exception:
+        if limit.fired:  # the deadline has cut it off: what it raises then is no mistake of its own
+            attempt.in_callback = ""
+        raise
     status = pool._driver.transaction_status(conn)
     if status == IDLE:
         return

@@ -122,7 +122,7 @@ def test_a_pool_that_is_made_no_larger_than_what_is_open_is_not_down(
     """It connects no more, so nothing else would ever end that."""
 
     def refuse(_: object) -> None:
-        raise StubError("connect_refused")
+        raise StubError("connect_timeout")
 
     pool = stub_pool(max_size=4, down_wait=0.0)
     with lent(pool, 3):

@@ -70,7 +70,7 @@ def test_a_class_of_the_projects_own_has_its_part_in_taking_a_connection() -> No
             return super().get_new_connection(params)
 
     name = connection.settings_dict["NAME"]
-    expected = {Own: [], Initial: ["parameters", "state"], New: ["parameters", f"new on {name}"]}
+    expected = {Own: [], Initial: ["state"], New: ["parameters", f"new on {name}"]}
     for own, wanted in expected.items():
         wrapper = own(connection.copy().settings_dict, "default")
         with wrapper.cursor() as cursor:
