@@ -79,5 +79,7 @@ class ReturningLease(Lease):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        attach(self._pool, self._conn)
-        super().__exit__(kind, error, traceback)
+        try:
+            attach(self._pool, self._conn)
+        finally:
+            super().__exit__(kind, error, traceback)

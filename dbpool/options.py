@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import math
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from . import _values
 from ._shown import shown
 from ._unknown import nearest, unknown
+from ._values import is_number, seconds
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
@@ -27,7 +25,6 @@ __all__ = [
     "seconds",
     "server_settings",
     "sizes",
-    "takes",
     "unknown",
 ]
 
@@ -79,185 +76,113 @@ class Option:
     check: Callable[[Any], bool]
 
 
-def is_number(value: Any) -> bool:
-    """Return whether the value is a real number: no bool, no NaN, no int too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) <= sys.float_info.max or abs(value) == math.inf
-
-
-def seconds(name: str, value: Any) -> float:
-    """Return the seconds that a method is given. Raises ValueError for what is no number."""
-    if not is_number(value):
-        raise ValueError(f"{name}={shown(value)} is not possible: it takes seconds")
-    return float(value)
-
-
-def _count(least: int) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least
-
-
-def _positive(value: Any) -> bool:
-    return is_number(value) and 0 < value < math.inf
-
-
-def _positive_for_server(value: Any) -> bool:
-    return is_number(value) and 0 < value <= _LONGEST
-
-
-def _positive_for_server_or_none(value: Any) -> bool:
-    return value is None or _positive_for_server(value)
-
-
-def _not_negative(value: Any) -> bool:
-    return is_number(value) and 0 <= value < math.inf
-
-
-def _positive_or_none(value: Any) -> bool:
-    return value is None or _positive(value)
-
-
-def _one_of(*words: str) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, str) and v in words
-
-
-def takes(value: Callable[..., Any], *args: object) -> bool:
-    """Return whether it can be called with so many arguments; True where that is not known."""
-    try:
-        inspect.signature(value).bind(*args)
-    except TypeError:
-        return False
-    except ValueError:  # some of C's have no signature
-        pass
-    return True
-
-
-def _callable_or_none(value: Any) -> bool:
-    # What a coroutine function returns would be awaited by nobody: a check that passes everything.
-    if value is None or not callable(value):
-        return value is None
-    call = getattr(type(value), "__call__", None)  # noqa: B004 - of an object with an async one
-    awaited = inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
-    return not awaited and takes(value, None)
-
-
-def _name_or_none(value: Any) -> bool:
-    if value is None:
-        return True
-    # It goes to libpq as UTF-8, which reads no further than a NUL, whatever follows in a conninfo.
-    # And a URL would stand in each log line.
-    return isinstance(value, str) and bool(value) and not _UNSENDABLE.search(value)
-
-
-_UNSENDABLE = re.compile("[\0\ud800-\udfff]|://")
-_LONGEST = 2_147_483  # seconds: in ms, what the server and libpq can hold
-
-_SECONDS = "a finite number of seconds greater than 0"
-_CALLABLE = "a callable of one argument that is no coroutine function, or None"
-_SERVER_SECONDS = f"a number of seconds greater than 0, {_LONGEST} at most"
-
 OPTIONS: dict[str, Option] = {
-    "min_size": Option(0, "connections kept open", "a whole number, 0 or more", _count(0)),
+    "min_size": Option(0, "connections kept open", "a whole number, 0 or more", _values.count(0)),
     "max_size": Option(
         None,
         "connections open at most; 10, or min_size if that alone is given and larger",
         "a whole number, 1 or more, and not below min_size",
-        lambda v: v is None or _count(1)(v),
+        lambda v: v is None or _values.count(1)(v),
     ),
-    "timeout": Option(10.0, "seconds to get a connection", _SECONDS, _positive),
+    "timeout": Option(10.0, "seconds to get a connection", _values.SECONDS, _values.positive),
     "max_waiting": Option(
         0,
         "callers in the queue at most, beyond it TooManyRequests; 0 is no limit",
         "a whole number, 0 or more",
-        _count(0),
+        _values.count(0),
     ),
     "admission": Option(
         "fifo",
         "whom the queue serves under overload: all in their order, however long that takes, or "
         "fewer of them soon (PoolOverloaded for the rest)",
         '"fifo" or "codel"',
-        _one_of("fifo", "codel"),
+        _values.one_of("fifo", "codel"),
     ),
     "admission_target": Option(
-        0.05, "seconds of waiting that are fine, for codel", _SECONDS, _positive
+        0.05, "seconds of waiting that are fine, for codel", _values.SECONDS, _values.positive
     ),
     "admission_interval": Option(
         2.0,
         "seconds in which at least one caller must have waited less than that, for codel",
-        _SECONDS,
-        _positive,
+        _values.SECONDS,
+        _values.positive,
     ),
     "max_lifetime": Option(
         3600.0,
         "seconds a connection lives; each its own, up to 25 % less, so that they do not die "
         "together; None is for ever",
-        f"{_SECONDS}, or None",
-        _positive_or_none,
+        f"{_values.SECONDS}, or None",
+        _values.positive_or_none,
     ),
     "max_idle": Option(
         600.0,
         "seconds unused after which a connection above min_size is closed; None is never",
-        f"{_SECONDS}, or None",
-        _positive_or_none,
+        f"{_values.SECONDS}, or None",
+        _values.positive_or_none,
     ),
     "validate": Option(
         "poll",
         "before a connection is handed out: look at its socket (no round trip), ping it, or trust",
         '"poll", "ping" or "off"',
-        _one_of("poll", "ping", "off"),
+        _values.one_of("poll", "ping", "off"),
     ),
     "validate_after": Option(
         0.1,
         "seconds idle before a look is due, at the latest; 0 is always",
         "0 or more",
-        _not_negative,
+        _values.not_negative,
     ),
     "ping_after": Option(
-        30.0, "seconds since the last good answer before a ping", "0 or more", _not_negative
+        30.0, "seconds since the last good answer before a ping", "0 or more", _values.not_negative
     ),
     "ping_timeout": Option(
         2.0,
         "seconds for a ping, check, rollback or reset of the pool's own; before a connection is "
         "handed out no more than is left of the caller's timeout, but 0.05 at least",
-        _SECONDS,
-        _positive,
+        _values.SECONDS,
+        _values.positive,
     ),
     "max_connecting": Option(
-        2, "connects under way at once", "a whole number, 1 or more", _count(1)
+        2, "connects under way at once", "a whole number, 1 or more", _values.count(1)
     ),
     "connect_timeout": Option(
         5.0,
         "seconds for a connect, to each host if there are several; a longer connect_timeout in "
         "the conninfo, in kwargs, PGCONNECT_TIMEOUT or a service file wins",
-        _SERVER_SECONDS,
-        _positive_for_server,
+        _values.SERVER_SECONDS,
+        _values.positive_for_server,
     ),
     "down_wait": Option(
         1.0,
         "seconds a caller without a connection waits, within its timeout, while the server cannot "
         "be reached; then PoolDown",
         "0 or more",
-        _not_negative,
+        _values.not_negative,
     ),
     "reconnect_timeout": Option(
-        300.0, "seconds of failed connects before reconnect_failed is called", _SECONDS, _positive
+        300.0,
+        "seconds of failed connects before reconnect_failed is called",
+        _values.SECONDS,
+        _values.positive,
     ),
     "reconnect_failed": Option(
-        None, "called with the pool, once per outage", _CALLABLE, _callable_or_none
+        None, "called with the pool, once per outage", _values.CALLABLE, _values.callable_or_none
     ),
-    "configure": Option(None, "called with each new connection", _CALLABLE, _callable_or_none),
+    "configure": Option(
+        None, "called with each new connection", _values.CALLABLE, _values.callable_or_none
+    ),
     "check": Option(
         None,
         "called with a connection before it is handed out; raises if it is not good",
-        _CALLABLE,
-        _callable_or_none,
+        _values.CALLABLE,
+        _values.callable_or_none,
     ),
     "reset": Option(
         None,
         "what cleans a returned connection beyond its transaction: nothing, DISCARD ALL, or a "
         "callable",
-        f'"rollback", "discard", {_CALLABLE}',
-        lambda v: _callable_or_none(v) or v in ("rollback", "discard"),
+        f'"rollback", "discard", {_values.CALLABLE}',
+        lambda v: _values.callable_or_none(v) or v in ("rollback", "discard"),
     ),
     "close_returns": Option(
         False,
@@ -271,22 +196,22 @@ OPTIONS: dict[str, Option] = {
         "seconds a connection may be held; then its statement is cancelled, 0.25 s later the "
         "connection is cut off, and its holder gets the driver's OperationalError; None is no "
         "limit; needs background",
-        f"{_SECONDS}, or None",
-        _positive_or_none,
+        f"{_values.SECONDS}, or None",
+        _values.positive_or_none,
     ),
     "statement_timeout": Option(
         None,
         "seconds after which the server ends a statement; set on each session as it begins, so not "
         "behind a pooler that shares sessions; None leaves the server's own",
-        f"{_SERVER_SECONDS}, or None",
-        _positive_for_server_or_none,
+        f"{_values.SERVER_SECONDS}, or None",
+        _values.positive_for_server_or_none,
     ),
     "idle_in_transaction_session_timeout": Option(
         None,
         "seconds after which the server ends a session that idles in a transaction; set in the "
         "same way",
-        f"{_SERVER_SECONDS}, or None",
-        _positive_for_server_or_none,
+        f"{_values.SERVER_SECONDS}, or None",
+        _values.positive_for_server_or_none,
     ),
     "role": Option(
         None,
@@ -299,13 +224,13 @@ OPTIONS: dict[str, Option] = {
         "lifo",
         "which idle connection goes first: the last returned, or the longest idle",
         '"lifo" or "fifo"',
-        _one_of("lifo", "fifo"),
+        _values.one_of("lifo", "fifo"),
     ),
     "name": Option(
         None,
         "in logs, statistics and application_name; pool-1, pool-2, …",
         "a string that is not empty, no URL, and that UTF-8 can hold, without a NUL; or None",
-        _name_or_none,
+        _values.name_or_none,
     ),
     "background": Option(
         True,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .._shown import shown
-from ..options import takes
+from .._values import takes
 from .base import Driver
 from .wrapped import WrappedDriver, completed
 

@@ -153,11 +153,13 @@ def _asked_each_time(conninfo: str) -> Scenario:
 
 
 def _returned_by_close(conninfo: str) -> Scenario:
-    """A first use in a block, and a second by somebody who closes what there is."""
+    """A use in a block, and one by somebody who closes what there is."""
 
     def scenario(run: Run) -> Check:
         pool = _pool(conninfo, close_returns=True)
+        _use(pool)
         run(lambda: _use(pool))
+        gc.collect()  # a connection of sqlite3 is part of a cycle
         run(lambda: pool.getconn().close())
         return at_full_capacity(pool)
 
