@@ -227,6 +227,7 @@ SPOTS: dict[str, tuple[Any, str]] = {
     # state of the process
     "collected_at": (_waiting, "_collected_at"),
     "exiting": (_threads, "_ended"),
+    "start_thread": (_threads, "start"),
     "scheduler_thread": (scheduler, "_thread"),
     # what is called
     "accepts": (_knock, "answers"),

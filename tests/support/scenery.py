@@ -149,6 +149,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Keeper:
     # And no belt: a lost wake-up must show as one.
     inside.patch(monkeypatch, "nap", lambda *args: schedule.FOREVER * 2)
     inside.patch(monkeypatch, "FIRST_NAP", schedule.FOREVER * 2)
+    # A waiter that the scheduler keeps waiting starts a connector: one that ends at once.
+    inside.patch(monkeypatch, "start_thread", lambda thread: None)
     inside.patch(monkeypatch, "collect_garbage", lambda *args: None)
     return keeper
 

@@ -33,7 +33,8 @@ def wait_in_gevent(conn: Any) -> None:
 
 def create_app() -> Flask:
     app = Flask(__name__)
-    if "gevent" in sys.modules:  # gunicorn has patched everything
+    # Where gunicorn has patched everything: other tests of the same process may import gevent.
+    if "gevent.monkey" in sys.modules and sys.modules["gevent.monkey"].is_module_patched("socket"):
         extensions.set_wait_callback(wait_in_gevent)
     app.config["DBPOOL_URL"] = os.environ["SERVED_URL"]
     app.config["DBPOOL_OPTIONS"] = {"max_size": 2, "timeout": 5}
