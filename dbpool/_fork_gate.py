@@ -19,6 +19,7 @@ import threading
 import weakref
 from time import sleep  # not that of a monkey-patch which comes later: a hook must not switch
 
+from . import _process
 from ._clock import monotonic
 
 __all__ = ["NoFork"]
@@ -118,4 +119,5 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent)
+_process.on_child(_in_child)

@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import _socket, _threads
+from . import _process, _socket, _threads
 from ._clock import monotonic
 from .drivers.base import UNKNOWN
 
@@ -231,6 +231,7 @@ class Keeper:
 
 
 keeper = Keeper()
+_process.on_child(keeper.reset)
 
 
 class Guard:

@@ -9,6 +9,7 @@ from . import _role, _socket
 from ._clock import monotonic
 from ._keeper import Guard
 from ._left_early import left_early
+from ._process import start_anew, unforked
 from .drivers.base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INERROR, INTRANS, UNKNOWN
 from .errors import CommitUnknown, TransactionAborted
 
@@ -60,6 +61,7 @@ class Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        unforked or start_anew()
         pool, conn, self._conn = self._pool, self._conn, None
         early = error is not None and left_early(error, traceback)
         if early and _entry_of(pool, conn) is None:

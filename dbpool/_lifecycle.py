@@ -210,14 +210,19 @@ def check(pool: ConnectionPool) -> None:
 def start_in_child(pool: ConnectionPool) -> None:
     """Leave what is open to the parent process, and start empty; called at a fork."""
     inherited = dict(pool._inherited)
+    lent = [entry.owner for entry in list(pool._in_use.values()) if entry.owner is not None]
     for entry in list(pool._entries):
         conn = entry()
         if conn is not None:
             _fork.abandon(pool._driver, conn)
             inherited[id(conn)] = conn
+    for _, owner in lent:
+        _fork.bereave(owner)
     pool._clear()
     if pool._admission is not None:
         pool._admission.reset()
+    if pool._use_limit is not None:
+        pool._use_limit._due = 0.0  # which the parent's keeper may just have been about to write
     pool._inherited = inherited
     if pool._state == "closed":
         pool._waiters.append(CLOSED)

@@ -18,6 +18,7 @@ from . import _fork, _probe, _threads
 from ._clock import monotonic
 from ._keeper import keeper
 from ._probe import Finding
+from ._process import start_anew, unforked
 from ._verdict import FAIL, PASS, WARN, Limits, Verdict, is_primary, judge, read
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Prober:
 
     def begin(self, pool: ConnectionPool, limits: Limits) -> Verdict | Flight:
         """Return what is known, or the probe to wait for, which is started if there is none."""
+        unforked or start_anew()
         now = monotonic()
         mine = Flight(now, limits.deadline)
         change = None

@@ -8,6 +8,8 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from . import _process
+
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
@@ -113,3 +115,6 @@ def forget_servers() -> None:
     global _servers_lock
     _servers_lock = threading.RLock()
     _servers.clear()
+
+
+_process.on_child(forget_servers)

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 
+from . import _process
 from ._clock import monotonic
 
 __all__ = ["end", "forget", "start"]
@@ -50,3 +51,6 @@ def forget() -> None:
     global _ended
     _ended = False
     _being_started.clear()
+
+
+_process.on_child(forget)

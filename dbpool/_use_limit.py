@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _socket, _threads
+from . import _ending, _process, _socket, _threads
 from ._keeper import keeper
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ TOLD_EVERY = 10.0  # seconds between two warnings of one pool
 # Threads that cancel, the keeper's alone. Not a counter: what is not alive any more holds no place,
 # whatever has happened to it.
 _cancelling: list[threading.Thread] = []
+_process.on_child(_cancelling.clear)  # where the kernel forks, Python takes them for alive
 
 
 class UseLimit:

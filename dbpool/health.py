@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 from . import _detail, _fork, _prober
 from ._frames import forget_locals
 from ._prober import Flight
+from ._process import notices_forks
 from ._shown import shown
 from ._verdict import FAIL, PASS, REASONS, WARN, Limits, Verdict
 from .options import is_number, unknown
@@ -48,6 +49,7 @@ _draining = False
 _unanswerable = False  # whether the log knows that there are no pools to ask
 
 
+@notices_forks
 def set_draining(draining: bool = True) -> None:
     """Say that this process is going away: every health answer of it is `fail` from now on.
 
@@ -60,6 +62,7 @@ def set_draining(draining: bool = True) -> None:
         logger.info("this process is %s", "draining" if draining else "not draining any more")
 
 
+@notices_forks
 def is_draining() -> bool:
     """Return whether `set_draining` was called in this process."""
     return _draining
@@ -170,6 +173,7 @@ class HealthCheck:
         name = path[len(self.prefix or "") :].removeprefix("/").removesuffix("/")
         return self.respond_for(name, method, query, headers, remote_addr)
 
+    @notices_forks
     def respond_for(
         self,
         name: str,

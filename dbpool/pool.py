@@ -37,6 +37,7 @@ from ._growth import Backoff
 from ._handover import FREE_THREADED
 from ._keeper import keeper
 from ._lease import Lease
+from ._process import notices_forks, start_anew, unforked
 from ._state import Reach
 from ._use_limit import UseLimit
 from .drivers.base import IDLE
@@ -178,6 +179,7 @@ class ConnectionPool(_Typed[Conn]):
             )
         max_use = values["max_use"]
         self._use_limit = None if max_use is None else UseLimit(self, max_use)
+        unforked or start_anew()  # it is not the parent's, as all are that are known by now
         _fork.watch(self)
         if values["open"]:
             self.open()
@@ -221,6 +223,7 @@ class ConnectionPool(_Typed[Conn]):
         Raises PoolTimeout, TooManyRequests, PoolClosed, or ConnectFailed where waiting cannot
         help; each is also the driver's OperationalError.
         """
+        unforked or start_anew()
         if not self._idle:  # asked first: an IndexError costs as much as all of this
             conn, entry, now = acquire(self, timeout)
         else:
@@ -247,6 +250,7 @@ class ConnectionPool(_Typed[Conn]):
         another pool); that harms nothing. Once it has been lent again to somebody else, a second
         return cannot be told from theirs: `connection()` never returns twice.
         """
+        unforked or start_anew()
         entry = self._in_use.pop(id(conn), _NOT_LENT)
         if entry() is not conn:
             self._refuse(conn, entry)
@@ -288,6 +292,7 @@ class ConnectionPool(_Typed[Conn]):
         """
         return self._lease(self, timeout)
 
+    @notices_forks
     def own(self, conn: Any, owner: Any) -> None:
         """Say who answers for a lent connection.
 
@@ -318,6 +323,7 @@ class ConnectionPool(_Typed[Conn]):
 
     # -- open and close
 
+    @notices_forks
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Open the pool; connecting happens in the background. Harmless if it is open.
 
@@ -338,6 +344,7 @@ class ConnectionPool(_Typed[Conn]):
         if wait:
             self.wait(timeout)
 
+    @notices_forks
     def wait(self, timeout: float = 30.0) -> None:
         """Wait until min_size connections are open.
 
@@ -347,6 +354,7 @@ class ConnectionPool(_Typed[Conn]):
         """
         _lifecycle.wait(self, timeout)
 
+    @notices_forks
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool for good: waiters get PoolClosed, idle connections close at once.
 
@@ -355,10 +363,12 @@ class ConnectionPool(_Typed[Conn]):
         """
         _lifecycle.close(self, timeout)
 
+    @notices_forks
     def drain(self) -> None:
         """Renew all connections: idle ones close now, lent ones when they come back."""
         _lifecycle.drain(self)
 
+    @notices_forks
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the sizes: upwards at once, downwards as connections come back.
 
@@ -367,6 +377,7 @@ class ConnectionPool(_Typed[Conn]):
         """
         _lifecycle.resize(self, *options.new_sizes(min_size, max_size, self.max_size))
 
+    @notices_forks
     def pause(self, wait: float = 0.0) -> bool:
         """Lend nothing until `resume`, so that the server can be restarted at no caller's cost.
 
@@ -377,10 +388,12 @@ class ConnectionPool(_Typed[Conn]):
         """
         return _lifecycle.pause(self, wait)
 
+    @notices_forks
     def resume(self) -> None:
         """Lend again, after `pause`: connecting begins with one at a time. Harmless otherwise."""
         _lifecycle.resume(self)
 
+    @notices_forks
     def check(self) -> None:
         """Ask the server on every idle connection now; close those that do not answer.
 
@@ -401,6 +414,7 @@ class ConnectionPool(_Typed[Conn]):
         Down: two connects failed in a row, or the server refused one while nothing was open.
         What is open goes on serving. Recovering: it connects again, few at a time at first.
         """
+        unforked or start_anew()
         if self._state != "open":
             return self._state
         return "paused" if self._reach.paused else self._reach.name
@@ -447,10 +461,12 @@ class ConnectionPool(_Typed[Conn]):
 
     # -- what the pool tells
 
+    @notices_forks
     def get_stats(self) -> dict[str, Any]:
         """Return counters and gauges, named as psycopg_pool names them; see docs/stats.md."""
         return stats.snapshot(self)
 
+    @notices_forks
     def pop_stats(self) -> dict[str, Any]:
         """Return the same, counters since the last `pop_stats`; live counters are never reset."""
         with self._lock:
@@ -469,6 +485,7 @@ class ConnectionPool(_Typed[Conn]):
         """
         self._doubted_at = monotonic()
 
+    @notices_forks
     def report(self, conn: Any, error: BaseException) -> bool:
         """Tell the pool of an error that the driver raised on a lent connection.
 

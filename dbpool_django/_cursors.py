@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends import utils
 from django.db.backends.postgresql import base
 
+from dbpool._process import start_anew, unforked
 from dbpool.drivers._watched import is_watched, statement_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class _Noticing:
         self._dbpool_close()
 
     def _dbpool_close(self) -> None:
+        unforked or start_anew()
         loan = self.db._dbpool_loan
         if loan is not None and getattr(self.cursor, "name", None):
             loan.supplier.opener.watch.closes(self.db.connection, self.cursor, self.cursor.close)
@@ -56,6 +58,7 @@ class _Noticing:
             self.cursor.close()
 
     def _dbpool_notice(self, sql: Any) -> None:
+        unforked or start_anew()
         loan = self.db._dbpool_loan
         if loan is None or is_watched(self.cursor):
             return
@@ -99,6 +102,7 @@ class _Releasing(_Noticing):
 
     def _dbpool_notice(self, sql: Any) -> None:
         """Take a connection again if the last one was given back meanwhile."""
+        unforked or start_anew()
         if self._dbpool_closed:
             return  # the driver's error says so
         if self._dbpool_loan is not self.db._dbpool_loan or self._dbpool_loan is None:
@@ -136,6 +140,7 @@ class _Releasing(_Noticing):
         self._dbpool_read()
 
     def _dbpool_fetch(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        unforked or start_anew()
         return self.db.wrap_database_errors(method)(*args, **kwargs)
 
     def _dbpool_read(self) -> None:

@@ -17,6 +17,8 @@ from django.db.backends import utils
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
+from dbpool._process import start_anew, unforked
+
 __all__ = ["LeanWrapper", "connects_by_djangos", "unguarded"]
 
 _GUARDED = async_unsafe(len).__code__  # of each method that Django keeps out of async code
@@ -56,6 +58,7 @@ class LeanWrapper(BaseDatabaseWrapper):
         return self._cursor()
 
     def _cursor(self, name: str | None = None) -> Any:
+        unforked or start_anew()
         if self.health_check_enabled:
             self.close_if_health_check_failed()
         # Always, and Django's: test tools forbid queries in its place.
@@ -89,6 +92,7 @@ class LeanCursor(utils.CursorWrapper):
     db: LeanWrapper
 
     def _execute(self, sql: Any, params: Any, *ignored: Any) -> Any:
+        unforked or start_anew()
         if self.db.needs_rollback or not apps.ready:
             return super()._execute(sql, params, *ignored)  # type: ignore[misc]
         try:
@@ -101,9 +105,11 @@ class LeanCursor(utils.CursorWrapper):
 
     def close(self) -> None:
         """Close the driver's cursor; here it need not be looked for as an attribute of that."""
+        unforked or start_anew()
         self.cursor.close()
 
     def fetchone(self) -> Any:
+        unforked or start_anew()
         try:
             return self.cursor.fetchone()
         except Exception:
@@ -111,6 +117,7 @@ class LeanCursor(utils.CursorWrapper):
                 raise
 
     def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+        unforked or start_anew()
         try:
             return self.cursor.fetchmany(*args, **kwargs)
         except Exception:
@@ -118,6 +125,7 @@ class LeanCursor(utils.CursorWrapper):
                 raise
 
     def fetchall(self) -> Any:
+        unforked or start_anew()
         try:
             return self.cursor.fetchall()
         except Exception:

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
+    from ._wrapper import PooledWrapper
 
 __all__ = ["Owner"]
 
@@ -21,7 +21,7 @@ class Owner:
 
     __slots__ = ("_wrapper", "thread")
 
-    def __init__(self, wrapper: BaseDatabaseWrapper, thread: threading.Thread) -> None:
+    def __init__(self, wrapper: PooledWrapper, thread: threading.Thread) -> None:
         self._wrapper = weakref.ref(wrapper)
         self.thread = weakref.ref(thread)  # idents are reused, objects are not
 
@@ -38,3 +38,9 @@ class Owner:
             return True
         # A live test server's wrapper belongs to several threads; it outlives each of them.
         return wrapper.allow_thread_sharing
+
+    def forked(self) -> None:
+        """Have the wrapper let go, in a forked child, of what is the parent process's."""
+        wrapper = self._wrapper()
+        if wrapper is not None:
+            wrapper._dbpool_start_in_child()

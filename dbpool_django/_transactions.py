@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from dbpool._process import start_anew, unforked
 from dbpool.drivers.base import IDLE
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class TransactionEnds(BaseDatabaseWrapper):
 
         No driver asks the server to end a transaction that no statement has begun.
         """
+        unforked or start_anew()
         loan, conn = self._dbpool_loan, self.connection
         if loan is None or conn is None:
             return None
@@ -45,6 +47,7 @@ class TransactionEnds(BaseDatabaseWrapper):
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         """Begin or end transactions; Django does this at the end of each atomic block."""
+        unforked or start_anew()
         super().set_autocommit(autocommit, *args, **kwargs)
         if autocommit:
             self._dbpool_release()

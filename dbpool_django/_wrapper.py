@@ -6,7 +6,7 @@ Taken at the first query, given back by `close()`, which Django calls at the end
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from threading import current_thread
+from threading import current_thread, get_ident
 from typing import Any
 from weakref import ref
 
@@ -18,8 +18,9 @@ from django.utils.functional import cached_property
 from dbpool import ConnectionPool, PoolClosed
 from dbpool._clock import monotonic
 from dbpool._frames import forget_locals
+from dbpool._process import start_anew, unforked
 
-from . import _forks, _requests, _settings, pools
+from . import _requests, _settings, pools
 from ._closed import ClosedConnection
 from ._errors import ErrorWrapper
 from ._lean import LeanWrapper, connects_by_djangos, unguarded
@@ -213,7 +214,6 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         owner = self._dbpool_owner
         if owner is None or owner.thread() is not thread:
             owner = self._dbpool_owner = Owner(self, thread)
-            _forks.know(self)
         while True:
             try:
                 conn = supplier.pool.getconn()
@@ -257,6 +257,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
 
     def close(self) -> None:
         """Give the connection back, whatever is open; without one, do what Django does."""
+        unforked or start_anew()
         if (
             self._dbpool_loan is None
             or self.in_atomic_block
@@ -271,10 +272,12 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
 
     def _close(self) -> None:
         """Give the connection back; in an atomic block too, where the pool rolls it back."""
+        unforked or start_anew()
         loan, self._dbpool_loan = self._dbpool_loan, None
         conn = self.connection
         if loan is None or conn is None:
-            super()._close()  # type: ignore[misc]
+            if not isinstance(conn, ClosedConnection):
+                super()._close()  # type: ignore[misc]
             return
         self.connection = None
         if self.in_atomic_block:  # until that ends, as Django has it
@@ -302,6 +305,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Give back what is held; Django's own would ask the server first after an error."""
+        unforked or start_anew()
         if self.connection is None:
             return
         if self._dbpool_loan is None:
@@ -310,15 +314,26 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
             self.close()
 
     def _dbpool_start_in_child(self) -> None:
-        """Let go of a connection that is the parent process's; the pool has cut it off already."""
+        """Let go of a connection that is the parent process's; the pool has cut it off already.
+
+        By `close()`, as anybody else does: a backend that remembers what it has set on the
+        connection (django-tenants and its search_path) forgets it there.
+        """
         if self._dbpool_loan is None:
             return
         self._dbpool_loan = self._dbpool_owner = None
-        self.connection = None
-        self.run_on_commit = []
-        if self.in_atomic_block:  # as if closed in it: no query until the block has ended
-            self.closed_in_transaction = True
-            self.needs_rollback = True
+        self.connection = ClosedConnection(self._dbpool_closed_error())
+        # Whichever thread finds out that there was a fork: nobody uses the wrapper just now.
+        thread, self._thread_ident = self._thread_ident, get_ident()
+        try:
+            self.close()
+        finally:
+            self._thread_ident = thread
+            self.connection = None
+            self.run_on_commit = []
+            if self.in_atomic_block:  # as if closed in it: no query until the block has ended
+                self.closed_in_transaction = True
+                self.needs_rollback = True
 
 
 _requests.watch()

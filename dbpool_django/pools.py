@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from dbpool import ConnectionPool, _fork
+from dbpool._process import start_anew, unforked
 
 from . import _settings
 
@@ -52,6 +53,7 @@ def all_pools() -> Mapping[str, ConnectionPool]:
 
 def supplier_for(wrapper: PooledWrapper) -> Supplier:
     """Return who supplies a wrapper with these settings; make a pool if none is open."""
+    unforked or start_anew()  # a thread that does not exist here may have the lock
     settings = wrapper.settings_dict
     key = (type(wrapper), *map(_settings.frozen, wrapper._dbpool_stamp()))
     with _lock:
@@ -77,6 +79,7 @@ def close_database(name: str | None, timeout: float = 5.0) -> None:
 
 
 def _close(keys: list[Hashable], timeout: float) -> None:
+    unforked or start_anew()
     for key in keys:
         with _lock:
             known = _pools.pop(key, None)

@@ -26,6 +26,7 @@ __all__ = [
     "slot",
 ]
 
+_SLOT = "_dbpool_"
 _numbers = itertools.count(1)
 
 _cv_app = flask_globals._cv_app
@@ -87,7 +88,7 @@ def slot() -> str:
     What is kept there goes with the context, as in a weak mapping; finding it costs a hundredth of
     a request less.
     """
-    return sys.intern(f"_dbpool_{next(_numbers)}")
+    return sys.intern(f"{_SLOT}{next(_numbers)}")
 
 
 class Owner(Protocol):
@@ -95,6 +96,9 @@ class Owner(Protocol):
 
     def is_alive(self) -> bool:
         """Return False if nobody is ever going to return it."""
+
+    def forked(self) -> None:
+        """Let go of it: this is a forked child of the process that it was lent to."""
 
 
 class ContextOwner(weakref.ref["AppContext | RequestContext"]):
@@ -105,3 +109,11 @@ class ContextOwner(weakref.ref["AppContext | RequestContext"]):
     def is_alive(self) -> bool:
         """Return whether the context still exists: if not, nobody will ever end it."""
         return self() is not None
+
+    def forked(self) -> None:
+        """Have it let go, in a forked child, of connections that are the parent process's."""
+        context = self()
+        if context is not None:
+            for name, scope in list(vars(context).items()):
+                if name.startswith(_SLOT):
+                    scope.forked()

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from dbpool._left_early import left_early
+from dbpool._process import start_anew, unforked
 from dbpool.drivers._watched import statement_of
 from dbpool.drivers.base import bare
 
@@ -134,6 +135,7 @@ class FencedConnection(_Fenced):
 
     def close(self) -> None:
         """Roll back what is open now; harmless after the end."""
+        unforked or start_anew()
         if self._lease.conn is not None:
             self.rollback()
 
@@ -181,6 +183,7 @@ class FencedCursor(_Fenced):
         _set_cursor(self, cursor)
 
     def _target(self) -> Any:
+        unforked or start_anew()
         if self._lease.conn is None:
             raise released()
         return self._cursor
@@ -209,6 +212,7 @@ class FencedCursor(_Fenced):
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Execute a statement, with the driver's arguments and result."""
         lease, cursor = self._lease, self._cursor
+        unforked or start_anew()
         if lease.conn is None:
             raise released()
         if lease.watch is not None:
@@ -224,24 +228,28 @@ class FencedCursor(_Fenced):
 
     def fetchone(self) -> Any:
         """Return the next row, or None."""
+        unforked or start_anew()
         if self._lease.conn is None:
             raise released()
         return self._cursor.fetchone()
 
     def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next rows."""
+        unforked or start_anew()
         if self._lease.conn is None:
             raise released()
         return self._cursor.fetchmany(*args, **kwargs)
 
     def fetchall(self) -> Any:
         """Return the remaining rows."""
+        unforked or start_anew()
         if self._lease.conn is None:
             raise released()
         return self._cursor.fetchall()
 
     def close(self) -> None:
         """Close the cursor; harmless after the end."""
+        unforked or start_anew()
         if self._lease.conn is not None:
             self._cursor.close()
 
@@ -255,6 +263,7 @@ class FencedCursor(_Fenced):
         rows = iter(self._target())
         for row in rows:
             yield row
+            unforked or start_anew()
             if lease.conn is None:
                 raise released()
 
@@ -267,6 +276,7 @@ class FencedCursor(_Fenced):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        unforked or start_anew()
         if self._lease.conn is not None:
             self._cursor.close()
 

@@ -91,6 +91,10 @@ class _LateOwner:
         lease.lost = True  # the next read of db.connection takes another
         return False
 
+    def forked(self) -> None:
+        """Have the context let go of it, in a forked child."""
+        self._context.forked()
+
 
 def _nobody() -> None:
     return None

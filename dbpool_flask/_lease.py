@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dbpool import TransactionAborted
 from dbpool._keeper import Guard
 from dbpool._lease import check, commit_checked, roll_back
+from dbpool._process import start_anew, unforked
 from dbpool._session import SessionWatch, clean_session
 from dbpool.drivers.base import IDLE, INERROR, INTRANS
 
@@ -70,6 +71,7 @@ class ContextLease:
 
     def raw(self) -> Any:
         """Return the driver's connection. Raises ConnectionReleased after the end."""
+        unforked or start_anew()
         conn = self.conn
         if conn is None:
             raise released()
@@ -141,7 +143,7 @@ class ContextLease:
                 raise self.aborted(*CAUGHT) from None
             raise
         if self.torn:
-            raise self.aborted("an operation on this connection was cut short (by a timeout?)")
+            raise self.aborted("an operation on this connection was cut short (a timeout, a fork?)")
         if self.blocks:
             self.check_left()
         return status
@@ -187,6 +189,7 @@ class ContextLease:
 
         Costs a round trip where a transaction is open.
         """
+        unforked or start_anew()
         if self.conn is None or self.lost or self.torn:
             return True
         if self._was_read_only is not _NEVER and not self.blocks:
@@ -259,6 +262,7 @@ class ContextLease:
         Arguments: `torn`, whether something cut an operation short: then nothing more is sent,
         and the connection is closed.
         """
+        unforked or start_anew()
         conn, self.conn = self.conn, None
         close = True
         try:
@@ -281,6 +285,20 @@ class ContextLease:
                     "app has returned it itself",
                     self.pool.name,
                 )
+
+    def forked(self) -> bool:
+        """Let go of it in a forked child. False if something is open on it.
+
+        That is the parent process's to end: here it can neither be gone on with nor committed.
+        """
+        conn = self.conn
+        if conn is not None:
+            if self.blocks or self.pool.driver.transaction_status(conn) != IDLE:
+                self.torn = True
+                return False
+            self.conn = None
+            self._cursors.clear()
+        return True
 
     def _let_write(self, conn: Any) -> bool:
         """Undo `make_read_only`, within the pool's deadline. False if that did not succeed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dbpool._process import start_anew, unforked
 from dbpool._shown import any_of, shown
 from dbpool.options import nearest
 
@@ -70,6 +71,7 @@ class Scope:
 
     def connection(self, name: str) -> FencedConnection:
         """Return the connection to that database; take it from the pool on first use."""
+        unforked or start_anew()
         fence = self._fences.get(name)
         if fence is not None:
             if not fence._lease.lost:
@@ -288,6 +290,12 @@ class Scope:
             give_back_all(self._withdraw(), torn)
         if self._unit.hooks:
             self._unit.rolled_back(None)
+
+    def forked(self) -> None:
+        """Let go, in a forked child, of what is the parent process's."""
+        for name, fence in list(self._fences.items()):
+            if fence._lease.forked():
+                self._fences.pop(name, None)
 
     def _withdraw(self) -> list[ContextLease]:
         """Take the leases out of the scope. Each comes out once, whoever asks."""

@@ -87,3 +87,7 @@ class Stream:
     def is_alive(self) -> bool:
         """Return whether anybody may still end it; asked where the pool is exhausted."""
         return monotonic() < self._deadline and self._owner.is_alive()
+
+    def forked(self) -> None:
+        """Have the context let go of it, in a forked child."""
+        self._owner.forked()

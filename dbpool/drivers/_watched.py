@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._process import start_anew, unforked
 from ._bare import bare
 from ._statements import REMEMBERED, remembered
 
@@ -71,6 +72,7 @@ def watched(base: Any, watch: SessionWatch) -> Any:
         __slots__ = ()  # the driver's own has no dictionary either
 
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            unforked or start_anew()
             # The ordinary case without a call in between: this runs at each statement.
             if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
                 saw(self.connection, query, self)
@@ -79,6 +81,7 @@ def watched(base: Any, watch: SessionWatch) -> Any:
             return plain.execute(self, query, *args, **kwargs)
 
     def close(self: Any) -> None:
+        unforked or start_anew()
         if self.name:
             watch.closes(self.connection, self, functools.partial(plain.close, self))
         else:
@@ -97,6 +100,7 @@ def watched(base: Any, watch: SessionWatch) -> Any:
 def _reporting(method: Any, name: str, watch: SessionWatch) -> Any:
     @functools.wraps(method)
     def reporting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        unforked or start_anew()
         watch.saw(self.connection, statement_of(name, args, kwargs), self)
         return method(self, *args, **kwargs)
 

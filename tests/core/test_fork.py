@@ -23,6 +23,7 @@ from testproject.postgres import PostgresServer
 from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
+    Held,
     MakePool,
     expect_full_capacity,
     in_thread,
@@ -374,30 +375,6 @@ def test_a_child_that_uses_no_pool_starts_no_thread_and_connects_nowhere(
         return threading.active_count(), count_sessions(server, "dbpool:unused in the child")
 
     assert in_child(child) == (1, 2)
-
-
-class Held:
-    """Another thread holds these locks for the length of the block."""
-
-    def __init__(self, *locks: Any) -> None:
-        self._locks = locks
-
-    def __enter__(self) -> None:
-        self._holding, self._end = threading.Event(), threading.Event()
-        self._thread = in_thread(self._hold)
-        assert self._holding.wait(PATIENCE)
-
-    def __exit__(self, *exc: object) -> None:
-        self._end.set()
-        self._thread.result(PATIENCE)
-
-    def _hold(self) -> None:
-        for lock in self._locks:
-            lock.acquire()
-        self._holding.set()
-        self._end.wait(PATIENCE)
-        for lock in self._locks:
-            lock.release()
 
 
 def test_a_lock_that_another_thread_holds_is_not_held_in_the_child(

@@ -20,6 +20,7 @@ from tests.support.waiting import PATIENCE, wait_until
 
 __all__ = [
     "PATIENCE",
+    "Held",
     "MakePool",
     "ask",
     "expect_full_capacity",
@@ -49,6 +50,30 @@ def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T
 
     threading.Thread(target=run, name="caller", daemon=True).start()
     return future
+
+
+class Held:
+    """Another thread holds these locks for the length of the block."""
+
+    def __init__(self, *locks: Any) -> None:
+        self._locks = locks
+
+    def __enter__(self) -> None:
+        self._holding, self._end = threading.Event(), threading.Event()
+        self._thread = in_thread(self._hold)
+        assert self._holding.wait(PATIENCE)
+
+    def __exit__(self, *exc: object) -> None:
+        self._end.set()
+        self._thread.result(PATIENCE)
+
+    def _hold(self) -> None:
+        for lock in self._locks:
+            lock.acquire()
+        self._holding.set()
+        self._end.wait(PATIENCE)
+        for lock in self._locks:
+            lock.release()
 
 
 def ask(pool: ConnectionPool) -> int:

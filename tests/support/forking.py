@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-__all__ = ["DRIVER", "Child", "in_child"]
+__all__ = ["DRIVER", "Child", "fork_in_c", "forking_in_c", "in_child"]
 
 DRIVER = os.environ.get("DBPOOL_TEST_DRIVER", "psycopg2")  # `make test-psycopg` names the other
 LIMIT = 30  # seconds after which a child that hangs is killed by its own alarm
@@ -17,12 +19,31 @@ LIMIT = 30  # seconds after which a child that hangs is killed by its own alarm
 T = TypeVar("T")
 
 
+def fork_in_c() -> int:
+    """Fork as uWSGI does: Python, which calls its hooks at forks of its own, hears nothing."""
+    return int(ctypes.PyDLL(None).fork())
+
+
+_fork = os.fork
+
+
+@contextmanager
+def forking_in_c() -> Iterator[None]:
+    """Have the children that begin in this block forked so."""
+    global _fork
+    _fork = fork_in_c
+    try:
+        yield
+    finally:
+        _fork = os.fork
+
+
 class Child(Generic[T]):
     """A forked process that calls the function, reports through a pipe, and ends by _exit."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._reader, writer = os.pipe()
-        self.pid = os.fork()
+        self.pid = _fork()
         if self.pid == 0:
             status = 1
             try:

@@ -20,6 +20,7 @@ from dbpool import (
     _connecting,
     _ending,
     _failing,
+    _fork,
     _fork_gate,
     _growth,
     _handover,
@@ -183,6 +184,25 @@ connect_defaults, connect_seconds = _postgres.defaults, _postgres.connect_second
 routed, in_order = _postgres.routed, _hosts.in_order
 
 fork_gate, threads = _fork_gate, _threads
+on_child = _fork.on_child
+
+
+def forget_last_on_child() -> None:
+    """Forget what was last given to `on_child`."""
+    _fork._callbacks.pop()
+
+
+def under_way_at_forks() -> list[Any]:
+    """Return what the process knows of its forks, connects and threads that begin."""
+    gate = _fork_gate
+    return [gate._forks, gate._connects, gate._connected, _threads._being_started]
+
+
+def put_cancelling(threads: list[Any]) -> None:
+    """Have these threads be the ones that cancel statements."""
+    _use_limit._cancelling[:] = threads
+
+
 scheduler_module = _keeper
 
 
