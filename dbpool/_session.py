@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ._returning import clean, tidy
-from .drivers._statements import CHANGED, NOTHING, SPOILT, leaves
+from .drivers._statements import CHANGED, NOTHING, REMEMBERED, SPOILT, leaves, remembered
 from .drivers._watched import is_watched, watched
 from .drivers.base import IDLE, INTRANS, bare
 
@@ -50,6 +50,9 @@ class SessionWatch:
         # Connections whose statements nobody is sure to report.
         self._unseen: weakref.WeakSet[Any] = weakref.WeakSet()
         self._cursors: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+        # psycopg2 has a method for it. In psycopg 3 it is the libpq connection's, in bytes: that of
+        # `info` looks for the session's encoding at each name, which takes nine times as long.
+        self._by_method = True
         self._names: tuple[Any, ...] = ()  # of `_REPORTED`, as the driver wants them
         # What the first session reported. As long as all others have reported the same, it is read
         # instead of theirs, which takes longer to find. Written before a connection is lent.
@@ -95,7 +98,9 @@ class SessionWatch:
 
     def saw(self, conn: Any, sql: Any, cursor: Any = None) -> None:
         """A statement is about to be sent, as the driver takes it."""
-        left = leaves(sql, conn if cursor is None else cursor)
+        # The ordinary case without a call in between: this runs at each statement.
+        ordinary = type(sql) is str and len(sql) < REMEMBERED
+        left = remembered(sql) if ordinary else leaves(sql, conn if cursor is None else cursor)
         if left:
             key = id(bare(conn))
             self._left[key] = max(left, self._left.get(key, NOTHING))
@@ -141,11 +146,14 @@ class SessionWatch:
 
         No round trip: the server tells its clients of what it reports by itself.
         """
-        conn = bare(conn)
+        # Without a call where there is no proxy: this runs at each return.
+        if getattr(conn, "__wrapped__", None) is not None:
+            conn = bare(conn)
         key = id(conn)
         if key in self._left or key in self._held:
             return True
-        reported = self._reports(conn)
+        status = conn.get_parameter_status if self._by_method else conn.pgconn.parameter_status
+        reported = tuple(map(status, self._names))
         if self._all_alike and self._first:
             return reported != self._first[""]
         return self._configured.get(conn) != reported
@@ -166,14 +174,10 @@ class SessionWatch:
         return known
 
     def _reports(self, conn: Any) -> tuple[Any, ...]:
-        # psycopg2 has a method for it. In psycopg 3 it is the libpq connection's, in bytes: that of
-        # `info` looks for the session's encoding at each name, which takes nine times as long.
-        status = getattr(conn, "get_parameter_status", None)
-        if status is None:
-            status = conn.pgconn.parameter_status
+        self._by_method = hasattr(conn, "get_parameter_status")
+        status = conn.get_parameter_status if self._by_method else conn.pgconn.parameter_status
         if not self._names:
-            as_bytes = tuple(name.encode() for name in _REPORTED)
-            names = _REPORTED if hasattr(conn, "get_parameter_status") else as_bytes
+            names = _REPORTED if self._by_method else tuple(name.encode() for name in _REPORTED)
             self._names = tuple(name for name in names if status(name) is not None)
         return tuple(map(status, self._names))
 

@@ -12,7 +12,14 @@ from typing import Any
 
 from psycopg2 import extensions
 
-__all__ = ["InStepConnection", "InStepCursor", "catch_up", "connection_class", "is_behind"]
+__all__ = [
+    "InStepConnection",
+    "InStepCursor",
+    "catch_up",
+    "connection_class",
+    "in_step",
+    "is_behind",
+]
 
 _BEGIN = extensions.STATUS_BEGIN
 _connection, _cursor = extensions.connection, extensions.cursor

@@ -60,11 +60,16 @@ def watched(base: Any, watch: SessionWatch) -> Any:
     None is psycopg2's own class. A factory that is no class is returned as it is: nothing is known
     of what it makes.
     """
-    if base is None:
-        base = sys.modules["psycopg2.extensions"].cursor
+    extensions = sys.modules.get("psycopg2.extensions")
+    if base is None and extensions is not None:
+        base = extensions.cursor
     if not issubclass(type(base), type):  # a class that a proxy stands for is none
         return base
     plain: Any = base
+    if extensions is not None and issubclass(base, extensions.cursor):
+        from ._in_step import in_step
+
+        plain = in_step(base)  # its connection would do that around ours: one call more
     saw = watch.saw
     has_names = hasattr(base, "withhold")  # psycopg 3 has a class of their own for those
 
@@ -91,7 +96,7 @@ def watched(base: Any, watch: SessionWatch) -> Any:
         WatchedCursor.close = functools.wraps(plain.close)(close)
     for name in {"callproc", *_STATEMENTS} - {"execute"}:
         if hasattr(base, name):
-            setattr(WatchedCursor, name, _reporting(getattr(base, name), name, watch))
+            setattr(WatchedCursor, name, _reporting(getattr(plain, name), name, watch))
     WatchedCursor.__name__, WatchedCursor.__qualname__ = base.__name__, base.__qualname__
     WatchedCursor.__module__, WatchedCursor.__doc__ = base.__module__, base.__doc__
     return WatchedCursor
