@@ -121,6 +121,7 @@ def unchanged(conn: Any, attributes: tuple[Any, ...], marks: Any) -> bool:
         and conn.cursor_factory is attributes[4]
         and conn.notices is attributes[5]
         and conn.encoding == attributes[8]
+        and conn.notifies is attributes[9]
     ):
         return True
     if marks is not UNTRACKED:

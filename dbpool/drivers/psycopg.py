@@ -230,6 +230,7 @@ class PsycopgDriver(LibpqDriver):
             conn._prepared.prepared_max,
             [*conn._notice_handlers],
             [*conn._notify_handlers],
+            getattr(conn, "_notifies_backlog", None),  # from 3.2.4 on: what nobody has read yet
         )
 
     @staticmethod
@@ -254,6 +255,7 @@ class PsycopgDriver(LibpqDriver):
             and conn._prepared.prepared_max == attributes[8]
             and conn._notice_handlers == attributes[9]
             and conn._notify_handlers == attributes[10]
+            and not attributes[11]
             and not conn._num_transactions  # in `with conn.transaction()`, whatever the server says
             and conn._tpc is None
             and not conn.lock.locked()
@@ -273,7 +275,9 @@ class PsycopgDriver(LibpqDriver):
             conn._prepared.prepared_max,
             conn._notice_handlers[:],
             conn._notify_handlers[:],
-        ) = attributes
+        ) = attributes[:11]
+        if attributes[11] is not None:
+            attributes[11].clear()  # what one borrower has heard is not for the next
 
     def commit(self, conn: Any) -> None:
         """Commit what is open, a raw BEGIN in autocommit mode included."""

@@ -188,10 +188,11 @@ class Psycopg2Driver(LibpqDriver):
     def attributes(self, conn: Any) -> Any:
         """Return the session attributes that a borrower may change; no round trip.
 
-        The last two are none: the list that is empty when nobody has left notices in it (a place
-        of the user's own for them is left alone), and the marks of what has been touched.
+        Three are none: the marks of what has been touched, and the lists that are empty when
+        nobody has left notices or notifications in them. A place of the user's own for these is
+        left alone.
         """
-        notices = conn.notices
+        notices, notifies = conn.notices, conn.notifies
         return (
             conn.autocommit,
             conn.isolation_level,
@@ -202,6 +203,8 @@ class Psycopg2Driver(LibpqDriver):
             notices if type(notices) is list else (),
             marks_of(conn),
             conn.encoding,
+            notifies,
+            notifies if type(notifies) is list else (),
         )
 
     @staticmethod
@@ -214,6 +217,7 @@ class Psycopg2Driver(LibpqDriver):
             not conn.get_transaction_status()
             and conn.status == _READY  # not so after tpc_prepare(), whatever the server says
             and not attributes[6]
+            and not attributes[10]
             and (not attributes[7] or unchanged(conn, attributes, attributes[7]))
         )
 
@@ -235,9 +239,10 @@ class Psycopg2Driver(LibpqDriver):
         conn.cursor_factory = cursor_factory
         if conn.encoding != attributes[8]:
             conn.set_client_encoding(attributes[8])
-        conn.notices = notices
-        if type(notices) is list:
-            notices.clear()  # what the server told one borrower is not for the next
+        conn.notices, conn.notifies = notices, attributes[9]
+        for told in (notices, attributes[9]):
+            if type(told) is list:
+                told.clear()  # what the server told one borrower is not for the next
 
     @staticmethod
     def _set_again(conn: Any, wanted: tuple[Any, ...]) -> None:
@@ -270,7 +275,11 @@ class Psycopg2Driver(LibpqDriver):
     def discard_session(self, conn: Any) -> None:
         """Forget all session state (`DISCARD ALL`); the connection is not in a transaction."""
         self._in_autocommit(conn, "DISCARD ALL")
-        conn.notifies = []  # what it has heard goes with its LISTEN
+        heard = conn.notifies  # which goes with its LISTEN
+        if type(heard) is list:
+            heard.clear()
+        else:
+            conn.notifies = []
         kept = (conn.isolation_level, conn.readonly, conn.deferrable)
         if conn.autocommit and kept != _UNSET:
             self._set_again(conn, kept)
