@@ -168,10 +168,16 @@ def _may_change(sql: str) -> bool:
         or "dblink_" in words
         or "u&" in words  # a word spelt out
         or ("temp" in words and _TEMP.search(sql.lower()) is not None)
-        # Another statement behind it, which may be no more than the end of this one.
-        or (";" in words and _behind_comments(sql, sql.find(";") + 1) < len(sql))
+        # Another statement behind it, unless this is the only one and nothing comes after it. It
+        # may stand in a string: then there is none.
+        or (";" in words and not _ends_at_its_only_semicolon(sql))
         or ("/*" in words and words.rfind("/*") > words.rfind("*/"))
     )
+
+
+def _ends_at_its_only_semicolon(sql: str) -> bool:
+    begin = sql.find(";") + 1
+    return sql.find(";", begin) < 0 and _behind_comments(sql, begin) == len(sql)
 
 
 def _behind_comments(sql: str, begin: int) -> int:

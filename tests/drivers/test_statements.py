@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from tests.support.inside import leaves
+from tests.support.inside import SPOILT, leaves, remembered
 
 
 @pytest.mark.parametrize(
@@ -74,6 +79,23 @@ from tests.support.inside import leaves
         'SELECT U&"s\\0065t_config"(1)',
         "SELECT 1; SELECT 'unfinished",
         "SELECT 1 /* unfinished",
+        # What nobody here sees into.
+        "CALL do_something()",
+        "/* by whom */ call do_something(1)",
+        "SELECT 1; CALL do_something()",
+        # Only a literal `true` is sure to end with its transaction.
+        "SELECT set_config('a.b', 'c', %s)",
+        "SELECT set_config('a.b', 'c', true AND false)",
+        "SELECT set_config('a.b', 'c', 'true')",
+        "SELECT set_config('a.b', 'c', true), set_config('a.b', 'd', false)",
+        "SELECT set_config('a.b', 'it\\', true), set_config(', false)",
+        "SELECT set_config('a.b', (SELECT 'c'), false)",
+        # Behind a comment, whichever way; a tracer's are of other words each time.
+        "/*traceparent='00-1-01'*/ SET x.y = 'z'",
+        "SET x.y = 'z' /*traceparent='00-1-01'*/",
+        "SELECT ';\n--'; SET/* /* */ */ x.y = 'z'",
+        "SELECT 'a /* b'; SET x.y = 'z' -- */",
+        "SELECT 1 INTO --\ntemp t",
     ],
 )
 def test_statements_that_change_the_session_are_recognised(statement: str) -> None:
@@ -112,6 +134,22 @@ def test_statements_that_change_the_session_are_recognised(statement: str) -> No
         "SELECT 1; INSERT INTO temperatures VALUES (1)",
         "CREATE TABLE t AS SELECT 'temp' AS temp",
         "DECLARE c CURSOR FOR SELECT 1; SELECT 'with hold'",
+        # What row-level security and pghistory send with each request.
+        "SELECT set_config('app.tenant', 'acme', true)",
+        "SELECT set_config('app.tenant', %s, TRUE)",
+        "SELECT set_config('app.tenant', %(tenant)s::text, true), set_config('a.b', $1, true)",
+        "SELECT set_config('h.context', '{\"url\": \"/it''s\"}', true); INSERT INTO t VALUES (1)",
+        # Comments of tracers, in front or behind, and names with a word of ours in them.
+        "/*traceparent='00-1-01',route='a%%2Fb'*/ SELECT 1",
+        "SELECT 1 /*traceparent='00-1-01'*/",
+        "SELECT 1 /*traceparent='00-1-01'*/;",
+        "SELECT 1; /*traceparent='00-1-01'*/",
+        "-- by whom\nINSERT INTO t VALUES (%s)",
+        "SET LOCAL statement_timeout = 1 /*traceparent='00-1-01'*/",
+        'SELECT temperature, attempts, "temp", t.temp, template_id FROM t /*by whom*/',
+        "SELECT my_config, pg_size_pretty(1), credit_limit, recall FROM t",
+        "MERGE INTO t USING s ON t.id = s.id WHEN MATCHED THEN UPDATE SET x = 1",
+        "SELECT dblink('host=a', 'SELECT 1')",
     ],
 )
 def test_ordinary_statements_cost_no_cleaning(statement: str) -> None:
@@ -131,3 +169,77 @@ def test_no_statement_takes_long_to_read(statement: str) -> None:
     # A pattern that can match in many ways takes twice as long for each comment more: it would
     # not come back before the end of the world, and holds the interpreter's lock all the time.
     leaves(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT dblink_connect('other', 'host=b')",
+        "SELECT public.dblink_connect_u(%s, %s)",
+        "SELECT setseed(0.5)",
+        "SELECT query_to_xml('SELECT setseed(0.5)', true, true, '')",
+        "SELECT pg_replication_origin_session_setup('other')",
+        "LOAD 'auto_explain'",
+        "SET x.y = 'z'; LOAD 'auto_explain'",
+    ],
+)
+def test_what_no_command_undoes_is_told_apart(statement: str) -> None:
+    assert leaves(statement) == SPOILT
+
+
+def test_an_object_that_is_no_known_kind_of_statement_counts_as_a_change() -> None:
+    assert leaves(object())
+    assert leaves(b"SET x.y = 'z'")
+    assert not leaves(b"SELECT 1")
+
+
+TRACE = "traceparent='00-{0:032x}-{0:016x}-01',route='shop%%2Fbooks'"
+COLUMNS = ", ".join(f'"shop_book"."column_{number}"' for number in range(10))
+SELECT = f'SELECT {COLUMNS} FROM "shop_book" WHERE "shop_book"."temperature" = %s'
+TRACED = {
+    "in front": f"/*{TRACE}*/ {SELECT}",
+    "behind": f"{SELECT} /*{TRACE}*/",
+    "behind a semicolon": f"{SELECT}; /*{TRACE}*/",
+    "on a line of its own": f"-- {TRACE}\n{SELECT}",
+    "not ordinary": f"SET LOCAL statement_timeout = 1 /*{TRACE}*/",
+    "set_config": f"SELECT set_config('app.tenant', 'acme', true) /*{TRACE}*/",
+}
+
+
+@pytest.mark.parametrize("place", TRACED)
+def test_a_trace_comment_that_is_new_each_time_makes_no_loop(place: str) -> None:
+    steps = {_steps(leaves, TRACED[place].format(number)) for number in (1, 2**60)}
+    assert max(steps) < 60
+
+
+def test_a_thousand_placeholders_take_as_many_steps_as_ten() -> None:
+    fresh = itertools.count()
+
+    def insert(rows: int) -> str:
+        values = ", ".join(["(%s, %s, %s)"] * rows)
+        return f'INSERT INTO "temperatures" VALUES {values} /*{TRACE.format(next(fresh))}*/'
+
+    assert _steps(leaves, insert(400)) <= _steps(leaves, insert(4)) < 60
+
+
+def test_a_text_that_is_sent_again_is_not_read_again() -> None:
+    leaves(SELECT)
+    assert _steps(remembered, SELECT) == 0
+
+
+def _steps(function: Callable[..., Any], *args: Any) -> int:
+    """Return how many lines of Python a call executes: what a loop over a text shows in."""
+    lines = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function(*args)
+    finally:
+        sys.settrace(before)
+    return lines

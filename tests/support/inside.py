@@ -68,7 +68,9 @@ from dbpool._verdict import judge as judge
 from dbpool._waiting import GONE as GONE
 from dbpool._waiting import Waiter as Waiter
 from dbpool.drivers import _hosts, _postgres
+from dbpool.drivers._statements import SPOILT as SPOILT
 from dbpool.drivers._statements import leaves as leaves
+from dbpool.drivers._statements import remembered as remembered
 
 if TYPE_CHECKING:
     import pytest
