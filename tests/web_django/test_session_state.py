@@ -143,6 +143,18 @@ def test_a_change_in_an_open_transaction_is_cleaned_too(site: Site) -> None:
     assert _next_request(site)[:5] == _CLEAN
 
 
+# What the server reports by itself: any function may change it.
+_REPORTED = {
+    "TimeZone": "Asia/Tokyo",
+    "DateStyle": "German",
+    "IntervalStyle": "iso_8601",
+    "default_transaction_read_only": "on",
+    "standard_conforming_strings": "off",
+    "session_authorization": "pg_monitor",
+    "role": "pg_monitor",  # which shows in is_superuser
+}
+
+
 @pytest.mark.project(pool={"max_size": 1})
 def test_a_change_that_no_statement_shows_is_seen_by_what_the_server_reports(
     site: Site, project: Project
@@ -150,14 +162,19 @@ def test_a_change_that_no_statement_shows_is_seen_by_what_the_server_reports(
     from django.db import connection
 
     project.sql(
-        f"CREATE FUNCTION {project.schema}.sneaky() RETURNS void LANGUAGE sql "
-        "AS $$ SELECT set_config('DateStyle', 'German', false) $$"
+        f"CREATE FUNCTION {project.schema}.sneaky(text, text) RETURNS text LANGUAGE sql "
+        "AS $$ SELECT set_config($1, $2, false) $$"
     )
-    _request(site, "SELECT sneaky()", "SELECT 1")
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW DateStyle")
-        assert not cursor.fetchone()[0].startswith("German")
-    connection.close()
+    for name, value in _REPORTED.items():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SHOW {name}")
+            before = cursor.fetchone()
+        _request(site, f"SELECT sneaky('{name}', '{value}')", "SELECT 1")
+        with connection.cursor() as cursor:
+            cursor.execute(f"SHOW {name}")
+            assert cursor.fetchone() == before, name
+        connection.close()
+    assert connection.pool.get_stats()["connections_num"] == 1
 
 
 @pytest.mark.project(pool={"max_size": 1}, settings={"DEBUG": True})

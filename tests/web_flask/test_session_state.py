@@ -12,6 +12,7 @@ from flask import Response, stream_with_context
 
 from dbpool_flask import DBPool
 from tests.support import inside
+from tests.support.waiting import wait_until
 from tests.web_flask.conftest import DRIVER, Database, MakeSite, Site, pg
 
 sql: Any = importlib.import_module(f"{DRIVER}.sql")
@@ -130,18 +131,72 @@ def test_a_change_is_noticed_whichever_way_it_is_made(one: Site, way: str) -> No
     assert connects(one) == 1
 
 
-def test_a_change_that_no_statement_shows_is_seen_by_what_the_server_reports(one: Site) -> None:
-    run(
-        one,
-        "CREATE OR REPLACE FUNCTION sneaky() RETURNS text LANGUAGE sql"
-        " AS $$ SELECT set_config('DateStyle', 'German', false) $$",
+# What the server reports by itself: any function may change it.
+REPORTED = {
+    "TimeZone": "Asia/Tokyo",
+    "DateStyle": "German",
+    "IntervalStyle": "iso_8601",
+    "client_encoding": "LATIN1",
+    "application_name": "somebody",
+    "default_transaction_read_only": "on",
+    "standard_conforming_strings": "off",
+    "session_authorization": "pg_monitor",
+    "role": "pg_monitor",  # which shows in is_superuser
+}
+
+
+@pytest.fixture
+def sneaky(database: Database) -> Iterator[None]:
+    """A function that changes the session, with nothing in its name to tell."""
+    database.execute(
+        "CREATE FUNCTION sneaky(text, text) RETURNS text LANGUAGE sql"
+        " AS $$ SELECT set_config($1, $2, false) $$;"
+        "CREATE PROCEDURE sneak(text, text) LANGUAGE sql"
+        " AS $$ SELECT set_config($1, $2, false) $$"
     )
-    run(one, "SELECT sneaky()")
-    with one.app.app_context(), one.db.connection.cursor() as cursor:
-        cursor.execute("SHOW DateStyle")
-        assert not cursor.fetchone()[0].startswith("German")
-    run(one, "DROP FUNCTION sneaky()")
+    yield
+    database.execute("DROP FUNCTION sneaky; DROP PROCEDURE sneak")
+
+
+def settings(site: Site, *names: str) -> list[Any]:
+    with site.app.app_context(), site.db.connection.cursor() as cursor:
+        cursor.execute("SELECT " + ", ".join(f"current_setting('{n}', true)" for n in names))
+        return list(cursor.fetchone())
+
+
+@pytest.mark.usefixtures("sneaky")
+def test_a_change_that_no_statement_shows_is_seen_by_what_the_server_reports(one: Site) -> None:
+    before = settings(one, *REPORTED)
+    for name, value in REPORTED.items():
+        run(one, f"SELECT sneaky('{name}', '{value}')")
+        assert settings(one, *REPORTED) == before, name
     assert connects(one) == 1
+
+
+@pytest.mark.usefixtures("sneaky")
+def test_a_procedure_counts_as_a_change_whatever_it_does(one: Site) -> None:
+    run(one, "CALL sneak('shop.tenant', 'a')")
+    assert settings(one, "shop.tenant")[0] in (None, "")
+    assert connects(one) == 1
+
+
+@pytest.mark.parametrize(
+    "statement", ["SELECT setseed(0.5)", "LOAD 'auto_explain'", "SELECT dblink_connect('x', %s)"]
+)
+def test_a_session_that_nothing_cleans_is_ended(
+    one: Site, database: Database, statement: str
+) -> None:
+    if "dblink" in statement:
+        database.execute("CREATE EXTENSION IF NOT EXISTS dblink")
+    link = f"{database.dsn} application_name=dbpool_link"
+    with one.app.app_context(), one.db.connection.cursor() as cursor:
+        cursor.execute(statement, [link] if "%s" in statement else None)
+        pid = one.db.connection.info.backend_pid
+        assert len(database.sessions()) == 1 + ("dblink" in statement)
+    with one.app.app_context():
+        assert one.db.connection.info.backend_pid != pid
+    wait_until(lambda: len(database.sessions()) == 1, message="the link is closed")
+    assert connects(one) == 2
 
 
 def test_a_cleaned_session_has_what_configure_gave_it(make_site: MakeSite) -> None:
@@ -162,6 +217,7 @@ def test_ordinary_requests_cost_no_cleaning(one: Site, monkeypatch: pytest.Monke
         one.pool.driver, "discard_session", lambda conn: cleaned.append(1) or discard(conn)
     )
     run(one, "SELECT 1", "SET LOCAL statement_timeout TO 4321")
+    run(one, "SELECT set_config('shop.tenant', 'a', true)")  # row-level security, as the docs say
     with one.app.app_context(), one.db.transaction():
         one.write("block")
         with one.db.transaction():
