@@ -17,6 +17,7 @@ from dbpool.drivers.base import bare
 
 from ._errors import released
 from ._handed import fenced
+from ._method import Method, is_method
 from ._refused import METHODS, SETTINGS, refuse
 
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ class _Fenced:
     def __getattr__(self, name: str) -> Any:
         target = self._target()
         value = getattr(target, name)
-        if callable(value) and getattr(value, "__self__", None) is target:
-            return _Method(self, name)  # looks again when it is called
-        return value
+        return Method(self, name) if is_method(value, target, name) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in SETTINGS:
@@ -291,19 +290,3 @@ FencedConnection._cursor_type = FencedCursor
 _set_lease = vars(_Fenced)["_lease"].__set__
 _set_connection = vars(FencedCursor)["_connection"].__set__
 _set_cursor = vars(FencedCursor)["_cursor"].__set__
-
-
-class _Method:
-    """A method of the driver's object that was looked up and may be called much later."""
-
-    __slots__ = ("_name", "_of")
-
-    def __init__(self, of: _Fenced, name: str) -> None:
-        self._of = of
-        self._name = name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._of._call(self._name, *args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<method {self._name} of {self._of!r}>"

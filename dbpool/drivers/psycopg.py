@@ -20,8 +20,6 @@ from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, UNKNOWN, ba
 
 __all__ = ["PsycopgDriver"]
 
-_CONNECT: Any = psycopg.Connection.connect
-
 
 class _InPool:
     """What psycopg finds where it looks whether a connection is a pool's. It holds no pool."""
@@ -76,7 +74,7 @@ class PsycopgDriver(LibpqDriver):
     def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError for an option that is none, ValueError for a part of an address."""
         given = kwargs.get("connection_class")
-        if getattr(given, "connect", _CONNECT).__func__ is not _CONNECT.__func__:
+        if hasattr(given, "connect") and _called(given) is not _called(psycopg.Connection):
             # It may have arguments of its own.
             kwargs = {k: v for k, v in kwargs.items() if k in self.own or self._knows(str(k))}
         super().check_kwargs(kwargs)
@@ -325,6 +323,12 @@ class PsycopgDriver(LibpqDriver):
     def reason(self, error: BaseException) -> str:
         """Return a word of REASONS for an error of `connect`."""
         return _postgres.reason(getattr(error, "sqlstate", None), str(error))
+
+
+def _called(connection_class: Any) -> Any:
+    """Return the function that its `connect` is, or that a tool has put in its place."""
+    connect = bare(connection_class.connect)
+    return getattr(connect, "__func__", connect)
 
 
 def _watch_close(conn: Any) -> None:

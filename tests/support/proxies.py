@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import wrapt
 
-__all__ = ["ConnectionProxy", "CursorProxy", "trace"]
+__all__ = ["ConnectionProxy", "CursorProxy", "ThinProxy", "trace"]
 
 
 class CursorProxy(wrapt.ObjectProxy):  # type: ignore[misc]
@@ -40,6 +40,13 @@ class CursorProxy(wrapt.ObjectProxy):  # type: ignore[misc]
         return self
 
 
+class ThinProxy(wrapt.ObjectProxy):  # type: ignore[misc]
+    """A connection whose cursors are as thin: all other methods are the driver's."""
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        return wrapt.ObjectProxy(self.__wrapped__.cursor(*args, **kwargs))
+
+
 class ConnectionProxy(wrapt.ObjectProxy):  # type: ignore[misc]
     """A connection whose cursors are proxies, those that it executes on itself included."""
 
@@ -56,14 +63,16 @@ class ConnectionProxy(wrapt.ObjectProxy):  # type: ignore[misc]
         return self
 
 
-def trace(monkeypatch: pytest.MonkeyPatch, layers: int = 1) -> None:
+def trace(
+    monkeypatch: pytest.MonkeyPatch, layers: int = 1, proxy: type[Any] = ConnectionProxy
+) -> None:
     """Have each driver's connect return a proxy, or one around another, until the test's end.
 
     Functions of psycopg2 that are written in C get what the proxy stands for, as tracers have it.
     """
     for owner, name in _connects():
         for _ in range(layers):
-            _wrap(monkeypatch, owner, name)
+            _wrap(monkeypatch, owner, name, proxy)
     for module in ("psycopg2.extensions", "psycopg2._json"):
         for name in ("register_type", "quote_ident"):
             if hasattr(sys.modules.get(module), name):
@@ -87,11 +96,11 @@ def _connects() -> list[tuple[Any, str]]:
     return found
 
 
-def _wrap(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+def _wrap(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, proxy: type[Any]) -> None:
     connect = getattr(owner, name)
 
-    def traced(*args: Any, **kwargs: Any) -> ConnectionProxy:
-        return ConnectionProxy(connect(*args, **kwargs))
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        return proxy(connect(*args, **kwargs))
 
     monkeypatch.setattr(owner, name, staticmethod(traced) if isinstance(owner, type) else traced)
 

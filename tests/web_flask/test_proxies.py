@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 
 from dbpool_flask import ConnectionReleased
-from tests.support.proxies import ConnectionProxy, trace
+from tests.support.proxies import ConnectionProxy, ThinProxy, trace
 from tests.web_flask.conftest import DRIVER, MakeSite, Site
-from tests.web_flask.test_session_state import CLEAN, connects, request, run, state
+from tests.web_flask.test_session_state import CLEAN, connects, request, run, settings, state
+
+PROXIES = {
+    "a proxy": (1, ConnectionProxy),
+    "a proxy of a proxy": (2, ConnectionProxy),
+    "a thin proxy": (1, ThinProxy),
+}
 
 
-@pytest.fixture(params=[1, 2], ids=["a proxy", "a proxy of a proxy"])
+@pytest.fixture(params=PROXIES)
 def one(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, make_site: MakeSite
 ) -> Site:
     """A site with one connection, which is a proxy."""
-    trace(monkeypatch, layers=request.param)
+    trace(monkeypatch, *PROXIES[request.param])
     return make_site(DBPOOL_OPTIONS={"max_size": 1})
 
 
@@ -48,7 +55,20 @@ def on_the_connection(cursor: Any, statement: str) -> None:
         cursor.execute(statement)
 
 
+def by_other_methods(cursor: Any, statement: str) -> None:
+    if not statement.startswith("SELECT"):
+        cursor.execute(statement)
+    elif hasattr(cursor, "copy_expert"):  # psycopg2
+        cursor.callproc("pg_advisory_lock", (7,))
+        cursor.copy_expert(f"COPY ({statement}) TO STDOUT", io.StringIO())
+    else:
+        cursor.executemany("SELECT pg_advisory_lock(%s)", [(7,)])
+        with cursor.copy(f"COPY ({statement}) TO STDOUT") as copy:
+            assert list(copy)
+
+
 WAYS = {
+    "other methods": by_other_methods,
     "cursor": lambda cursor, statement: cursor.execute(statement),
     "the cursor's connection": by_the_cursors_connection,
     "what execute returns": by_what_execute_returns,
@@ -59,19 +79,21 @@ WAYS = {
 
 def test_the_pool_lends_proxies_here(one: Site) -> None:
     with one.app.app_context():
-        assert type(one.db.connection.raw) is ConnectionProxy
+        assert type(one.db.connection.raw) in (ConnectionProxy, ThinProxy)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_that_a_request_sets_reaches_the_next(one: Site, way: str) -> None:
-    def view() -> Any:
-        with one.db.connection.cursor() as cursor:
-            for statement in LEAVING:
-                WAYS[way](cursor, statement)  # type: ignore[no-untyped-call]
-        return "ok"
+    for statement in LEAVING:  # each by itself: one that is seen has all of them cleaned
 
-    request(one, view)
-    assert state(one) == CLEAN
+        def view(statement: str = statement) -> Any:
+            with one.db.connection.cursor() as cursor:
+                WAYS[way](cursor, statement)  # type: ignore[no-untyped-call]
+            return "ok"
+
+        request(one, view)
+        assert state(one) == CLEAN, statement
+        assert settings(one, "role") == ["none"]
     assert connects(one) == 1  # by cleaning it
 
 
