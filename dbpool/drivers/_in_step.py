@@ -13,6 +13,7 @@ from typing import Any
 from psycopg2 import extensions
 
 __all__ = [
+    "BEGIN",
     "InStepConnection",
     "InStepCursor",
     "catch_up",
@@ -21,13 +22,13 @@ __all__ = [
     "is_behind",
 ]
 
-_BEGIN = extensions.STATUS_BEGIN
+BEGIN = extensions.STATUS_BEGIN
 _connection, _cursor = extensions.connection, extensions.cursor
 
 
 def is_behind(conn: Any) -> bool:
     """Return whether psycopg2 believes in a transaction that the server has ended."""
-    return conn.status == _BEGIN and not conn.get_transaction_status()
+    return conn.status == BEGIN and not conn.get_transaction_status()
 
 
 def catch_up(conn: Any) -> None:
@@ -49,7 +50,7 @@ class _Looks:
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """As psycopg2's own."""
         conn = self.connection
-        if conn.status == _BEGIN and not conn.get_transaction_status():
+        if conn.status == BEGIN and not conn.get_transaction_status():
             catch_up(conn)
         return super().execute(*args, **kwargs)  # type: ignore[misc]
 
@@ -58,7 +59,7 @@ def _looking(name: str) -> Any:
     @functools.wraps(getattr(_cursor, name))
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         conn = self.connection
-        if conn.status == _BEGIN and not conn.get_transaction_status():
+        if conn.status == BEGIN and not conn.get_transaction_status():
             catch_up(conn)
         return getattr(super(_Looks, self), name)(*args, **kwargs)
 
@@ -77,7 +78,7 @@ class InStepCursor(_Looks, extensions.cursor):
     def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002
         """As psycopg2's own."""
         conn = self.connection
-        if conn.status == _BEGIN and not conn.get_transaction_status():
+        if conn.status == BEGIN and not conn.get_transaction_status():
             catch_up(conn)
         return _execute(self, query, vars)
 
@@ -122,8 +123,11 @@ class InStepConnection(extensions.connection):
     ) -> Any:
         """As psycopg2's own."""
         factory = cursor_factory or self.cursor_factory
-        if factory is None and name is None and not args and not options:
-            return _new_cursor(self, None, InStepCursor)  # the ordinary case, with no more calls
+        if name is None and not args and not options:  # the ordinary case, with no more calls
+            if factory is None:
+                return _new_cursor(self, None, InStepCursor)
+            if isinstance(factory, type) and issubclass(factory, _Looks):
+                return _new_cursor(self, None, factory)
         factory = in_step(factory)
         # One with a name is of the transaction that it is made in; of what a function makes nothing
         # is known.
@@ -138,7 +142,7 @@ class InStepConnection(extensions.connection):
         return _connection.lobject(self, *args, **kwargs)
 
 
-_new_cursor = _connection.cursor
+_new_cursor: Any = _connection.cursor
 
 
 def connection_class(given: Any) -> Any:

@@ -66,10 +66,15 @@ def watched(base: Any, watch: SessionWatch) -> Any:
     if not issubclass(type(base), type):  # a class that a proxy stands for is none
         return base
     plain: Any = base
+    execute, catches_up = base.execute, None
     if extensions is not None and issubclass(base, extensions.cursor):
-        from ._in_step import in_step
+        from ._in_step import BEGIN, InStepCursor, catch_up, in_step
 
         plain = in_step(base)  # its connection would do that around ours: one call more
+        if plain is InStepCursor:  # and what that one does at each statement is done here
+            execute, catches_up = extensions.cursor.execute, catch_up
+        else:
+            execute = plain.execute
     saw = watch.saw
     has_names = hasattr(base, "withhold")  # psycopg 3 has a class of their own for those
 
@@ -79,11 +84,15 @@ def watched(base: Any, watch: SessionWatch) -> Any:
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             unforked or start_anew()
             # The ordinary case without a call in between: this runs at each statement.
+            if catches_up is not None:
+                conn = self.connection
+                if conn.status == BEGIN and not conn.get_transaction_status():
+                    catches_up(conn)
             if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
                 saw(self.connection, query, self)
             if has_names and self.name and self.withhold:
                 watch.holds(self.connection, self.name)
-            return plain.execute(self, query, *args, **kwargs)
+            return execute(self, query, *args, **kwargs)
 
     def close(self: Any) -> None:
         unforked or start_anew()
