@@ -1,11 +1,11 @@
-"""libpq's connection parameters written as a string and as a URL."""
+"""libpq's connection parameters written as a string, as a URL, and for a new role."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
-__all__ = ["as_dsn", "as_url"]
+__all__ = ["as_dsn", "as_url", "may_log_in"]
 
 
 def as_dsn(parameters: Mapping[str, object]) -> str:
@@ -21,6 +21,14 @@ def as_url(parameters: Mapping[str, object]) -> str:
     port = f":{rest.pop('port')}" if "port" in rest else ""
     query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
     return f"postgresql://{user}{secret}{'@' if user else ''}{host}{port}/{dbname}{query}"
+
+
+def may_log_in(password: str | None) -> str:
+    """Return the options of CREATE ROLE for one that logs in with this password."""
+    if password is None:
+        return "LOGIN"
+    doubled = password.replace("'", "''").replace("\\", "\\\\")
+    return f"LOGIN PASSWORD E'{doubled}'"
 
 
 def _quoted(value: str) -> str:

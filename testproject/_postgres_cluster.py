@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -35,20 +36,37 @@ SETTINGS = {
 }
 
 
+ACCESS = """\
+local all all trust
+local replication all trust
+host all all 127.0.0.1/32 {method}
+host replication all 127.0.0.1/32 {method}
+"""
+# No link is followed, whoever has laid it.
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+
+
 class Cluster:
     """The directory, the programs to use on it, and the account to run them as.
 
     The superuser is "postgres". `password` is asked for over TCP, never on the unix socket, which
-    only the server's account (and root) can reach. `ssl` makes a certificate. `programs`: see
-    find_programs. `environ` are variables that the programs have besides this process's own.
-    Raises PostgresUnavailable where the machine cannot give what is asked for.
+    only the server's account (and root) can reach. `by_chance` says that it is a random one, which
+    needs no slow hash. `ssl` makes a certificate. `programs`: see find_programs. `environ` are
+    variables that the programs have besides this process's own. Raises PostgresUnavailable where
+    the machine cannot give what is asked for.
+
+    Where root makes it, the directory is root's, and so is every file in it that root writes: the
+    account has two directories of its own in there, for the data and for the socket. In those
+    somebody who got hold of the account could lay links for root to follow.
     """
 
     def __init__(
         self,
         *,
         settings: Mapping[str, object],
-        password: str | None,
+        password: str,
+        by_chance: bool,
         ssl: bool,
         programs: str | None,
         environ: Mapping[str, str] | None = None,
@@ -61,9 +79,13 @@ class Cluster:
         self.directory = Path(tempfile.mkdtemp(prefix="dbpool-pg-", dir=base))
         self._guard = Guard(str(self.directory))
         try:
-            self._give(self.directory)
+            if self._account:
+                self.directory.chmod(0o711)  # the account passes through
+            for path in (self.data, self.sockets):
+                self._make_directory(path)
             self._programs = found.usable_by(self._account, self.directory)
-            self._initdb(password)
+            self._method = self._initdb(password, by_chance)
+            self._write(self._access, ACCESS.format(method=self._method))
             self._write_settings({**SETTINGS, **(self._tls() if ssl else {}), **settings})
         except BaseException:
             self.remove()
@@ -73,6 +95,11 @@ class Cluster:
     def data(self) -> Path:
         """The server's data directory."""
         return self.directory / "data"
+
+    @property
+    def sockets(self) -> Path:
+        """The directory of the unix socket."""
+        return self.directory / "s"
 
     @property
     def log(self) -> Path:
@@ -110,10 +137,11 @@ class Cluster:
 
     def spawn_server(self, port: int) -> subprocess.Popen[bytes]:
         """Start the postmaster and return at once."""
-        with self.log.open("ab") as log:
+        settings = ["-c", f"config_file={self._settings}"]
+        with open(os.open(self.log, APPEND, 0o600), "ab") as log:
             return subprocess.Popen(
                 # The guard finds the server by these arguments.
-                [self._programs / "postgres", "-D", self.data, "-p", str(port)],
+                [self._programs / "postgres", "-D", self.data, "-p", str(port), *settings],
                 cwd=self.directory,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -123,22 +151,47 @@ class Cluster:
                 **dropped_to(self._account),
             )
 
-    def _initdb(self, password: str | None) -> None:
-        arguments = ["-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]
-        arguments += ["--auth-local=trust"]
-        if password is None:
-            self.run("initdb", "-D", self.data, *arguments, "--auth-host=trust")
-            return
-        secret = self._private_file("password", password)
-        arguments += ["--auth-host=scram-sha-256", f"--pwfile={secret}"]
-        self.run("initdb", "-D", self.data, *arguments)
+    def allow(self, addresses: str) -> None:
+        """Let clients of other addresses in, too (as in pg_hba.conf), from the next start on."""
+        with open(os.open(self._access, APPEND, 0o600), "a") as access:
+            access.write(f"host all all {addresses} {self._method}\n")
+
+    def follow(self, primary: Cluster, port: int) -> None:
+        """Replace the data by a copy of a running server's, to be started as its standby."""
+        shutil.rmtree(self.data)
+        self._make_directory(self.data)
+        where = ["-h", primary.sockets, "-p", port, "-U", "postgres"]
+        self.run("pg_basebackup", *where, "-D", self.data, "-X", "stream", "-c", "fast")
+        self._write(self.data / "standby.signal", "")
+
+    @property
+    def _settings(self) -> Path:
+        return self.directory / "server.conf"
+
+    @property
+    def _access(self) -> Path:
+        return self.directory / "access.conf"
+
+    def _initdb(self, password: str, by_chance: bool) -> str:
+        """Make the cluster; return how clients prove over TCP that they know the password."""
+        method, arguments = "scram-sha-256", ["-U", "postgres", "-E", "UTF8", "--no-locale"]
+        if by_chance:  # 4096 rounds of a hash cost a client 4 ms with each connect
+            version = re.search(r"\d+", self.run("postgres", "--version"))
+            if version and int(version[0]) >= 16:
+                arguments += ["--set", "scram_iterations=1"]
+            else:
+                method = "md5"
+        secret = self._write(self.directory / "password", password)
+        arguments += ["--no-sync", f"--auth-host={method}", f"--pwfile={secret}"]
+        self.run("initdb", "-D", self.data, *arguments, "--auth-local=trust")
         secret.unlink()
+        return method
 
     def _write_settings(self, settings: Mapping[str, object]) -> None:
-        settings = {"unix_socket_directories": self.directory, **settings}
-        lines = [f"{name} = {_quoted(value)}\n" for name, value in settings.items()]
-        # This file wins over postgresql.conf.
-        (self.data / "postgresql.auto.conf").write_text("".join(lines))
+        ours = {"unix_socket_directories": self.sockets, "hba_file": self._access, **settings}
+        lines = [f"{name} = {_quoted(value)}\n" for name, value in ours.items()]
+        initdbs = f"include {_quoted(self.data / 'postgresql.conf')}\n"
+        self._write(self._settings, "".join([initdbs, *lines]))
 
     def _tls(self) -> dict[str, object]:
         """Make a key and a certificate; return the settings that use them."""
@@ -151,23 +204,27 @@ class Cluster:
             ) from error
         if not shutil.which("openssl"):
             raise PostgresUnavailable("TLS needs the program openssl, to make a certificate.")
-        key = self._private_file("server.key", "")
+        key = self._write(self.directory / "server.key", "")
         request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]
         names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
         files = ["-keyout", str(key), "-out", str(self.certificate)]
         subprocess.run([*request, *names, *files], check=True, capture_output=True)
+        self.certificate.chmod(0o644)
         return {"ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": key}
 
-    def _private_file(self, name: str, text: str) -> Path:
-        path = self.directory / name
-        path.touch(0o600)
-        path.write_text(text)
-        self._give(path)
+    def _write(self, path: Path, text: str) -> Path:
+        """Make a file that only the account can read; return its path."""
+        with open(os.open(path, NEW, 0o600), "w", encoding="utf-8") as file:
+            if self._account:
+                os.fchown(file.fileno(), self._account.pw_uid, self._account.pw_gid)
+            file.write(text)
         return path
 
-    def _give(self, path: Path) -> None:
+    def _make_directory(self, path: Path) -> None:
+        """Make a directory of the account's own."""
+        path.mkdir(0o700)
         if self._account:
-            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+            os.chown(path, self._account.pw_uid, self._account.pw_gid, follow_symlinks=False)
 
     def _environment(self) -> dict[str, str]:
         # Without the caller's PG* variables: PGOPTIONS or PGSERVICE would reach psql.
@@ -179,7 +236,8 @@ def _base_directory(*, open_to_all: bool) -> str:
     """Return where the cluster can lie: short enough for a unix socket, open to the account."""
     for base in (tempfile.gettempdir(), "/tmp"):
         real = Path(base).resolve()
-        too_long = len(os.fsencode(f"{base}/dbpool-pg-12345678/{SOCKET_NAME}")) > SOCKET_PATH_LIMIT
+        path = f"{base}/dbpool-pg-12345678/s/{SOCKET_NAME}"
+        too_long = len(os.fsencode(path)) > SOCKET_PATH_LIMIT
         open_here = all(place.stat().st_mode & 0o001 for place in (real, *real.parents))
         if not too_long and (open_here or not open_to_all):
             return base

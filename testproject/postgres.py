@@ -4,7 +4,7 @@
         connection = psycopg2.connect(server.dsn())
         server.restart("immediate")
 
-It listens on the loopback interface only, and trusts whoever connects unless given a password.
+It listens on the loopback interface only, and asks for a password: a random one, if none is given.
 `python -m testproject.postgres` starts one and times it; `--serve` keeps it until Ctrl-C.
 """
 
@@ -13,37 +13,35 @@ from __future__ import annotations
 import argparse
 import atexit
 import os
-import random
+import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from testproject._postgres_address import as_dsn, as_url
+from testproject._postgres_address import as_dsn, as_url, may_log_in
 from testproject._postgres_cluster import Cluster
 from testproject._postgres_guard import Process, processes, send
+from testproject._postgres_port import claim_port
 from testproject._postgres_programs import PostgresUnavailable, find_programs
 
 __all__ = ["PostgresServer", "PostgresUnavailable", "claim_port"]
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-# Below the ports that kernels lend to clients: a client that keeps trying while the server is down
-# could otherwise be lent the very port, connect to itself, and keep the server from coming back.
-PORTS = range(15_000, 32_000)
 
 
 class PostgresServer:
     """One cluster and the server on it, with a verb for every fault that it can suffer.
 
     Made, but not started: start() or `with` does that. Not for use by two threads at once.
-    `conf` are settings as in postgresql.conf. With `password` the superuser "postgres" needs it
-    over TCP (SCRAM-SHA-256); the unix socket trusts. With `ssl` it speaks TLS with `certificate`,
-    made out to localhost and 127.0.0.1. `programs` is "system" or "wheel" (see find_programs).
-    `environ` are variables for the server, such as LOCPATH.
-    Raises PostgresUnavailable where the machine cannot give what is asked for.
+    `conf` are settings as in postgresql.conf. Over TCP the superuser "postgres" needs `password`,
+    which is in what dsn(), url() and parameters() return; the unix socket trusts. One that is given
+    is asked for by SCRAM-SHA-256. With `ssl` it speaks TLS with `certificate`, made out to
+    localhost and 127.0.0.1. `programs` is "system" or "wheel" (see find_programs). `environ` are
+    variables for the server, such as LOCPATH. Raises PostgresUnavailable where the machine cannot
+    give what is asked for.
     """
 
     def __init__(
@@ -55,10 +53,16 @@ class PostgresServer:
         programs: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.password = password
+        # Any account of the machine can reach the port.
+        self.password = secrets.token_hex(16) if password is None else password
         self.ssl = ssl
         self._cluster = Cluster(
-            settings=conf or {}, password=password, ssl=ssl, programs=programs, environ=environ
+            settings=conf or {},
+            password=self.password,
+            by_chance=password is None,
+            ssl=ssl,
+            programs=programs,
+            environ=environ,
         )
         self.port, self._claim = claim_port()
         self._postmaster: subprocess.Popen[bytes] | None = None
@@ -180,7 +184,7 @@ class PostgresServer:
 
     @property
     def directory(self) -> Path:
-        """Everything of the server lies in here, its unix socket too."""
+        """Everything of the server lies in here."""
         return self._cluster.directory
 
     @property
@@ -205,7 +209,7 @@ class PostgresServer:
 
     def sql(self, statements: str, dbname: str = "postgres") -> str:
         """Run SQL by psql over the unix socket and return the bare rows; for setting things up."""
-        where = ["-h", self.directory, "-p", self.port, "-U", "postgres", "-d", dbname]
+        where = ["-h", self._cluster.sockets, "-p", self.port, "-U", "postgres", "-d", dbname]
         quiet = ["-XqAt", "-v", "ON_ERROR_STOP=1"]
         return self._cluster.run("psql", *quiet, *where, "-c", statements).strip()
 
@@ -215,24 +219,36 @@ class PostgresServer:
         self.sql(f'CREATE DATABASE "{quoted}"')
         return self.url(dbname)
 
+    def login(self) -> str:
+        """Return the options of CREATE ROLE by which dsn(user=…) lets a role in."""
+        return may_log_in(self.password)
+
+    def allow(self, addresses: str) -> None:
+        """Let clients of other addresses in, too: `192.0.2.0/24`. Before start()."""
+        self._cluster.allow(addresses)
+
+    def follow(self, primary: PostgresServer) -> None:
+        """Become a standby of a running server, which `conf` names as primary_conninfo."""
+        self._cluster.follow(primary._cluster, primary.port)
+
     # Addresses
 
     def parameters(self, *, unix: bool = False, **overrides: object) -> dict[str, object]:
         """Return libpq's connection parameters; `unix` takes the socket instead of TCP."""
         given: dict[str, object] = {
-            "host": self.directory if unix else "127.0.0.1",
+            "host": self._cluster.sockets if unix else "127.0.0.1",
             "port": self.port,
             "user": "postgres",
             "dbname": "postgres",
         }
-        if self.password is not None and not unix:
+        if not unix:
             given["password"] = self.password
         if self.ssl and not unix:
             given["sslmode"] = "require"
         return {**given, **overrides}
 
     def dsn(self, *, unix: bool = False, **overrides: object) -> str:
-        """Return a libpq string, such as `host=127.0.0.1 port=… user=postgres dbname=postgres`."""
+        """Return a libpq string, such as `host=127.0.0.1 port=… user=postgres password=…`."""
         return as_dsn(self.parameters(unix=unix, **overrides))
 
     def url(self, dbname: str = "postgres", *, unix: bool = False, **overrides: object) -> str:
@@ -253,26 +269,6 @@ class PostgresServer:
             return int(lines[0]) == self.pid and lines[7].strip() == "ready"
         except (OSError, IndexError, ValueError):
             return False
-
-
-def claim_port() -> tuple[int, socket.socket]:
-    """Return a free port, and what keeps other test runs from taking it until it is closed.
-
-    That is the UDP port of the same number, which no server here uses: the TCP port is free again
-    whenever a server is not started yet, or is stopped.
-    """
-    while True:
-        port = random.choice(PORTS)
-        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            claim.bind(("127.0.0.1", port))
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("127.0.0.1", port))
-        except OSError:
-            claim.close()
-            continue
-        return port, claim
 
 
 def _main() -> None:

@@ -83,6 +83,7 @@ class Site:
             "PYTHONDONTWRITEBYTECODE": "1",
             # As on a machine where the server has the usual port.
             "PGPORT": str(server.port),
+            "PGPASSWORD": server.password,
         }
 
     def python(self, *arguments: str) -> str:
@@ -299,7 +300,9 @@ print(json.dumps(found))
 
 def test_a_tenant_sees_its_own_rows_only(site: Site) -> None:
     site.server.sql(PAGE.block("CREATE POLICY"), "shop")
-    site.server.sql("CREATE ROLE visitor LOGIN; GRANT ALL ON note TO visitor", "shop")
+    site.server.sql(
+        f"CREATE ROLE visitor {site.server.login()}; GRANT ALL ON note TO visitor", "shop"
+    )
     site.follow(Block("python", PAGE.block("class TenantMiddleware")))
     assert site.script(TENANTS) == [200, 200, 200, 500, "1,3", "2", "", ""]
 

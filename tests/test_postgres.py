@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def test_starts_as_an_ordinary_user() -> None:
             **programs.dropped_to(account),
         )
     assert done.returncode == 0, done.stderr
-    assert "postgresql://postgres@127.0.0.1" in done.stdout
+    assert "@127.0.0.1" in done.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as somebody else")
@@ -414,6 +414,61 @@ def test_scram_lets_in_the_password_and_nothing_else(scram_postgres: PostgresSer
     for wrong in ("", "wrong", SCRAM_PASSWORD + " "):
         with pytest.raises(psycopg2.OperationalError, match="password"):
             asked(scram_postgres.dsn(password=wrong))
+
+
+def test_nobody_gets_in_over_tcp_without_the_random_password(postgres: PostgresServer) -> None:
+    """Whoever has an account on the machine can reach the port, and a superuser runs programs."""
+    if isinstance(postgres, GivenPostgres):
+        pytest.skip("the server is somebody else's")
+    for wrong in ({"password": ""}, {"password": "postgres"}, {"user": "nobody"}):
+        with pytest.raises(psycopg2.OperationalError, match="password"):
+            asked(postgres.dsn(**wrong))
+    with PostgresServer() as another:
+        assert another.password != postgres.password
+        another.sql(f"CREATE ROLE visitor {another.login()}")
+        assert asked(another.dsn(user="visitor"), "SELECT current_user") == "visitor"
+        assert asked(another.dsn(unix=True, user="visitor"), "SELECT current_user") == "visitor"
+
+
+def test_who_becomes_the_servers_account_cannot_lay_links_for_root() -> None:
+    account = programs.account_to_run_as()
+    if account is None:
+        pytest.skip("this is not root")
+    with PostgresServer() as server:
+        own = {"data": account.pw_uid, "s": account.pw_uid}
+        for path in sorted(server.directory.iterdir()):
+            done = subprocess.run(
+                ["mv", path, f"{path}.old"],
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                capture_output=True,
+                text=True,
+                **programs.dropped_to(account),
+            )
+            assert "Permission denied" in done.stderr, path
+            if path.is_dir():
+                assert path.stat().st_uid == own.get(path.name, 0), path
+        assert (server.directory / "server.log").stat().st_uid == 0
+        assert server.directory.stat().st_mode & 0o077 == 0o011
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("server.log", PostgresServer.start), ("access.conf", lambda one: one.allow("192.0.2.0/24"))],
+)
+def test_a_link_where_a_file_of_the_server_should_be_is_not_followed(
+    name: str, write: Callable[[PostgresServer], object], tmp_path: Path
+) -> None:
+    server = PostgresServer()
+    try:
+        other = tmp_path / "other"
+        other.write_text("of somebody else")
+        (server.directory / name).unlink(missing_ok=True)
+        (server.directory / name).symlink_to(other)
+        with pytest.raises(OSError, match="symbolic link"):
+            write(server)
+        assert other.read_text() == "of somebody else"
+    finally:
+        server.destroy()
 
 
 def test_tls_with_a_certificate_that_verifies() -> None:

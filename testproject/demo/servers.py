@@ -72,7 +72,7 @@ def make_shop(server: PostgresServer) -> None:
     manage(f"seed --stock {STOCK}", variables)
     for app in APPS:
         server.sql(
-            f"CREATE ROLE {app.role} LOGIN;"
+            f"CREATE ROLE {app.role} {server.login()};"
             f" GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {app.role}",
             DATABASE,
         )

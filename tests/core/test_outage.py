@@ -605,7 +605,7 @@ def limited(postgres: Postgres) -> Any:
     from tests.support.sessions import run_sql
 
     run_sql(postgres, "DROP ROLE IF EXISTS limited")
-    run_sql(postgres, "CREATE ROLE limited LOGIN")
+    run_sql(postgres, f"CREATE ROLE limited {postgres.login()}")
 
     def limit(count: int) -> None:
         run_sql(postgres, f"ALTER ROLE limited CONNECTION LIMIT {count}")

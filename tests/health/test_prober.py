@@ -279,7 +279,7 @@ def role_limited_to(postgres: Postgres, sessions: int) -> Iterator[str]:
     with closing(psycopg2.connect(postgres.dsn())) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(f"CREATE ROLE few LOGIN CONNECTION LIMIT {sessions}")
+            cursor.execute(f"CREATE ROLE few {postgres.login()} CONNECTION LIMIT {sessions}")
             try:
                 yield "few"
             finally:

@@ -286,8 +286,7 @@ def _networked(stack: ExitStack) -> tuple[PostgresServer, Network]:
     network = stack.enter_context(Network())
     server = PostgresServer(conf={**SETTINGS, "listen_addresses": f"127.0.0.1,{network.host}"})
     stack.callback(server.destroy)
-    access = Path(server.directory, "data", "pg_hba.conf")
-    access.write_text(access.read_text() + f"host all all {network.host}/30 trust\n")
+    server.allow(f"{network.host}/30")
     return server.start(), network
 
 

@@ -28,19 +28,17 @@ __all__ = ["PgBouncer", "find_pgbouncer"]
 
 INI = """\
 [databases]
-* = host=127.0.0.1 port={server_port} user=postgres
+* = host=127.0.0.1 port={server_port} user=postgres password={password}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
-auth_type = trust
+auth_type = md5
 auth_file = {directory}/users.txt
 admin_users = postgres
 pool_mode = {mode}
 default_pool_size = {size}
 max_client_conn = {clients}
-logfile = {directory}/pgbouncer.log
-pidfile = {directory}/pgbouncer.pid
 server_login_retry = 0.1
 """
 
@@ -70,19 +68,18 @@ class PgBouncer:
         # In the server's own directory: what names it is ended when the test run ends.
         self._directory = server.directory / f"pgbouncer-{self.port}"
         self._directory.mkdir()
+        self._password = server.password
         ini = INI.format(
             server_port=server.port,
+            password=server.password,
             port=self.port,
             directory=self._directory,
             mode=mode,
             size=size,
             clients=clients,
         )
-        (self._directory / "pgbouncer.ini").write_text(ini)
-        (self._directory / "users.txt").write_text('"postgres" ""\n')
-        if self._account:
-            for path in (self._directory, *self._directory.iterdir()):
-                os.chown(path, self._account.pw_uid, self._account.pw_gid)
+        self._write("pgbouncer.ini", ini)
+        self._write("users.txt", f'"postgres" "{server.password}"\n')
 
     def __enter__(self) -> PgBouncer:
         self.start()
@@ -92,16 +89,25 @@ class PgBouncer:
         self.stop()
         self._claim.close()
 
+    def _write(self, name: str, text: str) -> None:
+        """Make a file that only the account can read, in a directory that is not the account's."""
+        path = self._directory / name
+        path.touch(0o600, exist_ok=False)
+        path.write_text(text)
+        if self._account:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
     def start(self) -> None:
         """Start it, and return when it answers."""
-        self._process = process = subprocess.Popen(
-            [self._program, str(self._directory / "pgbouncer.ini")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            **dropped_to(self._account),
-        )
+        with self._log.open("ab") as log:
+            self._process = process = subprocess.Popen(
+                [self._program, str(self._directory / "pgbouncer.ini")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **dropped_to(self._account),
+            )
 
         def answers() -> bool:
             if process.poll() is not None:
@@ -139,9 +145,12 @@ class PgBouncer:
     def dsn(self, **overrides: object) -> str:
         """Return a libpq string."""
         given = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres"}
-        return as_dsn({**given, **overrides})
+        return as_dsn({**given, "password": self._password, **overrides})
 
     def log_text(self) -> str:
         """Return its log so far."""
-        log: Path = self._directory / "pgbouncer.log"
-        return log.read_text() if log.exists() else ""
+        return self._log.read_text() if self._log.exists() else ""
+
+    @property
+    def _log(self) -> Path:
+        return self._directory / "pgbouncer.log"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any, Protocol
 
-from testproject._postgres_address import as_dsn, as_url
+from testproject._postgres_address import as_dsn, as_url, may_log_in
 
 try:
     from psycopg2 import connect
@@ -26,6 +26,9 @@ class Postgres(Protocol):
     def url(self, **overrides: Any) -> str:
         """Return the same as a URL."""
 
+    def login(self) -> str:
+        """Return the options of CREATE ROLE by which dsn(user=…) lets a role in."""
+
 
 class GivenPostgres:
     """The server of DBPOOL_TEST_DSN: somebody else's, so there is no verb here that harms it."""
@@ -38,6 +41,9 @@ class GivenPostgres:
 
     def url(self, **overrides: Any) -> str:
         return as_url({**self._parameters, **overrides})
+
+    def login(self) -> str:
+        return may_log_in(self._parameters.get("password"))
 
 
 def count_sessions(server: Postgres, application_name: str) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from testproject._postgres_address import as_dsn
 from testproject.postgres import PostgresServer
@@ -26,10 +24,10 @@ def make_pair(conf: Mapping[str, object]) -> tuple[PostgresServer, PostgresServe
     primary = PostgresServer(conf=settings)
     try:
         primary.start()
-        source = f"host=127.0.0.1 port={primary.port} user=postgres application_name=standby"
+        source = primary.dsn(application_name="standby")
         standby = PostgresServer(conf={**settings, "primary_conninfo": source})
         try:
-            _copy(primary, standby)
+            standby.follow(primary)
             return primary, standby.start()
         except BaseException:
             standby.destroy()
@@ -37,19 +35,6 @@ def make_pair(conf: Mapping[str, object]) -> tuple[PostgresServer, PostgresServe
     except BaseException:
         primary.destroy()
         raise
-
-
-def _copy(primary: PostgresServer, standby: PostgresServer) -> None:
-    """Make the standby's fresh cluster a copy of the primary; it keeps its own settings."""
-    cluster = standby._cluster
-    own_settings = (cluster.data / "postgresql.auto.conf").read_text()
-    shutil.rmtree(cluster.data)
-    where = ["-h", "127.0.0.1", "-p", primary.port, "-U", "postgres"]
-    cluster.run("pg_basebackup", *where, "-D", cluster.data, "-X", "stream", "-c", "fast")
-    for name, text in (("postgresql.auto.conf", own_settings), ("standby.signal", "")):
-        path = Path(cluster.data, name)
-        path.write_text(text)
-        cluster._give(path)
 
 
 def promote(standby: PostgresServer) -> None:
