@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks._faults_stage import Stage, Verdict, case
+from benchmarks._faults_stage import SERVER, Stage, Verdict, case
 
 __all__: list[str] = []  # importing it enters the cases
 
@@ -209,7 +209,7 @@ def _statements(stage: Stage, view: Callable[[], Any], expected: int) -> Verdict
     wrapper = connections["default"]
     with PostgresServer(conf=conf) as server:
         place = database(server.dsn())
-        wrapper.settings_dict.update({n: place[n] for n in ("NAME", "USER", "HOST", "PORT")})
+        wrapper.settings_dict.update({name: place[name] for name in SERVER})
         wrapper.settings_dict["OPTIONS"].pop("options", None)
         stage.serve("view", view)
         for _ in range(3):

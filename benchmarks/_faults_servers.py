@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from benchmarks._faults_stage import Stage, Verdict, case, together
+from benchmarks._faults_stage import SERVER, Stage, Verdict, case, together
 from testproject.postgres import PostgresServer
 from tests.web_django.project import database
 
@@ -20,7 +20,7 @@ def restart(stage: Stage) -> Verdict:
     with PostgresServer() as server:
         place = database(server.dsn())
         settings = connections["default"].settings_dict
-        settings.update({name: place[name] for name in ("NAME", "USER", "HOST", "PORT")})
+        settings.update({name: place[name] for name in SERVER})
         settings["OPTIONS"].pop("options", None)
         barrier = threading.Barrier(4)
         stage.serve("slow", lambda: (barrier.wait(20), stage.query("SELECT 1")))
@@ -61,9 +61,8 @@ def wrong_password(stage: Stage) -> Verdict:
 
     with PostgresServer(password="right") as server:
         place = database(server.dsn(password="wrong"))
-        wanted = ("NAME", "USER", "PASSWORD", "HOST", "PORT")
         wrapper = connections["default"]
-        wrapper.settings_dict.update({name: place[name] for name in wanted})
+        wrapper.settings_dict.update({name: place[name] for name in SERVER})
         began = time.monotonic()
         try:
             stage.query("SELECT 1")

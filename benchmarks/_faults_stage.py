@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from tests.web_django.project import Project
 from tests.web_django.site import Site
 
-__all__ = ["CASES", "Case", "Stage", "Verdict", "case", "together"]
+__all__ = ["CASES", "SERVER", "Case", "Stage", "Verdict", "case", "together"]
+
+SERVER = ("NAME", "USER", "PASSWORD", "HOST", "PORT")  # of a database: what leads to its server
 
 
 class Verdict(NamedTuple):

@@ -228,7 +228,11 @@ class PostgresServer:
         self._cluster.allow(addresses)
 
     def follow(self, primary: PostgresServer) -> None:
-        """Become a standby of a running server, which `conf` names as primary_conninfo."""
+        """Become a standby of a running server, which `conf` names as primary_conninfo.
+
+        Its roles are those of the primary then, and so is its password.
+        """
+        self.password = primary.password
         self._cluster.follow(primary._cluster, primary.port)
 
     # Addresses

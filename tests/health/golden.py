@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from tests.support.waiting import PATIENCE
+
 __all__ = [
     "EXCHANGES",
     "HOST",
     "OWN_HEADERS",
+    "PATIENT",
     "SITUATIONS",
     "TOKEN",
     "Exchange",
@@ -23,6 +26,8 @@ __all__ = [
 
 HOST = "shop.example"  # the one host that the sites accept
 TOKEN = "what-an-operator-knows"  # with which the sites show detail
+# How long an answer takes is not what is tested.
+PATIENT = {"DBPOOL_HEALTH_DEADLINE": PATIENCE, "DBPOOL_HEALTH_SLOW": PATIENCE}
 
 SITUATIONS = ("well", "saturated", "down", "black hole", "draining")
 

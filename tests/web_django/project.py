@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from tests.health.golden import PATIENT
 from tests.support.servers import Postgres
 
 __all__ = ["DRIVER", "INSIDE", "Project", "database", "in_thread", "is_inside"]
@@ -87,6 +88,7 @@ class Project:
             "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
             "USE_TZ": True,
             "LOGGING_CONFIG": None,
+            **PATIENT,
             **self._settings,
         }
         settings.configure(**configured)

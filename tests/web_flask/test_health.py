@@ -8,6 +8,7 @@ from flask import Flask
 from dbpool_flask import DBPool
 from tests.health import golden
 from tests.health.asking import by_wsgi, own
+from tests.health.golden import PATIENT
 from tests.health.sites.flask_site import make_site
 from tests.health.situations import place, settled
 from tests.support.servers import Postgres
@@ -49,7 +50,7 @@ def test_the_site_would_answer_a_load_balancer_itself(postgres: Postgres) -> Non
 def test_the_path_is_the_apps_own_where_the_check_is_off_or_elsewhere(postgres: Postgres) -> None:
     for path, elsewhere in ((None, "/healthz/db"), ("/up", "/healthz/db"), ("/up", "/upper")):
         app = Flask(__name__)
-        app.config.update(DBPOOL_URL=postgres.url(), DBPOOL_HEALTH_PATH=path)
+        app.config.update(DBPOOL_URL=postgres.url(), DBPOOL_HEALTH_PATH=path, **PATIENT)
         db = DBPool(app)
         app.add_url_rule(elsewhere, view_func=lambda: "the app's own")
         with app.app_context(), db.pools["default"]:
@@ -59,7 +60,7 @@ def test_the_path_is_the_apps_own_where_the_check_is_off_or_elsewhere(postgres: 
 
 def test_a_pool_is_found_by_any_name_and_other_paths_by_any_bytes(postgres: Postgres) -> None:
     app = Flask(__name__)
-    app.config["DBPOOL_DATABASES"] = {"größe": postgres.url()}
+    app.config.update(DBPOOL_DATABASES={"größe": postgres.url()}, **PATIENT)
     db = DBPool(app)
     with app.app_context():
         pool = db.pools["größe"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg2.extensions import parse_dsn
 
-from tests.health.golden import HOST, TOKEN
+from tests.health.golden import HOST, PATIENT, TOKEN
 from tests.health.situations import OPTIONS, settled
 
 __all__ = ["GUARDED", "app", "database", "login_required", "urlpatterns"]
@@ -21,6 +21,7 @@ atexit.register(_for_good.close)  # before the pools', which were registered fir
 GUARDED: dict[str, Any] = {
     "ALLOWED_HOSTS": [HOST],
     "DBPOOL_HEALTH_TOKEN": TOKEN,
+    **PATIENT,
     "SECURE_SSL_REDIRECT": True,
     "MIDDLEWARE": [
         "dbpool_django.middleware.HealthMiddleware",

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from dbpool import ConnectionPool
 from dbpool_flask import DBPool
-from tests.health.golden import HOST, TOKEN
+from tests.health.golden import HOST, PATIENT, TOKEN
 from tests.health.situations import OPTIONS, settled
 
 __all__ = ["app", "make_site"]
@@ -24,7 +24,11 @@ def make_site(url: str) -> tuple[Flask, ConnectionPool]:
     """Return the app and its pool."""
     site = Flask(__name__)
     site.config.update(
-        DBPOOL_URL=url, DBPOOL_OPTIONS=OPTIONS, TRUSTED_HOSTS=[HOST], DBPOOL_HEALTH_TOKEN=TOKEN
+        DBPOOL_URL=url,
+        DBPOOL_OPTIONS=OPTIONS,
+        TRUSTED_HOSTS=[HOST],
+        DBPOOL_HEALTH_TOKEN=TOKEN,
+        **PATIENT,
     )
 
     @site.before_request
