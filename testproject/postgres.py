@@ -53,7 +53,6 @@ class PostgresServer:
         programs: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        # Any account of the machine can reach the port.
         self.password = secrets.token_hex(16) if password is None else password
         self.ssl = ssl
         self._cluster = Cluster(
@@ -224,14 +223,11 @@ class PostgresServer:
         return may_log_in(self.password)
 
     def allow(self, addresses: str) -> None:
-        """Let clients of other addresses in, too: `192.0.2.0/24`. Before start()."""
+        """Let clients of other addresses in, too: "192.0.2.0/24". Before start()."""
         self._cluster.allow(addresses)
 
     def follow(self, primary: PostgresServer) -> None:
-        """Become a standby of a running server, which `conf` names as primary_conninfo.
-
-        Its roles are those of the primary then, and so is its password.
-        """
+        """Become a standby of `primary`, which runs: with its roles, and so with its password."""
         self.password = primary.password
         self._cluster.follow(primary._cluster, primary.port)
 

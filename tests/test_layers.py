@@ -30,7 +30,10 @@ PATCHED = re.compile(r"dbpool(\.\w+)*\._\w")  # in the text that names what is t
 # What tests of an adapter know of its private modules. It may get less.
 KNOWN_OF_ADAPTERS = 6
 # The same names, of something else than a pool.
-NO_POOL = {("tests/web_django/test_forks.py", "pools._lock")}
+NO_POOL = {
+    ("tests/web_django/test_forks.py", "pools._lock"),
+    ("tests/web_flask/test_fence.py", "connection._lease"),
+}
 
 
 @functools.cache
