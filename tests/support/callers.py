@@ -27,6 +27,7 @@ __all__ = [
     "gave_up_until",
     "in_thread",
     "lent",
+    "open_one",
     "settled",
     "told",
     "unseen_by_the_keeper",
@@ -81,6 +82,11 @@ def ask(pool: ConnectionPool) -> int:
     with pool.connection() as conn:
         assert one(conn, "SELECT 42") == 42
         return int(conn.info.backend_pid)
+
+
+def open_one(pool: ConnectionPool) -> None:
+    """Have a connection idle: callers get it in no time, however short the pool's timeout is."""
+    pool.putconn(pool.getconn(timeout=PATIENCE))
 
 
 def told(pool: ConnectionPool, timeout: float | None = None) -> PoolDown:

@@ -59,7 +59,7 @@ class FaultProxy:
 
         self._thread = threading.Thread(target=run, daemon=True, name="fault proxy")
         self._thread.start()
-        if not ready.wait(10):
+        if not ready.wait(30):
             raise RuntimeError("the proxy's thread has not started")
         return self
 

@@ -11,6 +11,7 @@ import pytest
 
 from testproject.postgres import PostgresServer
 from tests.support import inside
+from tests.support.callers import open_one
 from tests.web_django.project import Project, database, is_inside
 from tests.web_django.site import Site
 
@@ -62,17 +63,18 @@ def test_a_full_pool_is_an_operational_error_with_ours_as_its_cause(site: Site) 
             return HttpResponse(status=503)
         return HttpResponse("ok")
 
+    open_one(connection.pool)
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
         connection.ensure_connection()
         held.set()
-        done.wait(20)
+        done.wait(30)
         connection.close()
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(10)
+    assert held.wait(30)
     assert site.get("query").status == 503
     done.set()
     thread.join()

@@ -145,7 +145,7 @@ def test_a_lock_held_at_the_fork_does_not_hang_the_child() -> None:
     def hold() -> None:
         with pools._lock:
             held.set()
-            done.wait(20)
+            done.wait(30)
 
     def child() -> list[int]:
         from django.db import connection
@@ -155,7 +155,7 @@ def test_a_lock_held_at_the_fork_does_not_hang_the_child() -> None:
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(10)
+    assert held.wait(30)
     try:
         assert len(_in_child(child)) == 3
     finally:

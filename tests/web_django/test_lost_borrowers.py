@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from tests.support import inside
+from tests.support.callers import PATIENCE, open_one
 from tests.support.waiting import wait_until
 from tests.web_django.asgi import answer_of, request
 from tests.web_django.project import Project, in_thread
 from tests.web_django.site import Site
 
 
-@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 2, "timeout": 30})
 def test_threads_that_end_without_close_cost_no_slot() -> None:
     from django.db import connection, connections
 
@@ -38,7 +39,7 @@ def test_threads_that_end_without_close_cost_no_slot() -> None:
     inside.audit(connection.pool)
 
 
-@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 1, "timeout": 30})
 def test_a_generator_left_early_costs_no_connection_whatever_is_open_in_it(
     project: Project, site: Site
 ) -> None:
@@ -94,7 +95,7 @@ def test_a_lent_connection_keeps_no_thread_alive() -> None:
     assert known() is None
 
 
-@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 1, "timeout": 30})
 def test_a_wrapper_that_was_collected_costs_no_slot() -> None:
     from django.db import connection
 
@@ -112,20 +113,21 @@ def test_a_wrapper_that_was_collected_costs_no_slot() -> None:
 def test_a_living_thread_keeps_its_connection() -> None:
     from django.db import OperationalError, connection
 
+    open_one(connection.pool)
     held, done = threading.Event(), threading.Event()
     seen: list[Any] = []
 
     def hold() -> None:
         with connection.cursor() as cursor:
             held.set()
-            done.wait(20)
+            done.wait(PATIENCE)
             cursor.execute("SELECT 1")
             seen.extend(cursor.fetchone())
         connection.close()
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(10)
+    assert held.wait(30)
     with pytest.raises(OperationalError):
         connection.ensure_connection()
     done.set()
@@ -137,6 +139,7 @@ def test_a_living_thread_keeps_its_connection() -> None:
 def test_a_shared_wrapper_is_not_swept_when_its_thread_ends() -> None:
     from django.db import OperationalError, connection, connections
 
+    open_one(connection.pool)
     shared = []
 
     def borrow() -> None:
@@ -157,7 +160,7 @@ def test_a_shared_wrapper_is_not_swept_when_its_thread_ends() -> None:
 
 # Django leaves the request's body file open in both cases.
 @pytest.mark.filterwarnings("ignore:Unclosed file", "ignore:Exception ignored in.*Spooled")
-@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 2, "timeout": 30})
 def test_asgi_clients_that_go_away_cost_no_slot(site: Site, project: Project) -> None:
     from django.http import HttpResponse
 
@@ -182,7 +185,7 @@ def test_asgi_clients_that_go_away_cost_no_slot(site: Site, project: Project) ->
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed file", "ignore:Exception ignored in.*Spooled")
-@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 2, "timeout": 30})
 def test_streaming_generators_that_raise_cost_no_slot(site: Site, project: Project) -> None:
     from django.http import HttpResponse, StreamingHttpResponse
 
@@ -212,7 +215,7 @@ def test_streaming_generators_that_raise_cost_no_slot(site: Site, project: Proje
     assert project.sessions() <= 2
 
 
-@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 2, "timeout": 30})
 def test_asgi_requests_share_the_pool_although_each_has_a_thread_of_its_own(
     site: Site, project: Project
 ) -> None:

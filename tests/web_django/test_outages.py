@@ -45,7 +45,7 @@ def _warm(site: Site, count: int) -> None:
         from django.http import HttpResponse
 
         with connection.cursor() as cursor:
-            barrier.wait(20)
+            barrier.wait(30)
             cursor.execute("SELECT 1")
         return HttpResponse("ok")
 
@@ -242,7 +242,7 @@ def test_an_open_server_side_cursor_does_not_wait_for_a_frozen_server(
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        assert given_back.wait(20)
+        assert given_back.wait(30)
     finally:
         server.thaw()
         thread.join()

@@ -224,7 +224,7 @@ def test_its_restart_and_the_servers_fail_no_request(
     @site.view("slow")
     def slow(request: Any) -> Any:
         with connection.cursor() as cursor:
-            barrier.wait(20)
+            barrier.wait(30)
             cursor.execute("SELECT 1")
         return HttpResponse("ok")
 
@@ -284,7 +284,7 @@ def test_while_it_is_paused_requests_wait(site: Site, pooler: PgBouncer, mode: s
         wait_until(lambda: clients_waiting() >= 1, message="a client that waits")
         assert not any(one.done() for one in waiting)
         pooler.admin("RESUME")
-        assert [one.result(20).status for one in waiting] == [200, 200]
+        assert [one.result(30).status for one in waiting] == [200, 200]
 
 
 RUNNER = """

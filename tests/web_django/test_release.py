@@ -26,7 +26,7 @@ def _held() -> int:
     return int(stats["pool_size"] - stats["pool_available"])
 
 
-@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 2, "timeout": 30})
 def test_executor_threads_give_back_what_a_released_function_took() -> None:
     from django.db import connection
 
@@ -39,7 +39,7 @@ def test_executor_threads_give_back_what_a_released_function_took() -> None:
     def count(number: int) -> int:
         """Count."""
         found = Book.objects.count()
-        together.wait(20)
+        together.wait(30)
         return found + number
 
     assert (count.__name__, count.__doc__) == ("count", "Count.")
@@ -50,7 +50,7 @@ def test_executor_threads_give_back_what_a_released_function_took() -> None:
     connection.close()
 
 
-@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 1, "timeout": 30})
 def test_a_released_function_that_raises_leaves_nothing(project: Project) -> None:
     from django.db import transaction
 
@@ -70,7 +70,7 @@ def test_a_released_function_that_raises_leaves_nothing(project: Project) -> Non
     assert project.titles() == []
 
 
-@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 1, "timeout": 30})
 def test_released_leaves_a_callers_transaction_alone(project: Project) -> None:
     from django.db import connection, transaction
 
@@ -98,7 +98,7 @@ def test_released_refuses_a_coroutine_function() -> None:
         released(view)
 
 
-@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 2, "timeout": 30})
 def test_asgi_code_in_threads_that_live_on_costs_no_slot(site: Site) -> None:
     from asgiref.sync import sync_to_async
     from django.http import HttpResponse

@@ -13,7 +13,7 @@ from tests.support import inside
 from tests.web_django.project import Project
 from tests.web_django.site import Site
 
-ONE = {"max_size": 1, "timeout": 5, "release": "transaction"}
+ONE = {"max_size": 1, "timeout": 30, "release": "transaction"}
 
 
 def _held() -> int:
@@ -227,7 +227,7 @@ def test_a_view_that_waits_for_somebody_else_holds_nothing(site: Site) -> None:
     @site.view("slow")
     def slow(request: Any) -> Any:
         before = Book.objects.count()
-        together.wait(20)  # all four at once, with one connection
+        together.wait(30)  # all four at once, with one connection
         return HttpResponse(str(before + Book.objects.count()))
 
     answers: list[int] = []

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.callers import in_thread
 from tests.support.secrets import leaks
+from tests.support.waiting import PATIENCE
 from tests.web_django.project import Project, database
 
 SECRET = "sEcReT!9x"
@@ -75,7 +76,7 @@ def test_a_full_or_closed_pool_gives_nothing_away(project: Project) -> None:
     from django.db import OperationalError
 
     wrapper = _wrapper(project.dsn, {"max_size": 1, "timeout": 0.05})
-    conn = wrapper.pool.getconn()
+    conn = wrapper.pool.getconn(PATIENCE)
     again = _wrapper(project.dsn, {"max_size": 1, "timeout": 0.05})
     assert _leaks(again.ensure_connection, OperationalError) == []
     assert _leaks(again.cursor, OperationalError) == []

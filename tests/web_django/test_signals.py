@@ -13,7 +13,7 @@ from tests.support import inside
 from tests.web_django.asgi import answer_of
 from tests.web_django.site import Site
 
-POOL = {"max_size": 4, "timeout": 3}
+POOL = {"max_size": 4, "timeout": 30}
 
 
 def _held() -> int:
@@ -86,7 +86,7 @@ def test_neither_does_an_asynchronous_one_nor_one_that_raises(site: Site) -> Non
     inside.audit(connection.pool)
 
 
-@pytest.mark.project(pool={"max_size": 1, "timeout": 3})
+@pytest.mark.project(pool={"max_size": 1, "timeout": 30})
 def test_nor_does_one_of_a_request_under_asgi_whoever_ends_that(site: Site) -> None:
     from django.core.signals import request_finished
     from django.db import connection

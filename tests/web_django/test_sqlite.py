@@ -130,7 +130,7 @@ def test_threads_that_end_cost_no_slot(file: File) -> None:
 
     from tests.web_django.shelf.models import Book
 
-    file.alias({"max_size": 2, "timeout": 5})
+    file.alias({"max_size": 2, "timeout": 30})
     kept = []
 
     def query() -> int:

@@ -422,5 +422,5 @@ def test_a_queue_that_is_full_is_a_503(site: Site) -> None:
             thread.start()
         wait_until(lambda: len(answers) == 4, 20, lambda: f"{answers}, {pool!r}")
     for thread in threads:
-        thread.join(20)
+        thread.join(30)
     assert sorted(answers) == [200] * 2 + [503] * 4

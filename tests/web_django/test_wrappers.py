@@ -136,7 +136,7 @@ def test_connection_created_is_sent_whenever_a_connection_is_taken(site: Site) -
     assert connection.pool.get_stats()["connections_num"] == 1
 
 
-@pytest.mark.project(pool={"max_size": 1, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 1, "timeout": 30})
 def test_a_receiver_of_connection_created_that_raises_costs_no_slot() -> None:
     from django.db import connection
     from django.db.backends.signals import connection_created
@@ -156,7 +156,7 @@ def test_a_receiver_of_connection_created_that_raises_costs_no_slot() -> None:
     inside.audit(connection.pool)
 
 
-@pytest.mark.project(pool={"max_size": 2, "timeout": 5})
+@pytest.mark.project(pool={"max_size": 2, "timeout": 30})
 def test_asyncio_to_thread_costs_no_slot(site: Site) -> None:
     from django.http import HttpResponse
 

@@ -20,6 +20,7 @@ import dbpool_flask
 from dbpool import PoolTimeout, TransactionAborted
 from dbpool_flask import ConnectionReleased, DBPool
 from tests.support import inside
+from tests.support.callers import open_one
 from tests.support.injection import explore
 from tests.web_flask.conftest import DRIVER, MakeSite, Site, pg
 
@@ -191,6 +192,7 @@ def post(port: int, number: int) -> None:
 
 def test_a_thread_that_would_wait_for_the_test_for_ever_is_told(make_site: MakeSite) -> None:
     site = make_site(DBPOOL_OPTIONS={"timeout": 0.2})
+    open_one(site.pool)
     errors = []
 
     def work() -> None:
@@ -272,8 +274,10 @@ def test_it_isolates_every_database_of_the_app_once(make_site: MakeSite) -> None
 def test_a_database_that_is_down_leaves_nothing_pinned(make_site: MakeSite) -> None:
     url = make_site().database.url
     site = make_site(
-        DBPOOL_DATABASES={"default": url, "down": "postgresql://127.0.0.1:1/nowhere"},
-        DBPOOL_OPTIONS={"timeout": 0.2},
+        DBPOOL_DATABASES={
+            "default": url,
+            "down": {"url": "postgresql://127.0.0.1:1/nowhere", "timeout": 0.2},
+        },
     )
     with pytest.raises(PoolTimeout):
         site.db.test_isolation(site.app).__enter__()

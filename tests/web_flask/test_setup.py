@@ -12,6 +12,7 @@ from flask import Flask
 
 from dbpool import ConnectFailed, ConnectionPool, PoolDown, PoolTimeout, TooManyRequests
 from dbpool_flask import DBPool
+from tests.support.callers import open_one
 from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
 from tests.web_flask.conftest import Database, MakeSite, Site, pg
@@ -379,6 +380,7 @@ def test_a_wrong_password_is_said_at_once_and_never_shown(
 
 def test_a_full_pool_is_one_clear_error_with_the_numbers(make_site: MakeSite) -> None:
     site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 0.2, "max_waiting": 1})
+    open_one(site.pool)
     site.app.testing = True
     site.app.add_url_rule("/", view_func=lambda: site.write("nothing"))
     with site.app.app_context():

@@ -13,6 +13,7 @@ from flask import Response, stream_with_context
 
 from dbpool import PoolError, PoolTimeout
 from dbpool_flask import ConnectionReleased
+from tests.support.callers import open_one
 from tests.support.waiting import wait_until
 from tests.web_flask.conftest import DRIVER, MakeSite, Site, pg
 
@@ -479,6 +480,7 @@ def test_a_stream_that_writes_in_a_block_keeps_its_connection(
 ) -> None:
     monkeypatch.setattr("dbpool_flask._late.PATIENCE", 0.0)
     site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 1.2})
+    open_one(site.pool)
 
     @site.app.get("/stream")
     def stream() -> Any:
