@@ -39,7 +39,7 @@ class Variant:
             "ENGINE": _DJANGO,
             "NAME": where["dbname"],
             "USER": where["user"],
-            "PASSWORD": where["password"],
+            "PASSWORD": where.get("password", ""),
             "HOST": str(where["host"]),
             "PORT": str(where["port"]),
             **self.changes,

@@ -11,6 +11,7 @@ import pytest
 from dbpool import ConnectionPool, PoolError
 from tests.support.callers import MakePool
 from tests.support.servers import Postgres
+from tests.support.sessions import role_with
 from tests.support.stub_driver import StubDriver
 from tests.support.waiting import wait_until
 
@@ -69,7 +70,8 @@ def test_the_cause_of_a_callers_error_keeps_no_frame_with_the_password(
     fault: dict[str, Any], new_pool: MakePool, postgres: Postgres
 ) -> None:
     options = dict(fault)
-    conninfo = f"{postgres.dsn()} password='{SECRET}{options.pop('password', '')}'"
+    good = postgres.dsn(user=role_with(postgres.dsn(), SECRET), password=SECRET)
+    conninfo = f"{good} password='{SECRET}{options.pop('password', '')}'"
     pool = new_pool(lambda: conninfo, **options)
     shown = [
         f"{frame.f_code.co_qualname if hasattr(frame.f_code, 'co_qualname') else frame}: {name}"

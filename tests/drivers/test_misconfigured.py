@@ -20,6 +20,7 @@ from tests.drivers.conftest import needs_psycopg
 from tests.support.callers import MakePool
 from tests.support.secrets import leaks
 from tests.support.servers import Postgres
+from tests.support.sessions import role_with
 
 SECRET = "sEcReT!9x"
 LONG = 60.0  # seconds; nobody waits for as long as that
@@ -224,7 +225,8 @@ def test_what_the_users_own_callable_raises_is_told_at_once_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     given: dict[str, Any] = {option: failing}
-    conninfo = given.pop("conninfo", postgres.dsn(password=SECRET))
+    good = postgres.dsn(user=role_with(postgres.dsn(), SECRET), password=SECRET)
+    conninfo = given.pop("conninfo", good)
     pool = new_pool(conninfo, driver=driver, **given)
     error = told(pool)
     assert_matches(rf"{option}.* raised KeyError", str(error))

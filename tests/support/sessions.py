@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.servers import Postgres, connect
 from tests.support.waiting import wait_until
 
-__all__ = ["held_lock", "last_query", "one", "run_sql", "terminate"]
+__all__ = ["held_lock", "last_query", "one", "role_with", "run_sql", "terminate"]
 
 
 def run_sql(server: Postgres, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -46,6 +46,17 @@ def held_lock(dsn: str, number: int) -> Iterator[Callable[[], None]]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [number])
         yield connection.close
+
+
+def role_with(dsn: str, password: str) -> str:
+    """Return a role that logs in with this password, so that it is not what a connect fails by."""
+    name = "who_has_the_secret"
+    with closing(connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name])
+        verb = "ALTER" if cursor.fetchall() else "CREATE"
+        quoted = password.replace("'", "''")
+        cursor.execute(f"{verb} ROLE {name} LOGIN PASSWORD '{quoted}'")
+    return name
 
 
 def terminate(server: Postgres, *pids: int) -> None:

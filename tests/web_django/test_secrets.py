@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.callers import in_thread
 from tests.support.secrets import leaks
+from tests.support.sessions import role_with
 from tests.support.waiting import PATIENCE
 from tests.web_django.project import Project, database
 
@@ -18,7 +19,8 @@ SECRET = "sEcReT!9x"
 def _wrapper(dsn: str, pool: object = None, **changes: Any) -> Any:
     from django.db import connections
 
-    connections.settings["made"] = database(dsn, pool, **{"PASSWORD": SECRET, **changes})
+    given = {"USER": role_with(dsn, SECRET), "PASSWORD": SECRET, **changes}
+    connections.settings["made"] = database(dsn, pool, **given)
     connections.configure_settings(connections.settings)
     return connections.create_connection("made")
 

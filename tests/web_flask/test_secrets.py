@@ -13,6 +13,7 @@ from dbpool_flask import DBPool
 from testproject.postgres import PostgresServer
 from tests.support.secrets import leaks
 from tests.support.servers import Postgres
+from tests.support.sessions import role_with
 from tests.web_flask.conftest import DRIVER
 
 SECRET = "sEcReT!9x"
@@ -85,7 +86,7 @@ def test_a_view_that_the_server_refuses_shows_nothing(scram_postgres: PostgresSe
 
 def test_a_view_that_meets_a_full_pool_shows_nothing(postgres: Postgres) -> None:
     options = {"driver": DRIVER, "max_size": 1, "timeout": 0.05}
-    url = postgres.url(password=SECRET)
+    url = postgres.url(user=role_with(postgres.dsn(), SECRET), password=SECRET)
     app = Flask("full")
     app.config.update(DBPOOL_URL=url, DBPOOL_OPTIONS=options, TESTING=True)
     db = DBPool(app)
