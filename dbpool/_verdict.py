@@ -29,6 +29,8 @@ REASONS = {
 
 SATURATED_WAIT = 1.0  # seconds the oldest caller waits on a full pool before it is saturated
 SATURATED_FOR = 10.0  # seconds for which a timeout is remembered
+FAILING_WAIT = 1.0  # seconds of failed connects that are worth a warning
+FAILING_FOR = 10.0  # seconds for which a failed connect is remembered: twice the longest pause
 SLOW_FOR = 10.0  # seconds for which a probe's time is; without traffic each request probes
 
 
@@ -85,7 +87,7 @@ def _well(pool: ConnectionPool, good: Finding | None, now: float, limits: Limits
     reasons = []
     if pool._reach.name == RECOVERING:
         reasons.append("recovering")
-    elif pool._reach.name == DOWN:  # no new connection is to be had, but what is open works
+    elif pool._reach.name == DOWN or _connects_fail(pool, now):  # but what is open works
         reasons.append("probe_unavailable")
     if pool._reach.stuck:  # what is open works, and there may be no more of it
         reasons.append("connect_stuck")
@@ -96,6 +98,17 @@ def _well(pool: ConnectionPool, good: Finding | None, now: float, limits: Limits
     if good is not None and not good.writable and is_primary(pool):
         reasons.append("read_only")
     return Verdict(WARN if reasons else PASS, tuple(reasons))
+
+
+def _connects_fail(pool: ConnectionPool, now: float) -> bool:
+    """Return whether no new connection has been had for a while, though it was tried."""
+    failure, since = pool._backoff.failure, pool._backoff.failing_since
+    return (
+        failure is not None
+        and since is not None
+        and now - failure.at < FAILING_FOR
+        and now - since >= FAILING_WAIT
+    )
 
 
 def _is_saturated(pool: ConnectionPool, now: float) -> bool:

@@ -304,6 +304,10 @@ def test_health_says_that_what_is_open_works(english: PostgresServer, new_pool: 
         status, _, body = check.respond("GET", "/healthz/db", "verbose", [], "")
         assert status == 200, body
         assert b"probe_unavailable" in body
+        # The same while traffic proves the server, so that the log does not tell of it each second.
+        wait_for_failures(pool, 5)
+        pool.proved()
+        assert b"probe_unavailable" in check.respond("GET", "/healthz/db", "verbose", [], "")[2]
     pool.putconn(caller.result(PATIENCE))
 
 
