@@ -1,4 +1,4 @@
-"""Which values an option takes, and how an error says so."""
+"""Which values an option takes, of a pool or of a health check, and how an error says so."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ __all__ = [
     "SECONDS",
     "SERVER_SECONDS",
     "callable_or_none",
+    "checked_path",
+    "checked_seconds",
+    "checked_status",
     "count",
     "is_number",
     "name_or_none",
@@ -105,3 +108,33 @@ def name_or_none(value: Any) -> bool:
     # It goes to libpq as UTF-8, which reads no further than a NUL, whatever follows in a conninfo.
     # And a URL would stand in each log line.
     return isinstance(value, str) and bool(value) and not _UNSENDABLE.search(value)
+
+
+def checked_path(name: str, value: object) -> str | None:
+    """Return the path of an endpoint, with a slash before it; None is off. Raises ValueError."""
+    if value is None:
+        return None
+    possible = isinstance(value, str) and value.isascii() and value.strip("/")
+    if not possible or "://" in str(value):
+        raise ValueError(
+            f"{name}={shown(value)} is not possible: it takes a path of ASCII letters, or None "
+            "for off"
+        )
+    return "/" + str(value).strip("/")
+
+
+def checked_seconds(name: str, value: float) -> float:
+    """Return finite seconds greater than 0. Raises ValueError."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name}={shown(value)} is not possible: it takes seconds greater than 0")
+    return value
+
+
+def checked_status(name: str, value: int, least: int) -> int:
+    """Return a status of HTTP, from `least` on. Raises ValueError."""
+    if not is_number(value) or value not in range(least, 600) or value // 100 == 3 or value == 500:
+        raise ValueError(
+            f"{name}={shown(value)} is not possible: it takes an HTTP status from {least} to 599 "
+            "that is neither a redirect nor 500"
+        )
+    return int(value)

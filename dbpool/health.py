@@ -7,18 +7,16 @@ restart every instance when the database blinks.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from . import _detail, _fork, _prober
+from . import _detail, _fork, _prober, _values
 from ._frames import forget_locals
 from ._prober import Flight
 from ._process import notices_forks
-from ._shown import shown
 from ._verdict import FAIL, PASS, REASONS, WARN, Limits, Verdict
-from .options import is_number, unknown
+from .options import unknown
 from .pool import ConnectionPool
 
 __all__ = ["REASONS", "Answer", "HealthCheck", "is_draining", "respond", "set_draining"]
@@ -112,14 +110,14 @@ class HealthCheck:
     ) -> None:
         self._pools = pools
         try:
-            self.prefix = _checked_path("prefix", prefix)
+            self.prefix = _values.checked_path("prefix", prefix)
             self.limits = Limits(
-                _checked_seconds("deadline", deadline),
-                _checked_seconds("ttl", ttl),
-                _checked_seconds("slow", slow),
+                _values.checked_seconds("deadline", deadline),
+                _values.checked_seconds("ttl", ttl),
+                _values.checked_seconds("slow", slow),
             )
-            self.warn_status = _checked_status("warn_status", warn_status, 200)
-            self.drain_status = _checked_status("drain_status", drain_status, 400)
+            self.warn_status = _values.checked_status("warn_status", warn_status, 200)
+            self.drain_status = _values.checked_status("drain_status", drain_status, 400)
             self._access = _detail.Access(detail, token)
         except ValueError as error:
             forget_locals(error)
@@ -289,33 +287,6 @@ def _answer(method: str, status: int, word: str, body: bytes | None = None) -> A
     if status == 405:
         headers.append(_ALLOW)
     return status, headers, b"" if method == "HEAD" else body
-
-
-def _checked_path(name: str, value: object) -> str | None:
-    if value is None:
-        return None
-    possible = isinstance(value, str) and value.isascii() and value.strip("/")
-    if not possible or "://" in str(value):
-        raise ValueError(
-            f"{name}={shown(value)} is not possible: it takes a path of ASCII letters, or None "
-            "for off"
-        )
-    return "/" + str(value).strip("/")
-
-
-def _checked_seconds(name: str, value: float) -> float:
-    if not is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name}={shown(value)} is not possible: it takes seconds greater than 0")
-    return value
-
-
-def _checked_status(name: str, value: int, least: int) -> int:
-    if not is_number(value) or value not in range(least, 600) or value // 100 == 3 or value == 500:
-        raise ValueError(
-            f"{name}={shown(value)} is not possible: it takes an HTTP status from {least} to 599 "
-            "that is neither a redirect nor 500"
-        )
-    return int(value)
 
 
 def _start_in_child() -> None:
