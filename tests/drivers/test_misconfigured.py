@@ -9,18 +9,21 @@ import logging
 import pickle
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dbpool import ConnectFailed, ConnectionPool, Misconfigured, PoolDown
-from testproject.postgres import PostgresServer
+from testproject.postgres import PostgresServer, PostgresUnavailable
 from tests.drivers.conftest import needs_psycopg
-from tests.support.callers import MakePool
+from tests.support.callers import MakePool, in_thread
+from tests.support.german import german_postgres
 from tests.support.secrets import leaks
 from tests.support.servers import Postgres
 from tests.support.sessions import role_with
+from tests.support.waiting import wait_until
 
 SECRET = "sEcReT!9x"
 LONG = 60.0  # seconds; nobody waits for as long as that
@@ -36,6 +39,16 @@ def driver(request: pytest.FixtureRequest) -> str:
 def tls_address() -> Iterator[str]:
     with PostgresServer(ssl=True) as server:
         yield server.dsn()
+
+
+@pytest.fixture(scope="module")
+def german() -> Iterator[PostgresServer]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(german_postgres())
+        except PostgresUnavailable as missing:
+            pytest.skip(str(missing))
+        yield server
 
 
 def told(pool: ConnectionPool) -> Misconfigured:
@@ -185,13 +198,22 @@ def test_a_root_certificate_that_is_not_there_is_told_at_once(
 
 
 @pytest.mark.parametrize(
-    "options", ["-c no_such_setting=1", "-c work_mem=much", "-c max_connections=5"]
+    "options", ["-c no_such_setting=1", "-c work_mem=much", "-c", "-c max_connections=5"]
 )
 def test_a_setting_that_the_server_refuses_is_told_at_once(
     options: str, driver: str, new_pool: MakePool, postgres: Postgres
 ) -> None:
     error = told(new_pool(postgres.dsn(), driver=driver, kwargs={"options": options}))
     assert_matches("options", str(error))
+
+
+@pytest.mark.parametrize("options", ["-c no_such_setting=1", "-c work_mem=much", "-c"])
+def test_a_setting_that_the_server_refuses_in_german_is_told_at_once(
+    options: str, driver: str, new_pool: MakePool, german: PostgresServer
+) -> None:
+    error = told(new_pool(german.dsn(), driver=driver, kwargs={"options": options}))
+    assert_matches("options", str(error))
+    assert_matches("Konfigurationsparameter|Parameter|-c", str(error.__cause__))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +263,22 @@ def test_what_the_users_own_callable_raises_is_told_at_once_and_logged_once(
     assert SECRET not in text
     exc_info = logged[0].exc_info
     assert leaks(exc_info[1], SECRET) == []
+
+
+def test_while_a_connection_circulates_callers_wait_for_that(
+    driver: str, new_pool: MakePool, postgres: Postgres
+) -> None:
+    """As with a rotated password: nobody is told of it who can be served."""
+    broken: list[bool] = []
+    pool = new_pool(lambda: failing() if broken else postgres.dsn(), driver=driver, max_size=2)
+    conn = pool.getconn()
+    broken.append(True)
+    waiting = in_thread(pool.getconn, LONG)
+    wait_until(lambda: pool.get_stats().get("connections_errors", 0) >= 2, LONG)
+    assert not waiting.done()
+    pool.putconn(conn)
+    assert waiting.result(LONG) is conn
+    pool.putconn(conn)
 
 
 def test_who_waits_for_the_minimum_is_told_as_well(driver: str, new_pool: MakePool) -> None:
