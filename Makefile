@@ -69,7 +69,7 @@ test-ecosystem: $(VENV)/.ready postgres ## run the tests beside real packages, a
 	@$(VENV)/bin/nox -s ecosystem -- $(ARGS)
 	@$(if $(ARGS),,$(RUN) -m tests.ecosystem --page)
 
-test-ecosystem-telling: $(VENV)/.ready postgres ## run the most telling of them, without psycopg 3
+test-ecosystem-telling: $(VENV)/.ready postgres ## run the most telling five of them, without psycopg 3
 	@$(VENV)/bin/nox -s 'ecosystem(psycopg2)' -- --telling
 
 ecosystem-lock: $(VENV)/.ready ## pin the newest versions of the packages of test-ecosystem

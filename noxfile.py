@@ -13,10 +13,10 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["ecosystem"]
 
 ENVIRONMENTS = ("psycopg2", "psycopg")
-# What the most telling need: the whole of an environment takes minutes to install.
+# What the five need that CI runs: the whole of an environment takes minutes to install.
 TELLING = (
     "psycopg2-binary", "Django", "Flask", "gunicorn", "pytest", "pytest-timeout", "psutil",
-    "hypothesis", "ddtrace", "django-tenants", "celery",
+    "hypothesis", "ddtrace", "uwsgi", "django-tenants", "celery",
 )  # fmt: skip
 FOLDER = "tests/ecosystem/environments"
 

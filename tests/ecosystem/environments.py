@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 # By name: the driver that Django takes there.
 ENVIRONMENTS: Mapping[str, str] = {"psycopg2": "psycopg2", "psycopg": "psycopg 3"}
 
-# The most telling: a tracer, tenants, a task queue and a pooler. uWSGI joins them with its tests.
-TELLING = ("ddtrace", "django_tenants", "celery", "pgbouncer")
+# What CI runs: a tracer, a server that forks in C, tenants, a task queue and a pooler.
+TELLING = ("ddtrace", "uwsgi", "django_tenants", "celery", "pgbouncer")
 
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;]+)")
 
