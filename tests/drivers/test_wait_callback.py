@@ -91,7 +91,7 @@ def test_a_silent_host_is_left_for_the_next_one(new_pool: MakePool, postgres: Po
             "host": ",".join(["127.0.0.1", "127.0.0.1", here["host"]]),
             "port": ",".join([str(one.port), str(other.port), here["port"]]),
         }
-        pool = new_pool(postgres.dsn(**hosts), driver="psycopg2", connect_timeout=0.2, max_size=1)
+        pool = new_pool(postgres.dsn(**hosts), driver="psycopg2", connect_timeout=1.0, max_size=1)
         with pool.connection(PATIENCE) as conn, conn.cursor() as cursor:
             cursor.execute("SELECT 1")
         assert pool.get_stats().get("connections_errors", 0) == 0
