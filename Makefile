@@ -16,7 +16,7 @@ QUIET_PIP := -m pip install --quiet --disable-pip-version-check --no-input
 PYTEST := $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-psycopg test-long test-all test-django test-django-telling test-flask test-outages test-ecosystem test-ecosystem-telling ecosystem-lock test-freethreaded check bench bench-flask bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
+.PHONY: help demo test test-psycopg test-long test-all test-django test-django-telling test-flask test-outages test-ecosystem test-ecosystem-telling ecosystem-lock mutants test-freethreaded check bench bench-flask bench-django bench-faults clean postgres postgres-psycopg postgres-bench postgres-wheel
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ test-ecosystem: $(VENV)/.ready postgres ## run the tests beside real packages, a
 
 test-ecosystem-telling: $(VENV)/.ready postgres ## run the most telling five of them, without psycopg 3
 	@$(VENV)/bin/nox -s 'ecosystem(psycopg2)' -- --telling
+
+mutants: $(VENV)/.ready postgres ## plant 200 mistakes at random: do the tests see them? Hours
+	@$(VENV)/bin/nox -s mutants -- $(ARGS)
 
 ecosystem-lock: $(VENV)/.ready ## pin the newest versions of the packages of test-ecosystem
 	@$(VENV)/bin/nox -s ecosystem-lock

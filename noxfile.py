@@ -49,3 +49,10 @@ def ecosystem_lock(session: nox.Session) -> None:
             "--annotation-style=line", f"{FOLDER}/{environment}.in",
             "-o", f"{FOLDER}/{environment}.txt",
         )  # fmt: skip
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant mistakes at random and see whether the tests that should fail do."""
+    session.install("-q", "-e", ".[dev]", "cosmic-ray>=8.4")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
