@@ -39,11 +39,12 @@ ROOT = HERE.parents[1]
 KEPT = ROOT / ".ecosystem"
 
 
-def packages_of(module: Path) -> list[str]:
-    """Return the distributions that a module is about, without importing it."""
+def packages_of(module: Path, environment: str) -> list[str]:
+    """Return the distributions that a module is about in an environment, without importing it."""
     _, _, rest = module.read_text().partition("pytest.mark.package(")
     arguments = rest.partition(")")[0].partition("to_set=")[0]
-    return [word.strip().strip('"') for word in arguments.split(",") if '"' in word]
+    words = [word.strip().strip('"') for word in arguments.split(",") if '"' in word]
+    return [word.format(driver=environment) for word in words]
 
 
 def _version(distribution: str) -> str:
@@ -75,7 +76,7 @@ def run(environment: str, only: tuple[str, ...]) -> bool:
     """Run the modules of an environment, print a line for each; return whether all passed."""
     pins, good, entries = locked(environment), True, []
     for module in modules(only):
-        packages = packages_of(module)
+        packages = packages_of(module, environment)
         if not all(canonical(package) in pins for package in packages):
             continue  # it belongs to another environment
         versions = {package: _version(package) for package in packages}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from dbpool.drivers import wait_with_gevent
 from tests.ecosystem.flask_site import STATE
-from tests.web_django.project import database
+from tests.web_django.project import DRIVER, database
 
 __all__ = ["configure", "settings_for"]
 
@@ -46,6 +47,8 @@ def configure(dsn: str, **changes: Any) -> None:
 
 
 if os.environ.get("FIELD_APP") == "django":
+    if os.environ.get("FIELD_GREEN") and DRIVER == "psycopg2":
+        wait_with_gevent()
     configure(
         os.environ["FIELD_URL"],
         DATABASE={"ENGINE": os.environ.get("FIELD_ENGINE", "dbpool_django.backends.postgresql")},

@@ -8,6 +8,7 @@ from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
+from dbpool.drivers import driver_of
 from tests.ecosystem.flask_site import STATE
 
 __all__ = ["urlpatterns"]
@@ -21,6 +22,11 @@ def one(sql: str, *parameters: Any) -> Any:
 
 def up(request: HttpRequest) -> HttpResponse:
     return HttpResponse("up")
+
+
+def driver(request: HttpRequest) -> HttpResponse:
+    connection.ensure_connection()
+    return HttpResponse(driver_of(connection.connection).name)
 
 
 def echo(request: HttpRequest, n: int) -> HttpResponse:
@@ -56,6 +62,7 @@ def broken(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("up", up),
+    path("driver", driver),
     path("echo/<int:n>", echo),
     path("rows/<int:n>", add),
     path("refused/<int:n>", refuse),

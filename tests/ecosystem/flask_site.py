@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Flask, abort
 
+from dbpool.drivers import driver_of, wait_with_gevent
 from dbpool_flask import DBPool
 
 __all__ = ["create_app"]
@@ -28,6 +29,11 @@ def create_app(url: str | None = None, **options: Any) -> Flask:
     @app.get("/up")
     def up() -> str:
         return "up"
+
+    @app.get("/driver")
+    def driver() -> str:
+        with db.pools["default"].connection() as conn:
+            return driver_of(conn).name
 
     @app.get("/echo/<int:n>")
     def echo(n: int) -> str:
@@ -69,6 +75,8 @@ STATE = """SELECT concat_ws('|', current_setting('search_path'),
     coalesce(to_regclass('pg_temp.leftover')::text, '-'))"""
 
 
+if os.environ.get("FIELD_GREEN"):
+    wait_with_gevent()
 if "FIELD_URL" in os.environ and os.environ.get("FIELD_APP") == "flask":
     app = create_app()
     if os.environ.get("FIELD_USED"):  # a query at import: in the master, where it preloads

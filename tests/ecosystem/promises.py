@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from testproject.postgres import PostgresServer
+from tests.web_django.project import DRIVER
 
-__all__ = ["Ask", "Database", "answers_are_its_own", "by_http", "by_test_client", "hold"]
+__all__ = ["DRIVER", "Ask", "Database", "answers_are_its_own", "by_http", "by_test_client", "hold"]
 
 Ask = Callable[[str, str], tuple[int, str]]
 
@@ -27,7 +28,8 @@ class Database:
     def __init__(self, server: PostgresServer) -> None:
         self.server = server
         self.name = f"field_{secrets.token_hex(4)}"
-        self.url = server.createdb(self.name)
+        # Without the driver's name Flask and the core take psycopg2 wherever there is one.
+        self.url = server.createdb(self.name).replace("://", f"+{DRIVER}://", 1)
         self.sql("CREATE TABLE field_row (n int)")
 
     def address(self, framework: str) -> str:
@@ -79,7 +81,8 @@ def by_http(address: str) -> Ask:
 
 
 def hold(ask: Ask, database: Database) -> None:
-    """Check commit, rollback, a clean session for the next request, errors and health."""
+    """Check driver, commit, rollback, a clean session for the next request, errors and health."""
+    assert ask("GET", "/driver") == (200, DRIVER)
     untouched = ask("GET", "/session")
     assert untouched[0] == 200
     assert ask("GET", "/echo/7") == (200, "7")

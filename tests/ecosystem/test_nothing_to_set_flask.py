@@ -6,7 +6,6 @@ import pytest
 from flask import Flask
 
 from tests.ecosystem.promises import Database, by_test_client, hold
-from tests.ecosystem.tracing import DRIVER
 
 pytestmark = pytest.mark.package(
     "Flask-Login", "Flask-Admin", "Flask-Caching", "flask-smorest", to_set="nothing"
@@ -21,7 +20,7 @@ def test_a_site_with_all_of_them_keeps_every_promise(field: Database) -> None:
 
     from tests.ecosystem.flask_site import create_app
 
-    app: Flask = create_app(field.url, driver=DRIVER)
+    app: Flask = create_app(field.url)
     app.config.update(
         SECRET_KEY="only for tests",
         CACHE_TYPE="SimpleCache",

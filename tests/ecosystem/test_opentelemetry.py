@@ -10,16 +10,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.ecosystem.promises import Database, hold
-from tests.ecosystem.tracing import (
-    DRIVER,
-    a_plain_pool_commits_and_cleans,
-    django_client,
-    flask_client,
-)
+from tests.ecosystem.promises import DRIVER, Database, hold
+from tests.ecosystem.tracing import a_plain_pool_commits_and_cleans, django_client, flask_client
 
 pytestmark = pytest.mark.package(
-    "opentelemetry-instrumentation-flask", "opentelemetry-instrumentation-django", to_set="nothing"
+    "opentelemetry-instrumentation-{driver}",
+    "opentelemetry-instrumentation-flask",
+    "opentelemetry-instrumentation-django",
+    to_set="nothing",
 )
 
 exporter = InMemorySpanExporter()

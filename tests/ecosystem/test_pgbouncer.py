@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool
-from tests.ecosystem.promises import Database, answers_are_its_own
-from tests.ecosystem.tracing import DRIVER, flask_client_of
+from tests.ecosystem.promises import DRIVER, Database, answers_are_its_own
+from tests.ecosystem.tracing import flask_client_of
 from tests.support.pgbouncer import PgBouncer, find_pgbouncer
 
 pytestmark = [

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from dbpool import ConnectionPool
 from tests.ecosystem import django_site
 from tests.ecosystem.flask_site import create_app
-from tests.ecosystem.promises import Ask, Database, by_test_client
+from tests.ecosystem.promises import DRIVER, Ask, Database, by_test_client
 
 __all__ = [
-    "DRIVER",
     "a_plain_pool_commits_and_cleans",
     "django_client",
     "flask_client",
     "flask_client_of",
 ]
 
-DRIVER = "psycopg" if importlib.util.find_spec("psycopg") else "psycopg2"
-
 
 def a_plain_pool_commits_and_cleans(field: Database) -> None:
     """Check the pool alone: a commit, a rollback, a cleaning, and one connection for all of it."""
-    with ConnectionPool(field.url, driver=DRIVER, max_size=1, reset="discard") as pool:
+    with ConnectionPool(field.url, max_size=1, reset="discard") as pool:
         with pool.connection() as conn:
             conn.cursor().execute("INSERT INTO field_row VALUES (3)")
         try:
