@@ -156,8 +156,12 @@ class Prober:
         started = False
         try:
             if pool._background:
-                name = f"dbpool-prober-{pool.name}"
-                thread = _threads.Thread(self._fly, (pool, flight), name)
+                thread = threading.Thread(
+                    target=self._fly,
+                    args=(pool, flight),
+                    name=f"dbpool-prober-{pool.name}",
+                    daemon=True,
+                )
                 try:
                     _threads.start(thread)
                     started = True

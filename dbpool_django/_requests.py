@@ -62,8 +62,7 @@ class _OnlyDjangos(Signal):
         _heed(self, receiver)
 
 
-# Both are subclasses of it because a caller may hold its bound `connect` since before the change.
-class _Finished(_OnlyDjangos):
+class _Finished(Signal):
     def send(self, sender: Any, **named: Any) -> Any:
         ident = threading.get_ident()  # looked up now: of the greenlet, where gevent has patched it
         outer, taken = _sending.get(ident), []  # type: ignore[var-annotated]
@@ -88,7 +87,7 @@ class _Finished(_OnlyDjangos):
             await sync_to_async(_give_all_back)(self)
 
 
-class _Started(_OnlyDjangos):
+class _Started(Signal):
     def send(self, sender: Any, **named: Any) -> Any:
         try:
             return super().send(sender, **named)

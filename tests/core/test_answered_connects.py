@@ -306,8 +306,12 @@ def test_health_says_that_what_is_open_works(english: PostgresServer, new_pool: 
         assert b"probe_unavailable" in body
         # The same while traffic proves the server, so that the log does not tell of it each second.
         wait_for_failures(pool, 5)
-        pool.proved()
-        assert b"probe_unavailable" in check.respond("GET", "/healthz/db", "verbose", [], "")[2]
+
+        def told_while_proved() -> bool:
+            pool.proved()
+            return b"probe_unavailable" in check.respond("GET", "/healthz/db", "verbose", [], "")[2]
+
+        wait_until(told_while_proved)  # once connects have failed for a second
     pool.putconn(caller.result(PATIENCE))
 
 

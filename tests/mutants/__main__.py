@@ -3,132 +3,107 @@
     python -m tests.mutants                     200 mistakes
     python -m tests.mutants --seed 7 --most 20  twenty, the same each time
     python -m tests.mutants --only dbpool/health.py
+    python -m tests.mutants --seed 7 --results seven.jsonl   go on where that file ends
 
-cosmic-ray finds the places and makes the mistakes (comparisons, operators, constants, `not`,
-decorators, exceptions, loops). Left out is what no test can see: annotations, blocks for type
-checkers, and `__all__`. Each mistake is made in a copy of the tree. The seed is printed first, each
-survivor with its difference. Ends with 1 if fewer than 85 of 100 are seen.
+cosmic-ray finds the places and makes the mistakes: comparisons, operators, numbers, `not`, `and`,
+decorators, exceptions, loops; never a text. Left out is what no test can see (annotations, blocks
+and decorators for type checkers) and what Python itself refuses or warns of. Each mistake is made
+in a copy of the tree. First each file of tests runs without one: it must pass, and three times as
+long is what it gets. The seed is printed first, each survivor with its difference. Ends with 1 if
+fewer than 85 of 100 are seen.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import difflib
+import itertools
+import json
 import os
 import random
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any
 
-from cosmic_ray.commands.init import init
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator
-from cosmic_ray.work_db import WorkDB, use_db
-
-from tests.mutants.files import ROOT, modules, tests_for
+from tests.mutants.files import mistakes_in_the_map, modules, tests_for
+from tests.mutants.places import Mistake, chosen, every
+from tests.mutants.running import copies, run, stop_all, try_out
 
 ENOUGH = 0.85
-SECONDS = 600.0  # for the tests of one mistake; a hang is seen
-COPIED = ("dbpool", "dbpool_flask", "dbpool_django", "tests", "testproject", "benchmarks", "docs")
-FILES = ("pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
+FILE_SECONDS = 600.0  # for a file of tests without a mistake
+TIMES, MORE = 3.0, 20.0  # a hang is seen when the tests take so much longer
 
 
-class Mistake(NamedTuple):
-    """One place and one way to get it wrong."""
+class Results:
+    """What is known already: a line of JSON for each file of tests and each mistake."""
 
-    module: Path
-    operator: str
-    occurrence: int
-    line: int
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self.known: dict[str, dict[str, Any]] = {
+            line["key"]: line for line in (json.loads(each) for each in lines)
+        }
 
-    def text(self) -> tuple[str, str]:
-        """Return the module's source without and with it."""
-        before = self.module.read_text()
-        operator = get_operator(self.operator)()
-        return before, mutate_code(before, operator, self.occurrence) or before
-
-    def __str__(self) -> str:
-        return f"{self.module.relative_to(ROOT)}:{self.line} {self.operator.partition('/')[2]}"
-
-
-def _unseen(module: Path) -> list[range]:
-    """Return the lines and columns of a module that no test can see, as (line, column) pairs."""
-    ranges = []
-    for node in ast.walk(ast.parse(module.read_text())):
-        hidden: list[ast.AST | None] = []
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            hidden.append(node.returns)
-        elif isinstance(node, (ast.arg, ast.AnnAssign)):
-            hidden.append(node.annotation)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            hidden.append(node)
-        for each in hidden:
-            if each is not None:
-                first = each.lineno * 1000 + each.col_offset  # type: ignore[attr-defined]
-                last = each.end_lineno * 1000 + each.end_col_offset  # type: ignore[attr-defined]
-                ranges.append(range(first, last))
-    return ranges
+    def add(self, key: str, **facts: Any) -> dict[str, Any]:
+        """Keep a line, and return it."""
+        line = self.known[key] = {"key": key, **facts}
+        if self._path:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        return line
 
 
-def every(only: list[Path]) -> list[Mistake]:
-    """Return all mistakes that could be made."""
-    unseen = {module: _unseen(module) for module in only}
-    with tempfile.TemporaryDirectory() as folder:
-        with use_db(Path(folder) / "work.sqlite", WorkDB.Mode.create) as db:
-            init(only, db, {})
-            found = []
-            for item in db.work_items:
-                (spec,) = item.mutations
-                module, (line, column) = Path(spec.module_path), spec.start_pos
-                if not any(line * 1000 + column in hidden for hidden in unseen[module]):
-                    found.append(Mistake(module, spec.operator_name, spec.occurrence, line))
-    return sorted(found)
-
-
-@contextmanager
-def copies(count: int) -> Iterator[SimpleQueue[Path]]:
-    """Yield a queue of copies of the tree, one for each that works at the same time."""
-    queue: SimpleQueue[Path] = SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="dbpool-mutants-") as folder:
-        for number in range(count):
-            copy = Path(folder) / str(number)
-            for name in COPIED:
-                skipped = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(ROOT / name, copy / name, ignore=skipped)
-            for name in FILES:
-                shutil.copy(ROOT / name, copy / name)
-            queue.put(copy)
-        yield queue
-
-
-def seen(mistake: Mistake, queue: SimpleQueue[Path]) -> bool:
-    """Return whether a test fails that should."""
+def _without(file: str, queue: SimpleQueue[Path]) -> tuple[str, float]:
+    """Return how long a file of tests takes; end all if it does not pass."""
     copy = queue.get()
-    before, after = mistake.text()
-    there = copy / mistake.module.relative_to(ROOT)
-    quick = ["-x", "-q", "--no-header", "-m", "not long", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", *quick, *tests_for(mistake.module)]
-    environ = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        there.write_text(after)
-        done = subprocess.run(
-            command, cwd=copy, env=environ, stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=SECONDS,
-        )  # fmt: skip
-        return done.returncode != 0
-    except subprocess.TimeoutExpired:
-        return True
+        done = run(copy, [file], FILE_SECONDS)
     finally:
-        there.write_text(before)
         queue.put(copy)
+    if not done.passed:
+        raise SystemExit(f"{file} fails without any mistake ({done.by}): mend that first.")
+    return file, done.seconds
+
+
+def _difference(mistake: Mistake) -> str:
+    before, after = (text.splitlines() for text in mistake.text())
+    return "\n".join(list(difflib.unified_diff(before, after, n=1, lineterm=""))[2:])
+
+
+def _show(mistake: Mistake, line: dict[str, Any]) -> None:
+    if line["seen"]:
+        print(f"seen     {mistake}  by {line['by']} ({line['seconds']:.0f} s)", flush=True)
+    else:
+        print(f"SURVIVED {mistake}\n{_difference(mistake)}", flush=True)
+
+
+def _plant(sample: list[Mistake], results: Results, jobs: int) -> None:
+    """Try out each that is not known yet."""
+    new = [mistake for mistake in sample if mistake.key not in results.known]
+    files = dict.fromkeys(file for mistake in new for file in tests_for(mistake.module))
+    with copies(jobs) as queue, ThreadPoolExecutor(jobs) as executor:
+        try:
+            untimed = [file for file in files if file not in results.known]
+            for file, seconds in executor.map(lambda each: _without(each, queue), untimed):
+                results.add(file, seconds=seconds)
+            tried = {}
+            for each in new:
+                usual = sum(results.known[file]["seconds"] for file in tests_for(each.module))
+                tried[executor.submit(try_out, each, queue, TIMES * usual + MORE)] = each
+            for future in as_completed(tried):
+                mistake, done = tried[future], future.result()
+                line = results.add(
+                    mistake.key, mistake=str(mistake), seen=not done.passed, by=done.by,
+                    seconds=done.seconds,
+                )  # fmt: skip
+                _show(mistake, line)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            stop_all()
+            raise
 
 
 def _main() -> None:
@@ -138,23 +113,25 @@ def _main() -> None:
     parser.add_argument("--most", type=int, default=200, help="how many mistakes")
     parser.add_argument("--only", type=Path, nargs="*", help="modules")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--results", type=Path, help="a file to keep what is known in")
     options = parser.parse_args()
+    if wrong := mistakes_in_the_map():
+        sys.exit("tests/mutants/files.py is not up to date:\n  " + "\n  ".join(wrong))
     only = [path.resolve() for path in options.only] if options.only else modules()
-    found = every(only)
-    chosen = random.Random(options.seed).sample(found, min(options.most, len(found)))
-    print(f"seed {options.seed}: {len(chosen)} of {len(found)} mistakes in {len(only)} modules")
-    survived = 0
-    with copies(options.jobs) as queue, ThreadPoolExecutor(options.jobs) as executor:
-        for mistake, found_out in zip(
-            chosen, executor.map(lambda each: seen(each, queue), chosen), strict=True
-        ):
-            print(f"{'seen    ' if found_out else 'SURVIVED'} {mistake}", flush=True)
-            if not found_out:
-                survived += 1
-                before, after = (text.splitlines() for text in mistake.text())
-                print("\n".join(difflib.unified_diff(before, after, n=1, lineterm="")), flush=True)
-    share = 1 - survived / len(chosen)
-    print(f"seed {options.seed}: {share:.0%} of {len(chosen)} were seen, {survived} survived")
+    began, found = time.monotonic(), every(only)
+    print(f"seed {options.seed}: {len(found)} mistakes in {len(only)} modules", flush=True)
+    sample = list(itertools.islice(chosen(found, options.seed), options.most))
+    results = Results(options.results)
+    os.nice(19)
+    _plant(sample, results, options.jobs)
+    survivors = [each for each in sample if not results.known[each.key]["seen"]]
+    for each in survivors:
+        _show(each, results.known[each.key])
+    share = 1 - len(survivors) / len(sample)
+    print(
+        f"seed {options.seed}: of {len(sample)} mistakes {len(sample) - len(survivors)} were seen"
+        f" ({share:.1%}), {len(survivors)} survived; {(time.monotonic() - began) / 60:.0f} minutes"
+    )
     sys.exit(share < ENOUGH)
 
 

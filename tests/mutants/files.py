@@ -1,6 +1,7 @@
 """Which tests should see a mistake in which module.
 
-A mistake that only other tests see counts as not seen: whoever changes the module runs these.
+A mistake that only other tests see counts as not seen: whoever changes the module runs these. The
+file that is most likely to fail stands first, because a run stops at the first failure.
 """
 
 from __future__ import annotations
@@ -8,83 +9,201 @@ from __future__ import annotations
 import fnmatch
 from pathlib import Path
 
-__all__ = ["modules", "tests_for"]
+__all__ = ["ROOT", "mistakes_in_the_map", "modules", "tests_for"]
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("dbpool", "dbpool_flask", "dbpool_django")
 
-# The adapters, health, and what the pool does by itself. The first pattern that fits counts.
-_TESTS = {
-    "dbpool_flask/_commands.py": "tests/web_flask/test_commands.py",
-    "dbpool_flask/_config.py": "tests/web_flask/test_setup.py tests/web_flask/test_*config*.py",
-    "dbpool_flask/_extension.py": "tests/web_flask/test_setup.py tests/web_flask/test_scope.py"
-    " tests/web_flask/test_transaction.py",
-    "dbpool_flask/_fence.py": "tests/web_flask/test_fence.py tests/web_flask/test_drivers.py"
-    " tests/web_flask/test_session_state.py",
-    "dbpool_flask/_isolation.py": "tests/web_flask/test_isolation.py",
-    "dbpool_flask/_modes.py": "tests/web_flask/test_mode*.py",
-    "dbpool_flask/_routing.py": "tests/web_flask/test_routing.py",
-    "dbpool_flask/_streaming.py": "tests/web_flask/test_stream*.py tests/web_flask/test_*keep*.py",
-    "dbpool_flask/_transaction.py": "tests/web_flask/test_transaction.py"
-    " tests/web_flask/test_mode*.py",
-    "dbpool_flask/_unavailable.py": "tests/web_flask/test_unavailable.py",
-    "dbpool_flask/*.py": "tests/web_flask/test_commit.py tests/web_flask/test_giving_back.py"
-    " tests/web_flask/test_scope.py tests/web_flask/test_streams.py tests/web_flask/test_told.py"
-    " tests/web_flask/test_hooks.py tests/web_flask/test_drivers.py tests/web_flask/test_setup.py"
-    " tests/web_flask/test_transaction.py",
-    "dbpool_django/checks.py": "tests/web_django/test_checks.py tests/web_django/test_tool*.py",
-    "dbpool_django/_environment.py": "tests/web_django/test_checks.py",
-    "dbpool_django/_inspection.py": "tests/web_django/test_commands.py"
-    " tests/web_django/test_checks.py",
-    "dbpool_django/management/commands/dbpool.py": "tests/web_django/test_commands.py",
-    "dbpool_django/_leftovers.py": "tests/web_django/test_checks.py",
-    "dbpool_django/_settings.py": "tests/web_django/test_settings.py",
-    "dbpool_django/_release.py": "tests/web_django/test_release.py",
-    "dbpool_django/_unavailable.py": "tests/web_django/test_unavailable.py",
-    "dbpool_django/middleware.py": "tests/web_django/test_health.py"
-    " tests/web_django/test_unavailable.py tests/web_django/test_release.py",
-    "dbpool_django/*.py": "tests/web_django/test_transactions.py tests/web_django/test_errors.py"
-    " tests/web_django/test_wrappers.py tests/web_django/test_lost_borrowers.py"
-    " tests/web_django/test_session_state.py tests/web_django/test_release_transaction.py"
-    " tests/web_django/test_lean.py tests/web_django/test_held_cursors.py"
-    " tests/web_django/test_forks.py tests/web_django/test_round_trips.py",
-    "dbpool/health.py": "tests/health/test_*.py",
-    "dbpool/_wsgi.py": "tests/health/test_*.py tests/web_flask/test_health.py",
-    "dbpool/_detail.py": "tests/health/test_*.py",
-    "dbpool/_probe.py": "tests/health/test_*.py",
-    "dbpool/_prober.py": "tests/health/test_*.py",
-    "dbpool/_verdict.py": "tests/health/test_*.py",
-    "dbpool/_admission.py": "tests/core/test_admission.py tests/core/test_overload.py",
-    "dbpool/_keeper.py": "tests/core/test_keeper.py tests/core/test_deadlines.py"
-    " tests/core/test_stuck_keeper.py tests/drivers/test_bounded.py",
-    "dbpool/_lifecycle.py": "tests/core/test_close.py tests/core/test_lifetime.py"
-    " tests/core/test_pause.py tests/core/test_fill.py tests/core/test_exit.py",
-    "dbpool/_role.py": "tests/core/test_failover.py",
-    "dbpool/_state.py": "tests/core/test_outage.py tests/core/test_given_up.py",
-    "dbpool/_suspicion.py": "tests/core/test_suspicion.py",
-    "dbpool/_use_limit.py": "tests/core/test_use_limit.py",
-    "dbpool/_validation.py": "tests/core/test_validation.py tests/core/test_lifetime.py"
-    " tests/core/test_suspicion.py",
+_CORE = "tests/core/test_"
+_DRIVERS = "tests/drivers/test_"
+_HEALTH = "tests/health/test_"
+_FLASK = "tests/web_flask/test_"
+_DJANGO = "tests/web_django/test_"
+
+# A module, or a pattern for several: the folder of its tests, and their names. A name with a slash
+# stands for a file in another folder. The first pattern that fits a module counts.
+_TESTS: dict[str, tuple[str, str]] = {
+    # What the pool does by itself.
+    "dbpool/_admission.py": (_CORE, "admission overload"),
+    "dbpool/_answer.py": (_CORE, "answered_connects silence outage"),
+    "dbpool/_clock.py": (_CORE, "frozen_clock"),
+    "dbpool/_close_returns.py": (_DRIVERS, "close_returns"),
+    "dbpool/_connecting.py": (_CORE, "growth outage check_of_new_ones callbacks answered_connects"),
+    "dbpool/_deadline.py": (_CORE, "deadline_of_a_request deadlines"),
+    "dbpool/_ending.py": (_CORE, "lost lifetime close stats"),
+    "dbpool/_explained.py": (_DRIVERS, "misconfigured tests/web_flask/test_commands.py"),
+    "dbpool/_failing.py": (_CORE, "outage_transitions outage answered_connects growth"),
+    "dbpool/_fork.py": (_CORE, "fork fork_in_c fork_connect"),
+    "dbpool/_fork_gate.py": (_CORE, "fork_connect fork"),
+    "dbpool/_frames.py": (_CORE, "secret_frames"),
+    "dbpool/_growth.py": (_CORE, "growth fill outage stuck_connects"),
+    "dbpool/_holders.py": (_CORE, "holders left_early"),
+    "dbpool/_keeper.py": (
+        _CORE,
+        "keeper deadlines stuck_keeper lifetime tests/drivers/test_bounded.py",
+    ),
+    "dbpool/_knock.py": (_CORE, "silence outage"),
+    "dbpool/_left_early.py": (_CORE, "left_early"),
+    "dbpool/_lifecycle.py": (_CORE, "close fill pause lifetime exit fork"),
+    "dbpool/_mistakes.py": (_DRIVERS, "misconfigured refusals tests/core/test_errors.py"),
+    "dbpool/_process.py": (_CORE, "fork_in_c fork"),
+    "dbpool/_refusal.py": (_CORE, "errors holders outage growth"),
+    "dbpool/_role.py": (_CORE, "failover"),
+    "dbpool/_server.py": (_CORE, "outage outage_transitions moved_name"),
+    "dbpool/_session.py": (_DRIVERS, "statements tests/web_flask/test_session_state.py"),
+    "dbpool/_shown.py": (_CORE, "misplaced_secrets options"),
+    "dbpool/_socket.py": (_CORE, "validation use_limit tests/drivers/test_contract.py"),
+    "dbpool/_state.py": (_CORE, "outage_transitions outage given_up answered_connects"),
+    "dbpool/_stuck.py": (_CORE, "stuck_connects stuck_connections"),
+    "dbpool/_suspicion.py": (_CORE, "suspicion"),
+    "dbpool/_threads.py": (_CORE, "exit close keeper"),
+    "dbpool/_unavailable.py": (_FLASK, "unavailable tests/web_django/test_unavailable.py"),
+    "dbpool/_unknown.py": (_CORE, "options psycopg_pools_names"),
+    "dbpool/_use_limit.py": (_CORE, "use_limit"),
+    "dbpool/_validation.py": (_CORE, "validation lifetime suspicion"),
+    "dbpool/_values.py": (_CORE, "options misplaced_secrets tests/health/test_exchange.py"),
+    "dbpool/options.py": (_CORE, "options psycopg_pools_names misplaced_secrets"),
+    # Health.
+    "dbpool/_detail.py": (_HEALTH, "exchange words prober outages"),
+    "dbpool/_probe.py": (_HEALTH, "prober words outages exchange"),
+    "dbpool/_prober.py": (_HEALTH, "prober seconds threads_and_forks outages exchange"),
+    "dbpool/_verdict.py": (_HEALTH, "exchange prober words outages"),
+    "dbpool/_wsgi.py": (_HEALTH, "exchange tests/web_flask/test_health.py"),
+    "dbpool/health.py": (_HEALTH, "exchange words prober seconds"),
+    # Flask.
+    "dbpool_flask/_app.py": (_FLASK, "setup scope commit told unavailable hooks streams"),
+    "dbpool_flask/_commands.py": (_FLASK, "commands misconfigured"),
+    "dbpool_flask/_config.py": (_FLASK, "setup misconfigured secrets routing"),
+    "dbpool_flask/_context.py": (_FLASK, "commit nested_contexts told scope"),
+    "dbpool_flask/_cursors.py": (_FLASK, "fence drivers streams giving_back"),
+    "dbpool_flask/_dialect.py": (_FLASK, "drivers commit sqlite_modes raw_control behind_the_back"),
+    "dbpool_flask/_ending.py": (_FLASK, "commit failed_views behind_the_back commit_unknown"),
+    "dbpool_flask/_extension.py": (_FLASK, "setup scope transaction routing hooks"),
+    "dbpool_flask/_farewell.py": (_FLASK, "setup giving_back"),
+    "dbpool_flask/_fence.py": (_FLASK, "fence drivers proxies session_state"),
+    "dbpool_flask/_handed.py": (_FLASK, "generators drivers proxies"),
+    "dbpool_flask/_hooks.py": (_FLASK, "hooks"),
+    "dbpool_flask/_isolation.py": (_FLASK, "isolation"),
+    "dbpool_flask/_late.py": (_FLASK, "streams teardown_and_signals hooks"),
+    "dbpool_flask/_lease.py": (_FLASK, "commit fence giving_back drivers transaction told streams"),
+    "dbpool_flask/_method.py": (_FLASK, "proxies fence"),
+    "dbpool_flask/_modes.py": (_FLASK, "modes sqlite_modes"),
+    "dbpool_flask/_refused.py": (_FLASK, "raw_control fence"),
+    "dbpool_flask/_routing.py": (_FLASK, "routing"),
+    "dbpool_flask/_scope.py": (_FLASK, "commit scope hooks told giving_back failed_views streams"),
+    "dbpool_flask/_streaming.py": (_FLASK, "streams kept_streams_on_the_wire"),
+    "dbpool_flask/_told.py": (_FLASK, "told failed_views"),
+    "dbpool_flask/_transaction.py": (_FLASK, "transaction modes"),
+    "dbpool_flask/_unavailable.py": (_FLASK, "unavailable"),
+    "dbpool_flask/_watched.py": (_FLASK, "streams fence"),
+    # Django.
+    "dbpool_django/_closed.py": (_DJANGO, "closed_in_atomic transactions"),
+    "dbpool_django/_creation.py": (_DJANGO, "wrappers settings"),
+    "dbpool_django/_cursors.py": (_DJANGO, "session_state held_cursors release_transaction"),
+    "dbpool_django/_dispatch.py": (_DJANGO, "health unavailable release"),
+    "dbpool_django/_engine_names.py": (_DJANGO, "checks"),
+    "dbpool_django/_environment.py": (_DJANGO, "checks commands"),
+    "dbpool_django/_errors.py": (_DJANGO, "errors lean"),
+    "dbpool_django/_inspection.py": (_DJANGO, "commands checks"),
+    "dbpool_django/_lean.py": (_DJANGO, "lean wrappers"),
+    "dbpool_django/_leftovers.py": (_DJANGO, "checks"),
+    "dbpool_django/_loan.py": (
+        _DJANGO,
+        "transactions session_state release release_transaction wrappers errors",
+    ),
+    "dbpool_django/_opener.py": (_DJANGO, "parameters settings session_state switching"),
+    "dbpool_django/_owner.py": (_DJANGO, "lost_borrowers wrappers"),
+    "dbpool_django/_postgres.py": (_DJANGO, "session_state wrappers parameters round_trips"),
+    "dbpool_django/_postgres_opener.py": (_DJANGO, "session_state parameters round_trips"),
+    "dbpool_django/_release.py": (_DJANGO, "release release_transaction"),
+    "dbpool_django/_requests.py": (_DJANGO, "signals"),
+    "dbpool_django/_settings.py": (_DJANGO, "settings misconfigured secrets"),
+    "dbpool_django/_sqlite.py": (_DJANGO, "sqlite"),
+    "dbpool_django/_transactions.py": (_DJANGO, "transactions release_transaction"),
+    "dbpool_django/_unavailable.py": (_DJANGO, "unavailable"),
+    "dbpool_django/_validation.py": (_DJANGO, "checks"),
+    "dbpool_django/_wrapper.py": (
+        _DJANGO,
+        "wrappers transactions errors lost_borrowers closed_in_atomic forks signals",
+    ),
+    "dbpool_django/apps.py": (_DJANGO, "checks"),
+    "dbpool_django/backends/sqlite3/*.py": (_DJANGO, "sqlite"),
+    "dbpool_django/backends/*.py": (_DJANGO, "wrappers checks postgis settings"),
+    "dbpool_django/checks.py": (_DJANGO, "checks"),
+    "dbpool_django/management/*.py": (_DJANGO, "commands"),
+    "dbpool_django/middleware.py": (_DJANGO, "health unavailable release"),
+    "dbpool_django/pools.py": (_DJANGO, "settings switching secrets"),
+    "dbpool_django/urls.py": (_DJANGO, "health"),
 }
 
+# What no mistake is planted in: the way of a connection out and back, which the interleavings and
+# injections take apart at each bytecode; the drivers, whose tests hold each to one contract; and
+# what only declares.
+_LEFT_OUT = (
+    "dbpool/_acquiring.py",
+    "dbpool/_audit.py",
+    "dbpool/_entry.py",
+    "dbpool/_handover.py",
+    "dbpool/_lease.py",
+    "dbpool/_returning.py",
+    "dbpool/_waiting.py",
+    "dbpool/drivers/*.py",
+    "dbpool/errors.py",
+    "dbpool/pool.py",
+    "dbpool/stats.py",
+    "dbpool_flask/_errors.py",
+    "*/__init__.py",
+)
 
-def modules() -> list[Path]:
-    """Return the modules that mistakes are planted in."""
-    found = (ROOT / package for package in ("dbpool", "dbpool_flask", "dbpool_django"))
-    every = sorted(path for package in found for path in package.rglob("*.py"))
-    return [path for path in every if _pattern(path) is not None]
+
+def _all_modules() -> list[str]:
+    found = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
-def _pattern(path: Path) -> str | None:
-    name = path.relative_to(ROOT).as_posix()
-    if path.name == "__init__.py":
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _pattern(name: str) -> str | None:
+    if _fits(name, _LEFT_OUT):
         return None
     return next((pattern for pattern in _TESTS if fnmatch.fnmatch(name, pattern)), None)
 
 
+def _files(pattern: str) -> list[str]:
+    start, names = _TESTS[pattern]
+    return [name if "/" in name else f"{start}{name}.py" for name in names.split()]
+
+
+def mistakes_in_the_map() -> list[str]:
+    """Return what is wrong with this map: what it names and is not there, and what it misses."""
+    there = _all_modules()
+    used = {_pattern(name) for name in there}
+    wrong = [f"{pattern}: no module fits" for pattern in _TESTS if pattern not in used]
+    wrong += [
+        f"{each}: no module fits" for each in _LEFT_OUT if not any(_fits(m, (each,)) for m in there)
+    ]
+    for pattern in _TESTS:
+        wrong += [
+            f"{pattern}: there is no {f}" for f in _files(pattern) if not (ROOT / f).is_file()
+        ]
+    wrong += [
+        f"{name}: neither has tests nor is left out"
+        for name in there
+        if _pattern(name) is None and not _fits(name, _LEFT_OUT)
+    ]
+    return wrong
+
+
+def modules() -> list[Path]:
+    """Return the modules that mistakes are planted in."""
+    return [ROOT / name for name in _all_modules() if _pattern(name) is not None]
+
+
 def tests_for(path: Path) -> list[str]:
     """Return the test files that should see a mistake in a module, as pytest takes them."""
-    pattern = _pattern(path)
-    assert pattern is not None
-    globs = _TESTS[pattern].split()
-    found = [file for each in globs for file in sorted(ROOT.glob(each))]
-    return [file.relative_to(ROOT).as_posix() for file in dict.fromkeys(found)]
+    pattern = _pattern(path.relative_to(ROOT).as_posix())
+    if pattern is None:
+        raise LookupError(f"{path} has no tests in tests/mutants/files.py, or is left out there.")
+    return _files(pattern)
