@@ -66,8 +66,8 @@ test-flask: postgres ## run the Flask tests on Flask 3.0.3, 3.1.1, 3.1.2 and the
 	@$(RUN) -m tests.web_flask.versions $(ARGS)
 
 test-ecosystem: $(VENV)/.ready postgres ## run the tests beside real packages, and write docs/compatibility.md
-	@$(VENV)/bin/nox -s ecosystem -- $(ARGS)
-	@$(if $(ARGS),,$(RUN) -m tests.ecosystem --page)
+	@failed=0; $(VENV)/bin/nox -s ecosystem -- $(ARGS) || failed=1; \
+		$(if $(ARGS),,$(RUN) -m tests.ecosystem --page || failed=1;) exit $$failed
 
 test-ecosystem-telling: $(VENV)/.ready postgres ## run the most telling five of them, without psycopg 3
 	@$(VENV)/bin/nox -s 'ecosystem(psycopg2)' -- --telling

@@ -16,7 +16,7 @@ ENVIRONMENTS = ("psycopg2", "psycopg")
 # What the five need that CI runs: the whole of an environment takes minutes to install.
 TELLING = (
     "psycopg2-binary", "Django", "Flask", "gunicorn", "pytest", "pytest-timeout", "psutil",
-    "hypothesis", "ddtrace", "uwsgi", "django-tenants", "celery",
+    "hypothesis", "ddtrace", "uwsgi", "django-tenants", "celery", "gevent",
 )  # fmt: skip
 FOLDER = "tests/ecosystem/environments"
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from testproject._postgres_programs import find_programs
 from tests.ecosystem import page
 from tests.ecosystem.conftest import ENVIRONMENT, RESULTS
 from tests.ecosystem.environments import (
@@ -34,7 +37,10 @@ from tests.ecosystem.environments import (
     locked,
     modules,
 )
+from tests.support.pgbouncer import find_pgbouncer
 
+# Modules that are about a program of the system's, no distribution.
+PROGRAMS = {"pgbouncer": find_pgbouncer}
 ROOT = HERE.parents[1]
 KEPT = ROOT / ".ecosystem"
 
@@ -52,6 +58,21 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def _program_version(program: str | None) -> str:
+    """Return the first number that a program says of itself; nothing where there is none."""
+    if program is None:
+        return ""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    return found[0] if found else ""
+
+
+def _beside() -> str:
+    """Return what all of it has run on."""
+    server = _program_version(str(find_programs().path / "postgres"))
+    return f"Python {platform.python_version()}, PostgreSQL {server}"
 
 
 def _run(environment: str, module: Path) -> tuple[list[dict[str, Any]], bool]:
@@ -80,7 +101,10 @@ def run(environment: str, only: tuple[str, ...]) -> bool:
         if not all(canonical(package) in pins for package in packages):
             continue  # it belongs to another environment
         versions = {package: _version(package) for package in packages}
-        missing = [package for package, version in versions.items() if not version]
+        name = module.stem.removeprefix("test_")
+        if not packages:
+            versions[name] = _program_version(PROGRAMS[name]())
+        missing = [package for package in packages if not versions[package]]
         started = time.monotonic()
         rows: list[dict[str, Any]] = []
         passed = False
@@ -92,7 +116,6 @@ def run(environment: str, only: tuple[str, ...]) -> bool:
             why = skipped[0].removeprefix("Skipped: ") if skipped else ""
         result = "passed" if passed else f"not tried: {why}" if why else "FAILED"
         good = good and passed
-        name = module.stem.removeprefix("test_")
         print(f"{environment}: {name}: {result} ({time.monotonic() - started:.0f} s)", flush=True)
         entries.append(
             {
@@ -100,7 +123,7 @@ def run(environment: str, only: tuple[str, ...]) -> bool:
                 "versions": versions,
                 "result": result,
                 "rows": rows,
-                "python": _python(),
+                "beside": _beside(),
             }
         )
     KEPT.mkdir(exist_ok=True)
@@ -110,10 +133,6 @@ def run(environment: str, only: tuple[str, ...]) -> bool:
     entries += [entry for entry in before if entry["name"] not in names]
     kept.write_text(json.dumps(sorted(entries, key=lambda entry: entry["name"]), indent=1))
     return good
-
-
-def _python() -> str:
-    return ".".join(map(str, sys.version_info[:2]))
 
 
 def _main() -> None:

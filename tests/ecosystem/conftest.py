@@ -34,8 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "package(*distributions, to_set=''): what it is about")
 
 
+def _parameters(item: pytest.Function) -> dict[str, str]:
+    """Return a test's parameters by name."""
+    callspec = getattr(item, "callspec", None)
+    return {name: str(value) for name, value in callspec.params.items()} if callspec else {}
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
     report: pytest.TestReport = yield  # type: ignore[assignment, misc]
     marker = item.get_closest_marker("package")
     if marker is not None and (report.when == "call" or report.outcome != "passed"):
@@ -44,7 +50,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             {
                 "packages": marker.args,
                 "to_set": marker.kwargs.get("to_set", ""),
-                "test": item.name,
+                "test": item.originalname,
+                "parameters": _parameters(item),
                 "outcome": report.outcome,
                 "why": why,
             }

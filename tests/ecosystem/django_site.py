@@ -12,7 +12,7 @@ from dbpool.drivers import wait_with_gevent
 from tests.ecosystem.flask_site import STATE
 from tests.web_django.project import DRIVER, database
 
-__all__ = ["configure", "settings_for"]
+__all__ = ["check_names_it_only_where_it_is_missing", "configure", "settings_for"]
 
 
 def settings_for(dsn: str, **changes: Any) -> dict[str, Any]:
@@ -42,13 +42,27 @@ def configure(dsn: str, **changes: Any) -> None:
     import django
     from django.conf import settings
 
+    if os.environ.get("FIELD_GREEN") and DRIVER == "psycopg2":
+        wait_with_gevent()
     settings.configure(**settings_for(dsn, **changes))
     django.setup()
 
 
+def check_names_it_only_where_it_is_missing(setting: str) -> None:
+    """Run the checks of an alias with the ENGINE that the setting names, and with another."""
+    from django.db import connections
+
+    from dbpool_django.checks import check_alias
+
+    def names(engine: str) -> bool:
+        database = {**connections.settings["default"], "ENGINE": engine}
+        return any(setting in str(message.hint) for message in check_alias("default", database))
+
+    assert not names("dbpool_django.backends.postgresql")
+    assert names("dbpool_django.backends.postgis")
+
+
 if os.environ.get("FIELD_APP") == "django":
-    if os.environ.get("FIELD_GREEN") and DRIVER == "psycopg2":
-        wait_with_gevent()
     configure(
         os.environ["FIELD_URL"],
         DATABASE={"ENGINE": os.environ.get("FIELD_ENGINE", "dbpool_django.backends.postgresql")},

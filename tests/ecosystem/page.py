@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.ecosystem.environments import ENVIRONMENTS
 
-__all__ = ["BEGIN", "END", "sentence", "table", "write"]
+__all__ = ["BEGIN", "END", "table", "tried", "write"]
 
 BEGIN, END = "<!-- table: made by make test-ecosystem -->", "<!-- end of the table -->"
 HEAD = (
@@ -17,23 +17,31 @@ HEAD = (
 )
 
 
-def sentence(test: str) -> str:
-    """Return what a test's name says, its parameters in brackets."""
-    name, _, parameters = test.removeprefix("test_").partition("[")
-    return name.replace("_", " ") + (f" ({parameters.rstrip(']')})" if parameters else "")
+def tried(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the names of the tests say, each with its parameters' values in brackets."""
+    by_test: dict[str, dict[str, dict[str, None]]] = {}
+    for row in rows:
+        values = by_test.setdefault(row["test"], {})
+        for name, value in row["parameters"].items():
+            values.setdefault(name, {})[value] = None
+    return "; ".join(
+        test.removeprefix("test_").replace("_", " ")
+        + (f" ({'; '.join(map(', '.join, values.values()))})" if values else "")
+        for test, values in by_test.items()
+    )
 
 
 def _row(driver: str, entry: Mapping[str, Any]) -> str:
-    tried = dict.fromkeys(sentence(row["test"].partition("[")[0]) for row in entry["rows"])
-    to_set = {row["to_set"]: None for row in entry["rows"] if row["to_set"]}
+    rows = [row for row in entry["rows"] if row["outcome"] != "skipped"]
+    to_set = {row["to_set"]: None for row in rows}
     versions = entry["versions"]
     cells = (
         ", ".join(versions) or entry["name"],
         ", ".join(version or "-" for version in versions.values()) or "-",
         driver,
-        "; ".join(tried) or "-",
-        entry["result"] + (f" ({len(entry['rows'])})" if entry["result"] == "passed" else ""),
-        " ".join(to_set) or "nothing",
+        tried(rows) or "-",
+        entry["result"] + (f" ({len(rows)})" if entry["result"] == "passed" else ""),
+        " ".join(to_set) or "-",
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
@@ -52,4 +60,6 @@ def write(path: Path, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
     """Replace the table of the page."""
     before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{table(results)}{END}{after}")
+    beside = {entry["beside"]: None for entries in results.values() for entry in entries}
+    made = f"Made with {' and with '.join(beside)}.\n\n"
+    path.write_text(f"{before}{BEGIN}\n{made}{table(results)}{END}{after}")

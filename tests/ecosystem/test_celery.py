@@ -12,7 +12,9 @@ from tests.ecosystem.promises import Database
 from tests.ecosystem.queueing import TASKS, all_done_once, working
 from tests.support import file_broker
 
-pytestmark = pytest.mark.package("celery", to_set="nothing")
+pytestmark = pytest.mark.package(
+    "celery", to_set="nothing; for `--pool gevent` with psycopg2 `wait_with_gevent()`"
+)
 
 APP = """
 import os
@@ -36,16 +38,16 @@ if os.environ.get("FIELD_USED"):
 """
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_tasks_commit_once_in_a_clean_session(field: Database, tmp_path: Path, pool: str) -> None:
     file_broker.make(tmp_path)
     (tmp_path / "field_tasks.py").write_text(APP.format(place=str(tmp_path)))
     path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
     worker = (sys.executable, "-m", "celery", "-A", "field_tasks", "worker", "--pool", pool)
-    log = tmp_path / "log"
+    log, green = tmp_path / "log", "1" if pool == "gevent" else ""
     with working(
         *worker, "--concurrency=4", "--without-mingle", "--without-gossip", "-l", "WARNING",
-        field=field, log=log, PYTHONPATH=path, FIELD_USED="1",
+        field=field, log=log, PYTHONPATH=path, FIELD_USED="1", FIELD_GREEN=green,
     ):  # fmt: skip
         from celery import Celery
 

@@ -9,7 +9,7 @@ from tests.ecosystem.promises import Database
 
 ENGINE = "dbpool_django.backends.postgresql"
 pytestmark = pytest.mark.package(
-    "django-cachalot", to_set=f'`CACHALOT_ADDITIONAL_SUPPORTED_DATABASES = ["{ENGINE}"]`'
+    "django-cachalot", to_set=f'`CACHALOT_ADDITIONAL_SUPPORTED_DATABASES = {{"{ENGINE}"}}`'
 )
 
 
@@ -25,6 +25,7 @@ def test_with_the_setting_answers_are_cached_and_writes_make_them_stale(field: D
 
     from tests.ecosystem.shelf.models import Note
 
+    django_site.check_names_it_only_where_it_is_missing("CACHALOT_ADDITIONAL_SUPPORTED_DATABASES")
     call_command("migrate", verbosity=0)
     Note.objects.create(text="first")
     assert list(Note.objects.values_list("text", flat=True)) == ["first"]

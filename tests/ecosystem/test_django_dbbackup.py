@@ -12,22 +12,22 @@ from tests.ecosystem.promises import Database
 pytestmark = pytest.mark.package(
     "django-dbbackup",
     to_set='`DBBACKUP_CONNECTOR_MAPPING = {"dbpool_django.backends.postgresql": '
-    '"dbbackup.db.postgresql.PgDumpConnector"}`',
+    '"dbbackup.db.postgresql.PgDumpBinaryConnector"}`',
 )
 
 
-def test_with_the_mapping_a_backup_is_a_dump_of_the_database(
+def test_with_the_mapping_a_backup_is_a_dump_of_the_database_and_can_be_restored(
     field: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from testproject._postgres_programs import find_programs
 
-    programs = str(find_programs()[0])
+    programs = str(find_programs().path)
     monkeypatch.setenv("PATH", programs, prepend=":")
     django_site.configure(
         field.address("django"),
         INSTALLED_APPS=["dbbackup"],
         DBBACKUP_CONNECTOR_MAPPING={
-            "dbpool_django.backends.postgresql": "dbbackup.db.postgresql.PgDumpConnector"
+            "dbpool_django.backends.postgresql": "dbbackup.db.postgresql.PgDumpBinaryConnector"
         },
         STORAGES={
             "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
@@ -40,9 +40,11 @@ def test_with_the_mapping_a_backup_is_a_dump_of_the_database(
     )
     from django.core.management import call_command
 
+    django_site.check_names_it_only_where_it_is_missing("DBBACKUP_CONNECTOR_MAPPING")
     field.sql("INSERT INTO field_row VALUES (4711)")
     call_command("dbbackup", "--noinput", verbosity=0)
-    (backup,) = (tmp_path / "backups").glob("*.psql")
-    text = backup.read_text(errors="replace")
-    assert "PostgreSQL database dump" in text
-    assert "4711" in text
+    (backup,) = (tmp_path / "backups").glob("*.bin")
+    assert backup.read_bytes().startswith(b"PGDMP")
+    field.sql("DELETE FROM field_row")
+    call_command("dbrestore", "--noinput", verbosity=0)
+    assert field.rows(4711) == 1
