@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import repeat
+from os import getpid
 from time import perf_counter
 from typing import Any
 
 from benchmarks._others import DbpoolPsycopg, DBUtilsPool, PsycopgPool, SQLAlchemyPool
 from benchmarks._peers import BareQueue, Dbpool, LocksAndDeque, Peer, Psycopg2Pool, Wanted
 from benchmarks._report import Column, Table, rotated
+from tests.support import inside
 
 __all__ = ["measure"]
 
@@ -18,13 +20,15 @@ __all__ = ["measure"]
 SLICE = 0.0005
 LOOKING = "dbpool, a look at the socket each time"
 BLOCK = "dbpool, with pool.connection()"
+LOOK = "for comparison: a look whether there was a fork"
+NUMBER = "for comparison: os.getpid(), where the kernel wipes no page"
 PEER_BLOCK = "psycopg_pool, with pool.connection()"
 
 
 def measure(dsn: str, rounds: int, absent: Callable[[type[Peer]], bool]) -> Table:
     """Time each pool for SLICE seconds per round."""
     table = Table(
-        "idle", "Acquire and return an idle connection, one thread", (Column("us", "µs"),)
+        "idle", "Acquire and return an idle connection, one thread", (Column("us", "µs", "{:.3f}"),)
     )
     wanted = Wanted(dsn, 1, plain=True)
     opened: list[Peer] = []
@@ -58,6 +62,7 @@ def measure(dsn: str, rounds: int, absent: Callable[[type[Peer]], bool]) -> Tabl
                 timed.append((LOOKING, _pairs(looking.take, looking.give)))
             elif isinstance(peer, PsycopgPool):
                 timed.append((PEER_BLOCK, _blocks(peer.lend)))
+        timed += [(LOOK, _looks), (NUMBER, _numbers)]
         # Warm, and see how many cycles a slice has room for.
         cycles = {name: 1 + int(SLICE / min(run(500), run(500))) for name, run in timed}
         for number in range(rounds):
@@ -78,6 +83,24 @@ def _pairs(take: Callable[[], Any], give: Callable[[Any], object]) -> Callable[[
         return (perf_counter() - started) / cycles
 
     return run
+
+
+def _looks(cycles: int) -> float:
+    unforked, start_anew = inside.unforked, inside.start_anew
+    started = perf_counter()
+    for _ in repeat(None, cycles):
+        unforked or start_anew()
+    looked = perf_counter()
+    for _ in repeat(None, cycles):
+        pass
+    return max(0.0, 2 * looked - started - perf_counter()) / cycles
+
+
+def _numbers(cycles: int) -> float:
+    started = perf_counter()
+    for _ in repeat(None, cycles):
+        getpid()
+    return (perf_counter() - started) / cycles
 
 
 def _blocks(lend: Callable[[], AbstractContextManager[Any]]) -> Callable[[int], float]:
@@ -103,3 +126,5 @@ def _judge(table: Table) -> None:
     for other, most in ((Psycopg2Pool.name, 0.75), (PsycopgPool.name, 0.25)):
         text = f"dbpool <= {most} x {other}"
         table.goal(text, table.ratio_of_best(ours, other, "us"), most=most)
+    text = "a look whether there was a fork <= 0.040 µs"
+    table.goal(text, table.median(LOOK, "us"), most=0.040, form="{:.3f}")

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections.abc import Callable
 
-from dbpool.drivers._statements import leaves
+from tests.support.inside import leaves
 
 MOST_US = 10.0
 

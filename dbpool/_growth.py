@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -105,12 +104,7 @@ def insist(pool: ConnectionPool, asked_at: float, now: float) -> None:
 def start_connectors(pool: ConnectionPool) -> None:
     """Start a thread for each connect that is wanted and allowed; done by the keeper, or for it."""
     while (attempt := _reserve(pool)) is not None:
-        thread = threading.Thread(
-            target=_run,
-            args=(pool._ref, attempt),
-            name=f"dbpool-connect-{pool.name}",
-            daemon=True,
-        )
+        thread = _threads.Thread(_run, (pool._ref, attempt), f"dbpool-connect-{pool.name}")
         try:
             _threads.start(thread)
         except RuntimeError:  # no more threads to be had: callers connect themselves

@@ -118,7 +118,7 @@ class Keeper:
         known = self._thread
         if known is not None and (known.is_alive() or monotonic() < self._starting_until):
             return True
-        thread = threading.Thread(target=self._run, name="dbpool-keeper", daemon=True)
+        thread = _threads.Thread(self._run, (), "dbpool-keeper")
         with self._lock:
             first = self._thread is known
             if first:

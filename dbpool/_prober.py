@@ -156,12 +156,8 @@ class Prober:
         started = False
         try:
             if pool._background:
-                thread = threading.Thread(
-                    target=self._fly,
-                    args=(pool, flight),
-                    name=f"dbpool-prober-{pool.name}",
-                    daemon=True,
-                )
+                name = f"dbpool-prober-{pool.name}"
+                thread = _threads.Thread(self._fly, (pool, flight), name)
                 try:
                     _threads.start(thread)
                     started = True

@@ -116,7 +116,7 @@ def _has_place() -> bool:
 
 
 def _begin(ask: Callable[[], None], name: str) -> None:
-    thread = threading.Thread(target=ask, name=name, daemon=True)
+    thread = _threads.Thread(ask, (), name)
     try:
         _threads.start(thread)
     except RuntimeError:  # no more threads to be had: it will be cut off

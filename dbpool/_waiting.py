@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from ._clock import monotonic
 from ._ending import find_lost, reclaim
 from ._handover import CLOSED, FREE_THREADED, dequeue, offer, settle
 from ._refusal import GONE, refusal
-from .errors import TooManyRequests
+from .errors import PoolClosed, TooManyRequests
 
 if TYPE_CHECKING:
     from collections import deque
@@ -74,6 +75,11 @@ def wait_for_connection(
     Arguments: `started` and `deadline` on the monotonic clock; `again` for a caller that was
     served a connection which turned out to be dead, and goes back to the head of the queue.
     """
+    if sys.is_finalizing():  # no other thread runs any more, and a driver can import nothing
+        raise pool._error(PoolClosed)(
+            f"pool {pool.name!r}: the interpreter ends, and no connection is idle: use the pool "
+            "before the program ends, not in a destructor"
+        )
     if not pool._background:  # else the keeper does it, as soon as one is dropped
         find_lost(pool)
     waiter = Waiter(started)
@@ -170,6 +176,8 @@ def nap(pool: ConnectionPool, now: float, since: float) -> float:
     """Return how long one that waits `since` may sleep before it may have to do something."""
     if len(pool._entries) >= pool.max_size:
         return BELT
+    if pool._threads_refused:  # callers connect themselves, and who cannot start a thread is slow
+        return SOON
     pause = pool._backoff.retry_at - now
     if pause > 0:
         return min(pause, BELT)

@@ -62,7 +62,8 @@ class _OnlyDjangos(Signal):
         _heed(self, receiver)
 
 
-class _Finished(Signal):
+# Both are subclasses of it because a caller may hold its bound `connect` since before the change.
+class _Finished(_OnlyDjangos):
     def send(self, sender: Any, **named: Any) -> Any:
         ident = threading.get_ident()  # looked up now: of the greenlet, where gevent has patched it
         outer, taken = _sending.get(ident), []  # type: ignore[var-annotated]
@@ -87,7 +88,7 @@ class _Finished(Signal):
             await sync_to_async(_give_all_back)(self)
 
 
-class _Started(Signal):
+class _Started(_OnlyDjangos):
     def send(self, sender: Any, **named: Any) -> Any:
         try:
             return super().send(sender, **named)

@@ -42,6 +42,11 @@ def waiting(count):
     wait_for(lambda: pool.get_stats()["requests_waiting"] >= count)
 """
 
+TOO_LATE = (
+    "PoolClosed pool 'pool-1': the interpreter ends, and no connection is idle: use the pool "
+    "before the program ends, not in a destructor\n"
+)
+
 PROGRAMS = {
     "sys.exit in a block": (
         """
@@ -150,6 +155,24 @@ del kept
 """,
         (0, ""),
     ),
+    "a destructor uses the pool after its threads": (
+        """
+import os
+class Late:
+    def __init__(self, held):
+        self.pool, self.held = pool, held
+    def __del__(self, write=os.write):
+        try:
+            self.pool.getconn()
+        except Exception as error:
+            write(1, f"{type(error).__name__} {error}\\n".encode())
+with pool.connection():
+    pass
+late = Late([pool.getconn()])
+del pool
+""",
+        (0, TOO_LATE),
+    ),
     "three hundred pools": (
         """
 pools = [ConnectionPool(sys.argv[1], max_size=1) for _ in range(300)]
@@ -244,7 +267,7 @@ def test_a_thread_that_is_being_started_is_waited_for_and_then_none_is(
 
 def test_a_start_that_is_interrupted_at_any_point_keeps_no_process_from_its_end() -> None:
     def scenario(run: Callable[[Callable[[], object]], None]) -> Callable[[str], None]:
-        run(lambda: inside.threads.start(threading.Thread(target=lambda: None)))
+        run(lambda: inside.threads.start(inside.threads.Thread(lambda: None, (), "dbpool-x")))
 
         def check(where: str) -> None:
             assert not any(

@@ -29,6 +29,7 @@ from dbpool import (
     _lifecycle,
     _probe,
     _prober,
+    _process,
     _returning,
     _server,
     _socket,
@@ -185,6 +186,7 @@ address, endpoints = _postgres.address, _postgres.endpoints
 connect_defaults, connect_seconds = _postgres.defaults, _postgres.connect_seconds
 routed, in_order = _postgres.routed, _hosts.in_order
 
+unforked, start_anew = _process.unforked, _process.start_anew
 fork_gate, threads = _fork_gate, _threads
 on_child = _fork.on_child
 
@@ -226,6 +228,7 @@ def tracked_connection() -> type[Any]:
 # `_module.name`; or a class. test_layers.py checks that each of them is.
 SPOTS: dict[str, tuple[Any, str]] = {
     # seconds, and numbers
+    "BEGIN_WITHIN": (_threads, "BEGIN_WITHIN"),
     "CANCEL_GRACE": (_use_limit, "GRACE"),
     "EXIT_PATIENCE": (_threads, "PATIENCE"),
     "FIRST_NAP": (_waiting, "SOON"),

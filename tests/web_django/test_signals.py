@@ -206,3 +206,38 @@ def test_djangos_test_client_keeps_its_connection(site: Site) -> None:
     assert Client().get("/").status_code == 200
     assert connection.connection is not None
     connection.close()
+
+
+@pytest.mark.project(pool={"max_size": 1})
+def test_a_bound_connect_that_was_kept_from_before_works_on(site: Site) -> None:
+    """Django's tests keep it for their clean-up, and connect other receivers meanwhile."""
+    from django.core.signals import request_finished, request_started
+
+    site.view("")(_answer)
+    for signal in (request_finished, request_started):
+        connect = signal.connect
+        signal.connect(_audit)
+        connect(_audit_too)
+    site.get("")
+    assert _seen == ["one", "two", "one", "two"]
+    for signal in (request_finished, request_started):
+        signal.disconnect(_audit)
+        signal.disconnect(_audit_too)
+    assert _held() == 0
+
+
+_seen: list[str] = []
+
+
+def _audit(**kwargs: Any) -> None:
+    _seen.append("one")
+
+
+def _audit_too(**kwargs: Any) -> None:
+    _seen.append("two")
+
+
+def _answer(request: Any) -> Any:
+    from django.http import HttpResponse
+
+    return HttpResponse("no query")
