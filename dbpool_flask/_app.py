@@ -11,9 +11,10 @@ import flask
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from ._context import app_context, begun_request, request_context
-from ._modes import Mode, mode_of
+from ._modes import Mode, remembered_mode
 from ._scope import Scope
 from ._told import losing_at_end, tell_of_loss
+from ._unavailable import answer_raised, answer_unavailable, handling_errors
 
 if TYPE_CHECKING:
     from flask import Flask, Request, Response
@@ -75,7 +76,9 @@ class AppState:
         """Take part in the life of the app's contexts."""
         slot, default = self._slot, self._mode
 
-        dispatch, handle = app.full_dispatch_request, app.handle_exception
+        dispatch = app.full_dispatch_request
+        # By view, or view and HTTP method. Not in `self`: views know the app, which that must not.
+        modes: dict[Any, Mode] = {None: default}
 
         # Around Flask's own methods, which return when all `after_request` functions, the session
         # and the receivers of request_finished are through. To be a receiver ourselves, of that
@@ -85,7 +88,12 @@ class AppState:
             context = begun_request()
             rule = context.request.url_rule
             view = None if rule is None else app.view_functions.get(rule.endpoint)
-            mode = default if view is None else mode_of(view, default)
+            try:
+                mode = modes.get(view)
+            except TypeError:  # it has no hash
+                mode = None
+            if mode is None:  # not yet known, or a class of views
+                mode = remembered_mode(modes, view, context.request.method, default)
             scope: Scope | None = getattr(context, slot, None)
             if scope is None:  # as `scope` makes it, but nobody else knows this context yet
                 scope = Scope(context, self, mode)
@@ -102,37 +110,32 @@ class AppState:
             self._finish(scope, response)
             return response
 
-        # Before whatever answers errors: extensions that do so put themselves in front of Flask's
-        # method, some of them (Flask-RESTful, Flask-RESTX) after us.
         guard: Callable[..., Any] | None = None
 
+        # Before whatever answers errors: extensions that do so put themselves in front of Flask's
+        # methods, some of them (Flask-RESTful, Flask-RESTX) after us.
         def stand_before_handlers() -> None:
             nonlocal guard
-            answer = app.handle_user_exception
+            answer, handle = app.handle_user_exception, handling_errors(app)
 
             def handle_user_exception(*args: Any) -> Any:
                 error = args[-1]
                 scope: Scope | None = getattr(request_context(None), slot, None)
-                if scope is not None and _is_failure(error):
+                if scope is not None and (_is_failure(error) or scope.mode.undoes(error)):
                     scope.fail(error)
-                return answer(*args)
+                return answer_raised(answer, args)
 
+            def handle_exception(*args: Any) -> Response:
+                response = handle(*args)
+                scope: Scope | None = getattr(request_context(None), slot, None)
+                return response if scope is None else self._finish_handled(app, scope, response)
+
+            app.handle_exception = handle_exception  # type: ignore[method-assign, assignment]
             guard = handle_user_exception
             app.handle_user_exception = guard  # type: ignore[method-assign, assignment]
 
-        def handle_exception(*args: Any) -> Response:
-            response = handle(*args)
-            scope: Scope | None = getattr(request_context(None), slot, None)
-            if scope is not None:
-                try:
-                    self._finish(scope, response)
-                except Exception as error:  # the handler's answer is not true, and it had its turn
-                    app.logger.exception("what an error handler has answered was not committed")
-                    response = app.make_response(InternalServerError(original_exception=error))
-            return response
-
         app.full_dispatch_request = full_dispatch_request  # type: ignore[method-assign]
-        app.handle_exception = handle_exception  # type: ignore[method-assign, assignment]
+        answer_unavailable(app)
         stand_before_handlers()
         # Around these as well: whatever teardown functions and receivers of signals have taken is
         # there when all of them are through, whoever of them fails.
@@ -194,6 +197,15 @@ class AppState:
             except Exception:
                 logger.exception("closing an answer that could not be committed failed")
             raise
+
+    def _finish_handled(self, app: Flask, scope: Scope, response: Response) -> Response:
+        """End a request with the answer to an error; return that, or what takes its place."""
+        try:
+            self._finish(scope, response)
+        except Exception as error:  # the handler's answer is not true, and it had its turn
+            app.logger.exception("what an error handler has answered was not committed")
+            response = app.make_response(InternalServerError(original_exception=error))
+        return response
 
     def _clean(self, scope: Scope, error: BaseException | None) -> None:
         """Roll back whatever is left; may run twice for one context and never raises."""

@@ -17,11 +17,11 @@ from ._commands import commands
 from ._context import current_context, slot
 from ._farewell import close_with
 from ._isolation import Isolation
-from ._modes import mark
+from ._marks import Mark
+from ._modes import checked
 from ._routing import PRIMARY, Using, database
 from ._streaming import KeptOpen
 from ._transaction import Transaction, atomic
-from ._unavailable import answer_unavailable
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -84,8 +84,7 @@ class DBPool:
         replica, mode = _config.replica(app.config, pools), _config.mode(app.config)
         state = AppState(pools, watches, replica, self._slot, mode, self._commit_veto)
         health = HealthCheck.configured(state.pools, app.config)
-        answer_unavailable(app)
-        state.connect(app)  # around that: its answer ends the request as well
+        state.connect(app)
         app.cli.add_command(commands(state))
         close_with(app, pools)
         if health.prefix is not None:
@@ -191,22 +190,25 @@ class DBPool:
         Commits at the end of the request in apps whose DBPOOL_TRANSACTION is another one, too. On
         a function that is not the view of a request: `with db.transaction()` around it.
         """
-        return mark(atomic(view, self._scope, self.transaction), "request")
+        return atomic(view, self._scope, self.transaction)
 
     def manual(self, view: V) -> V:
         """Commit nothing at the end of this view's request: `db.commit()` or blocks do."""
-        return mark(view, "manual")
+        return self._checked("transaction", "manual", view)
 
     def autocommit(self, view: V) -> V:
         """Have each statement of this view commit by itself; `with db.transaction()` groups."""
-        return mark(view, "autocommit")
+        return self._checked("transaction", "autocommit", view)
 
     def read_only(self, view: V) -> V:
         """Have the server refuse what this view tries to write.
 
         Where DBPOOL_REPLICA names a replica, `db.connection` is that one's in this view.
         """
-        return mark(view, "read_only", "read_only")
+        return self._checked("read_only", "read_only", view)
+
+    def _checked(self, kind: str, word: str, view: V) -> V:
+        return checked(view, Mark(kind, word, word, view), self._scope)
 
     @contextmanager
     def test_isolation(self, app: Flask | None = None) -> Iterator[None]:

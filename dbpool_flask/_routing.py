@@ -6,14 +6,13 @@ from then on they stay on the primary, where what was written can be seen.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ._marks import Mark
 from ._modes import mark
 
 if TYPE_CHECKING:
@@ -70,21 +69,8 @@ class Using:
 
         A view does so until its request is over, a streamed answer and teardown included.
         """
-        if inspect.iscoroutinefunction(view):
-
-            @functools.wraps(view)
-            async def awaited(*args: Any, **kwargs: Any) -> Any:
-                with Using(self._scope, self._name):
-                    return await view(*args, **kwargs)
-
-            return mark(cast("V", awaited), self._name, "database")
-
-        @functools.wraps(view)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            with Using(self._scope, self._name):
-                return view(*args, **kwargs)
-
-        return mark(cast("V", called), self._name, "database")
+        said = Mark("database", self._name, f"using({self._name!r})", view)
+        return mark(view, said, lambda: Using(self._scope, self._name))
 
 
 def database(scope: Scope) -> str:

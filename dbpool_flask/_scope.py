@@ -87,7 +87,7 @@ class Scope:
 
     def writes_late(self, name: str) -> bool:
         """Return whether a block on that database has to be made writable for its length."""
-        return self.ended and name != self.replica
+        return self.ended and name != self.replica and not self.mode.read_only
 
     def _take(self, name: str) -> FencedConnection:
         if name == self.replica and self._lender.isolation is not None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-import flask
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbpool import TransactionAborted
 from dbpool._left_early import left_early
 from dbpool.drivers.base import IDLE, INERROR
 
 from ._errors import released
+from ._marks import Mark
+from ._modes import mark
 
 if TYPE_CHECKING:
     from ._fence import FencedConnection
@@ -140,23 +138,10 @@ class Transaction:
         lease.unit.rolled_back((lease.name,), self._hooks)
 
 
-def atomic(view: V, scope: Callable[[], Scope], transaction: Callable[[], Transaction]) -> V:
+def atomic(view: V, find_scope: Callable[[], Scope], transaction: Callable[[], Transaction]) -> V:
     """Return the view, rolling back on any exception that leaves it."""
-    if inspect.iscoroutinefunction(view):
-
-        @functools.wraps(view)
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
-            with _Atomic(view, scope(), transaction):
-                return await view(*args, **kwargs)
-
-        return cast("V", awaited)
-
-    @functools.wraps(view)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        with _Atomic(view, scope(), transaction):
-            return view(*args, **kwargs)
-
-    return cast("V", called)
+    said = Mark("transaction", "request", "atomic", view)
+    return mark(view, said, lambda: _Atomic(said, find_scope(), transaction))
 
 
 class _Atomic:
@@ -168,11 +153,9 @@ class _Atomic:
 
     __slots__ = ("_block", "_scope")
 
-    def __init__(
-        self, view: Callable[..., Any], scope: Scope, transaction: Callable[[], Transaction]
-    ) -> None:
+    def __init__(self, said: Mark, scope: Scope, transaction: Callable[[], Transaction]) -> None:
         self._scope = scope
-        whole = scope.commits and _is_view_of_request(view)
+        whole = scope.commits and said in scope.mode.marks
         self._block = None if whole else transaction()
 
     def __enter__(self) -> None:
@@ -189,21 +172,3 @@ class _Atomic:
             self._block.__exit__(kind, error, traceback)
         elif isinstance(error, Exception):
             self._scope.abandon()
-
-
-def _is_view_of_request(function: Callable[..., Any]) -> bool:
-    """Return whether it is what Flask calls for this request, other decorators aside.
-
-    That is the endpoint's function, or of a class of views the method that it calls.
-    """
-    endpoint = flask.request.endpoint
-    view = None if endpoint is None else flask.current_app.view_functions.get(endpoint)
-    if view is None:
-        return False
-    function = inspect.unwrap(function)
-    if inspect.unwrap(view) is function:
-        return True
-    of_class = getattr(inspect.unwrap(view), "view_class", None)
-    names = ("dispatch_request", flask.request.method.lower(), "get")  # "get" answers HEAD, too
-    methods = (getattr(of_class, name, None) for name in names)
-    return any(method and inspect.unwrap(method) is function for method in methods)

@@ -349,8 +349,6 @@ def test_a_view_can_be_only_one_of_them() -> None:
     for other in (db.autocommit, db.atomic):
         with pytest.raises(ValueError, match="'view' is marked 'manual' already"):
             other(view)
-    with pytest.raises(TypeError, match="takes no attributes"):
-        db.manual(len)
 
 
 def test_a_wrong_default_is_refused(make_site: MakeSite) -> None:
