@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -393,6 +393,33 @@ def test_a_lock_that_another_thread_holds_is_not_held_in_the_child(
         forked = Child(child)
     assert forked.result().isdisjoint(mine)
     assert sessions(pool, 2) == mine
+
+
+class Owner:
+    """Answers for a lent connection, and may fail when it is told of a fork."""
+
+    told: ClassVar[list[str]] = []
+
+    def __init__(self, name: str, *, fails: bool = False) -> None:
+        self.name = name
+        self.fails = fails
+
+    def is_alive(self) -> bool:
+        return True
+
+    def forked(self) -> None:
+        self.told.append(self.name)
+        if self.fails:
+            raise ValueError(self.name)
+
+
+def test_each_owner_is_told_of_the_fork_once_though_others_fail(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=3)
+    owners = [Owner("first"), Owner("second", fails=True), Owner("third")]
+    with lent(pool, 3) as taken:
+        for conn, owner in zip(taken, owners, strict=True):
+            pool.own(conn, owner)
+        assert sorted(in_child(lambda: Owner.told)) == ["first", "second", "third"]
 
 
 def test_forks_under_load_harm_neither_side(server: Postgres, new_pool: MakePool) -> None:

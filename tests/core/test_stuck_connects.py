@@ -127,6 +127,27 @@ def test_it_says_so_if_it_is_the_users_own_that_hangs(
     wait_until(lambda: pool.state == "ok", PATIENCE)
 
 
+def test_what_the_users_own_takes_before_a_connect_has_the_same_allowance(
+    new_pool: MakePool, stub: StubDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conninfo that asks a name service or a vault for the password."""
+    inside.patch(monkeypatch, "OVERRUN", 1000.0)
+    asked, go = threading.Event(), threading.Event()
+
+    def conninfo() -> str:
+        asked.set()
+        assert go.wait(PATIENCE)
+        return ""
+
+    pool = new_pool(conninfo, driver=stub, max_size=2, connect_timeout=SOON, timeout=PATIENCE)
+    caller = in_thread(pool.getconn)
+    assert asked.wait(PATIENCE)
+    (attempt,) = inside.attempts(pool)
+    assert attempt.overdue_at > inside.now()
+    go.set()
+    pool.putconn(caller.result(PATIENCE))
+
+
 def test_closing_waits_for_none_that_hangs(stub_pool: MakePool, trouble: Trouble) -> None:
     pool = stub_pool(connect_timeout=SOON, timeout=0.01, max_connecting=1)
     with pytest.raises(Exception, match="connection within"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import select
 import time
 from typing import Any
 
@@ -264,6 +265,22 @@ def test_a_connection_its_borrower_has_broken_costs_the_others_no_more_than_a_pi
     conn.close()
     pool.putconn(conn)
     assert set(before) - {gone} <= set(pids(pool, 3))
+
+
+def test_one_that_is_given_up_with_something_to_read_makes_nobody_suspect(
+    pg_pool: MakePool, postgres: Postgres
+) -> None:
+    pool = pg_pool(max_size=2, validate_after=LONG)
+    with lent(pool, 2):
+        pass
+    conn = pool.getconn()
+    conn.autocommit = True
+    one(conn, "LISTEN news; SELECT 1")
+    run_sql(postgres, "NOTIFY news")
+    wait_until(lambda: select.select([conn], [], [], 0)[0], PATIENCE, "it is notified")
+    pool.putconn(conn, close=True)
+    (other,) = inside.entries(pool)
+    assert other.good_until > time.monotonic()
 
 
 def test_off_is_off(pg_pool: MakePool, postgres: Postgres) -> None:

@@ -87,7 +87,8 @@ def _plant(sample: list[Mistake], results: Results, jobs: int) -> None:
     with copies(jobs) as queue, ThreadPoolExecutor(jobs) as executor:
         try:
             untimed = [file for file in files if file not in results.known]
-            for file, seconds in executor.map(lambda each: _without(each, queue), untimed):
+            for timed in as_completed([executor.submit(_without, each, queue) for each in untimed]):
+                file, seconds = timed.result()
                 results.add(file, seconds=seconds)
             tried = {}
             for each in new:

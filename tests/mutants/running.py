@@ -61,7 +61,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _what_failed(output: str, code: int) -> str:
-    found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", output, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - |$)", output, re.MULTILINE)
     return found[1] if found else f"pytest ended with {code}"
 
 

@@ -18,6 +18,25 @@ def in_autocommit(site: Site) -> bool:
     return bool(site.db.connection.autocommit)
 
 
+def test_autocommit_changes_nothing_of_a_connection_that_is_in_it_already(
+    make_site: MakeSite,
+) -> None:
+    def configure(conn: Any) -> None:
+        conn.cursor().execute("SET default_transaction_isolation TO serializable")
+
+    options = {"kwargs": {"autocommit": True}, "configure": configure}
+    site = make_site(DBPOOL_OPTIONS=options)
+
+    @site.app.get("/")
+    @site.db.autocommit
+    def view() -> Any:
+        with site.db.transaction(), site.db.connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_isolation")
+            return cursor.fetchone()[0]
+
+    assert site.client().get("/").text == "serializable"
+
+
 # -- @db.atomic
 
 
