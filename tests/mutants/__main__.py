@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -124,6 +125,8 @@ def _main() -> None:
     sample = list(itertools.islice(chosen(found, options.seed), options.most))
     results = Results(options.results)
     os.nice(19)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in a shell's background
+        signal.signal(number, signal.default_int_handler)
     _plant(sample, results, options.jobs)
     survivors = [each for each in sample if not results.known[each.key]["seen"]]
     for each in survivors:
