@@ -6,6 +6,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 from flask import Blueprint, Response, abort, got_request_exception, redirect, stream_with_context
@@ -644,6 +645,55 @@ def test_a_stream_of_a_read_only_view_cannot_write_in_a_block_either(site: Site)
 
 
 # -- what is decorated
+
+
+def test_a_function_that_is_decorated_twice_has_the_one_mark_of_each_route(site: Site) -> None:
+    def view() -> Any:
+        site.write("written")
+        return "", 409
+
+    for name, decorate in (("reads", site.db.read_only), ("each", site.db.autocommit)):
+        site.app.add_url_rule(f"/{name}", name, decorate(view), methods=["POST"])
+    assert site.client().post("/reads").status_code == 500
+    assert site.client().post("/each").status_code == 409
+    assert site.database.notes() == ["written"]
+
+
+def test_a_method_that_a_class_of_views_does_not_call_says_nothing(site: Site) -> None:
+    class Page(View):
+        @site.db.read_only
+        def post(self) -> Any:
+            raise AssertionError("called")
+
+        def dispatch_request(self) -> Any:
+            site.write("written")
+            return "ok"
+
+    add(site, Page.as_view("page"))
+    assert site.client().post("/").status_code == 200
+    assert site.database.notes() == ["written"]
+
+
+def test_a_view_that_has_no_hash_has_its_mark(site: Site) -> None:
+    class Page:
+        __hash__ = None  # type: ignore[assignment]
+
+        @site.db.autocommit
+        def __call__(self) -> Any:
+            site.write("written")
+            return "", 409
+
+    add(site, Page())
+    for _ in range(2):
+        assert site.client().post("/").status_code == 409
+    assert site.database.notes() == ["written"] * 2
+
+
+def test_a_view_that_a_mock_stands_for_is_plain(site: Site) -> None:
+    add(site, lambda: "plain")
+    site.app.view_functions["view"] = mock.Mock(side_effect=lambda: site.write("kept") or "ok")
+    assert site.client().post("/").text == "ok"
+    assert site.database.notes() == ["kept"]
 
 
 def test_a_method_of_a_base_class_is_marked_for_the_class_that_decorates_it_alone(

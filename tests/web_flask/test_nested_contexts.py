@@ -203,6 +203,18 @@ def test_the_context_of_another_app_is_another_apps(make_site: MakeSite) -> None
     assert one.database.notes() == ["of another app"]
 
 
+def test_the_context_of_another_app_is_its_own_in_a_request_that_is_never_dispatched(
+    make_site: MakeSite,
+) -> None:
+    one, two = make_site(), make_site()
+    with one.app.app_context(), one.app.test_request_context("/"):
+        with two.app.app_context():
+            with two.db.transaction():
+                two.write("of another app")
+            assert (one.lent(), two.lent()) == (0, 1)
+        assert (one.lent(), two.lent()) == (0, 0)
+
+
 def test_with_one_connection_for_both_the_nested_one_waits_in_vain(make_site: MakeSite) -> None:
     """Two units are two connections: a pool of one says so, by name of who holds it."""
     site = make_site(DBPOOL_OPTIONS={"max_size": 1, "timeout": 0.05})

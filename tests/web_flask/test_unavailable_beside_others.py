@@ -12,8 +12,9 @@ import wrapt
 from flask import Flask, Response, abort, got_request_exception, jsonify
 from werkzeug.exceptions import HTTPException
 
-from dbpool import PoolTimeout
+from dbpool import PoolDown, PoolTimeout
 from dbpool_flask import DBPool
+from tests.support import inside
 from tests.support.callers import lent
 from tests.web_flask.conftest import DRIVER, Database, MakeSite, Site, pg
 
@@ -118,6 +119,32 @@ def test_a_handler_of_the_extensions_own_for_the_errors_class_is_called(
     assert error.args == error.original_exception.args
     assert error.__traceback__ is not None
     assert type(error.original_exception) is not type(error)
+
+
+def test_what_the_pool_says_of_itself_is_at_hand_there(busy: Site) -> None:
+    api = with_api(busy)
+
+    def down() -> str:
+        refusal = inside.error(busy.pool, PoolDown)("refused")
+        refusal.next_attempt = 1.2
+        raise refusal
+
+    api.handlers[PoolDown] = lambda error: ({"next": error.next_attempt}, 503)
+    busy.app.add_url_rule("/api/down", "down", down)
+    answer = busy.client().get("/api/down")
+    assert (answer.json, answer.headers["Retry-After"]) == ({"next": 1.2}, "2")
+
+
+def test_a_handler_of_the_apps_own_for_the_errors_class_is_left_its_503(
+    busy: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_api(busy)
+    busy.app.register_error_handler(PoolTimeout, lambda error: ("mine", 503))
+    with lent(busy.pool, 1):
+        answer = busy.client().get("/")
+    assert (answer.status_code, answer.text) == (503, "mine")
+    assert "Retry-After" not in answer.headers
+    assert caplog.records == []
 
 
 def test_an_answer_of_the_extensions_own_by_the_errors_name_stands(busy: Site) -> None:

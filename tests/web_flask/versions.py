@@ -29,6 +29,7 @@ PACKAGES = (
     "pytest>=9.0",
     "pytest-timeout>=2.3",
     "time-machine>=2.16",
+    "wrapt>=1.16",
 )
 
 
