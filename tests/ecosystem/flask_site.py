@@ -69,9 +69,10 @@ def create_app(url: str | None = None, **options: Any) -> Flask:
     return app
 
 
+# Locks of this session alone: another worker's is clean only after its answer has left.
 STATE = """SELECT concat_ws('|', current_setting('search_path'),
     coalesce(nullif(current_setting('app.user', true), ''), '-'),
-    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),
+    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
     coalesce(to_regclass('pg_temp.leftover')::text, '-'))"""
 
 

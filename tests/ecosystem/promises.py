@@ -15,10 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from testproject.postgres import PostgresServer
+from tests.support.waiting import wait_until
 from tests.web_django.project import DRIVER
 
 __all__ = ["DRIVER", "Ask", "Database", "answers_are_its_own", "by_http", "by_test_client", "hold"]
 
+LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 Ask = Callable[[str, str], tuple[int, str]]
 
 
@@ -94,6 +96,7 @@ def hold(ask: Ask, database: Database) -> None:
     assert ask("POST", "/session") == (200, "changed")
     for _ in range(4):
         assert ask("GET", "/session") == untouched
+    wait_until(lambda: database.sql(LOCKS) == "0", 30, lambda: "no lock is left in any session")
     status, body = ask("GET", "/healthz/db")
     assert (status, json.loads(body)["status"]) == (200, "pass")
 
