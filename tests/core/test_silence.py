@@ -20,6 +20,17 @@ from tests.support.servers import Postgres
 from tests.support.waiting import wait_until
 
 
+def test_where_no_descriptor_is_left_the_connect_itself_is_to_find_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(*_: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", none_left)
+        assert inside.accepts([("127.0.0.1", "1")], PATIENCE) is True
+
+
 @pytest.mark.outage
 @pytest.mark.skipif(bool(missing()), reason=missing() or "it is all there")
 def test_it_is_heard_before_a_connect_repeats_its_first_packet() -> None:

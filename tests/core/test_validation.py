@@ -272,6 +272,14 @@ def test_a_restart_while_idle_costs_no_call_an_error(
     expect_full_capacity(pool)
 
 
+@pytest.mark.parametrize("event", ["POLLHUP", "POLLERR", "POLLNVAL", "POLLRDHUP"])
+def test_each_word_of_the_kernels_for_a_broken_socket_is_one(event: str) -> None:
+    if not hasattr(select, event):
+        pytest.skip("this platform has none")
+    events = [(0, getattr(select, event) | select.POLLIN)]
+    assert inside.look(lambda timeout: events) == inside.DEAD
+
+
 def test_a_ping_of_a_server_that_is_frozen_is_bounded_by_ping_timeout(
     breakable_postgres: PostgresServer, new_pool: MakePool
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 
 import psycopg2
 import pytest
@@ -36,6 +38,23 @@ def test_what_a_probe_found_is_kept(postgres: Postgres, driver: CountingDriver) 
         check = check_of(pool, ttl=60.0)
         assert [ask(check) for _ in range(100)] == [PASS] * 100
         assert (driver.probes, driver.spares) == (1, 1)
+
+
+def test_what_a_probe_found_is_told_with_the_time_of_the_probe(
+    postgres: Postgres, driver: CountingDriver
+) -> None:
+    with ConnectionPool(postgres.url(), driver=driver) as pool:
+        check = check_of(pool, ttl=1000.0, detail=lambda headers, address: True)
+        assert ask(check) == PASS
+        forget_proof(pool, "good")  # a minute old
+        body = check.respond("GET", "/healthz/db", "verbose", [], "")[2]
+        checks = json.loads(body)["checks"]
+        (probed,), (counted,) = checks["default:responseTime"], checks["default:connections"]
+        age = datetime.fromisoformat(counted["time"][:-1]) - datetime.fromisoformat(
+            probed["time"][:-1]
+        )
+        assert 60 <= age.total_seconds() < 60 + PATIENCE
+        assert driver.probes == 1
 
 
 def test_what_a_probe_found_is_asked_again_after_a_second(

@@ -225,10 +225,10 @@ def test_two_pools_on_one_database_are_noticed(project: Project) -> None:
     from dbpool_django.checks import check_project
 
     for alias, pool, test in (
-        ("same", None, {}),
-        ("other", {"max_size": 3}, {}),
         ("mirror", {"max_size": 4}, {"MIRROR": "default"}),
         ("plain", False, {}),
+        ("same", None, {}),
+        ("other", {"max_size": 3}, {}),
     ):
         connections.settings[alias] = database(project.dsn, pool, TEST=test)
     connections.configure_settings(connections.settings)
