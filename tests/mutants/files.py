@@ -60,7 +60,10 @@ _TESTS: dict[str, tuple[str, str]] = {
     "dbpool/_unavailable.py": (_FLASK, "unavailable tests/web_django/test_unavailable.py"),
     "dbpool/_unknown.py": (_CORE, "options psycopg_pools_names"),
     "dbpool/_use_limit.py": (_CORE, "use_limit"),
-    "dbpool/_validation.py": (_CORE, "validation lifetime suspicion"),
+    "dbpool/_validation.py": (
+        _CORE,
+        "validation lifetime suspicion tests/health/test_prober.py",
+    ),
     "dbpool/_values.py": (_CORE, "options misplaced_secrets tests/health/test_exchange.py"),
     "dbpool/options.py": (_CORE, "options psycopg_pools_names misplaced_secrets"),
     # Health.
