@@ -20,7 +20,7 @@ ENGINE = """
 from django_prometheus.db.backends.postgresql.base import DatabaseWrapper as Counting
 from dbpool_django.backends.postgresql.base import DatabaseWrapper as Pooled
 
-class DatabaseWrapper(Counting, Pooled):
+class DatabaseWrapper(Pooled, Counting):  # as docs/django.md has it
     pass
 """
 
