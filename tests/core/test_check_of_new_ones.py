@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dbpool.drivers.base import REASONS
 from tests.support import inside
 from tests.support.callers import PATIENCE, MakePool, in_thread, wait_for_waiters
 from tests.support.gate import Gate
@@ -52,3 +53,13 @@ def test_several_that_are_refused_together_put_the_next_one_off_once(
     assert inside.backoff(pool).pause < 0.2, "as after one failure"
     for caller in callers:
         pool.putconn(caller.result(PATIENCE))
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS))
+def test_no_other_failure_is_taken_for_such_a_refusal(reason: str) -> None:
+    """Who waited for the last open connection waits for a connect when that has gone."""
+    backoff = inside.Backoff()
+    backoff.failed(1000.0, inside.Failure(StubError(reason), reason))
+    assert not backoff.checking
+    backoff.hurry()
+    assert backoff.retry_at == 0.0

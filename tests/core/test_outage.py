@@ -379,6 +379,16 @@ def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
     assert server.due(pool) - 10_100.0 <= 0.35, "a server that refuses is there again any moment"
 
 
+def test_while_one_pool_tries_the_next_one_waits_its_turn(stub_pool: MakePool) -> None:
+    """However long the first one hangs: what it has met with is not known yet."""
+    first, second = stub_pool(open=False), stub_pool(open=False)
+    server, now = inside.Server(), 1000.0
+    assert server.claim(first, now)
+    assert not server.claim(second, now)
+    assert not server.claim(second, now + 0.9 * inside.SPACING)
+    assert server.claim(second, now + 1.1 * inside.SPACING)
+
+
 def test_a_server_that_refuses_slowly_is_asked_as_often_as_one_that_refuses_at_once(
     stub_pool: MakePool, stub: StubDriver
 ) -> None:

@@ -40,6 +40,20 @@ def test_what_a_probe_found_is_kept(postgres: Postgres, driver: CountingDriver) 
         assert (driver.probes, driver.spares) == (1, 1)
 
 
+def test_what_a_probe_failed_by_is_kept_as_well(postgres: Postgres, driver: CountingDriver) -> None:
+    def fail() -> None:
+        raise psycopg2.OperationalError("no")
+
+    with ConnectionPool(postgres.url(), driver=driver) as pool:
+        check = check_of(pool, ttl=60.0)
+        driver.on_probe = fail
+        first = ask(check)
+        assert first != PASS
+        probes = driver.probes
+        assert [ask(check) for _ in range(10)] == [first] * 10
+        assert driver.probes == probes
+
+
 def test_what_a_probe_found_is_told_with_the_time_of_the_probe(
     postgres: Postgres, driver: CountingDriver
 ) -> None:

@@ -76,7 +76,7 @@ def _difference(mistake: Mistake) -> str:
 
 def _show(mistake: Mistake, line: dict[str, Any]) -> None:
     if line["seen"]:
-        print(f"seen     {mistake}  by {line['by']} ({line['seconds']:.0f} s)", flush=True)
+        print(f"seen     {mistake}  by {line['by'][:120]} ({line['seconds']:.0f} s)", flush=True)
     else:
         print(f"SURVIVED {mistake}\n{_difference(mistake)}", flush=True)
 
