@@ -82,9 +82,18 @@ def run(copy: Path, files: list[str], seconds: float) -> Run:
             return Run(False, f"no end after {seconds:.0f} s", time.monotonic() - began)
         finally:
             _running.discard(process)
+            _end_rest(process)
         output.seek(0)
         by = "" if code == 0 else _what_failed(output.read().decode(errors="replace"), code)
     return Run(code == 0, by, time.monotonic() - began)
+
+
+def _end_rest(process: subprocess.Popen[bytes]) -> None:
+    """End what a run has left: a forked child that hangs in a mistake, say."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # as a rule
+        pass
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
