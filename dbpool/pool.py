@@ -292,7 +292,6 @@ class ConnectionPool(_Typed[Conn]):
         """
         return self._lease(self, timeout)
 
-    @notices_forks
     def own(self, conn: Any, owner: Any) -> None:
         """Say who answers for a lent connection.
 
@@ -300,6 +299,7 @@ class ConnectionPool(_Typed[Conn]):
         the pool is exhausted, connections whose owner is not alive are taken back and closed.
         Raises ValueError if this pool has not lent `conn`; TypeError for an owner that is none.
         """
+        unforked or start_anew()
         entry = self._in_use.get(id(conn))
         if entry is None or entry() is not conn:
             raise ValueError(f"pool {self.name!r} has not lent this connection")

@@ -16,19 +16,18 @@ from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.dispatch import Signal
 
-__all__ = ["took", "watch"]
+__all__ = ["sending", "took", "watch"]
 
 # What threads take while they send `request_finished`, by the thread's ident. Asynchronous
 # receivers of it query in the thread that sends it, too. Single operations on a dict are atomic.
-_sending: dict[int, list[Any]] = {}
+sending: dict[int, list[Any]] = {}
 
 
 def took(wrapper: Any) -> None:
-    """A wrapper has taken a connection, in this thread."""
-    if _sending:
-        taken = _sending.get(threading.get_ident())
-        if taken is not None:
-            taken.append(wrapper)
+    """A wrapper has taken a connection, in this thread; called while any thread is `sending`."""
+    taken = sending.get(threading.get_ident())
+    if taken is not None:
+        taken.append(wrapper)
 
 
 def watch() -> None:
@@ -66,15 +65,15 @@ class _OnlyDjangos(Signal):
 class _Finished(_OnlyDjangos):
     def send(self, sender: Any, **named: Any) -> Any:
         ident = threading.get_ident()  # looked up now: of the greenlet, where gevent has patched it
-        outer, taken = _sending.get(ident), []  # type: ignore[var-annotated]
-        _sending[ident] = taken
+        outer, taken = sending.get(ident), []  # type: ignore[var-annotated]
+        sending[ident] = taken
         try:
             return super().send(sender, **named)
         finally:
             if outer is None:
-                del _sending[ident]
+                del sending[ident]
             else:  # a receiver of this signal has sent it again
-                _sending[ident] = outer
+                sending[ident] = outer
             if taken and _closes_connections(self):
                 for wrapper in taken:
                     if wrapper._dbpool_loan is not None:

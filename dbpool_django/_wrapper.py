@@ -226,7 +226,8 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
                 supplier = successor
         supplier.pool.own(conn, owner)
         self._dbpool_loan = Loan(supplier)
-        _requests.took(self)
+        if _requests.sending:
+            _requests.took(self)
         self.isolation_level = supplier.isolation_level
         return conn
 
