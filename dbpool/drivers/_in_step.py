@@ -119,11 +119,15 @@ class InStepConnection(extensions.connection):
     __slots__ = ()
 
     def cursor(
-        self, name: Any = None, cursor_factory: Any = None, *args: Any, **options: Any
+        self,
+        name: Any = None,
+        cursor_factory: Any = None,
+        withhold: Any = False,
+        scrollable: Any = None,
     ) -> Any:
         """As psycopg2's own."""
         factory = cursor_factory or self.cursor_factory
-        if name is None and not args and not options:  # the ordinary case, with no more calls
+        if name is None and not withhold and scrollable is None:  # with no more calls
             if factory is None:
                 return _new_cursor(self, None, InStepCursor)
             if isinstance(factory, type) and issubclass(factory, _Looks):
@@ -133,7 +137,7 @@ class InStepConnection(extensions.connection):
         # is known.
         if (name is not None or not isinstance(factory, type)) and is_behind(self):
             catch_up(self)
-        return _new_cursor(self, name, factory, *args, **options)
+        return _new_cursor(self, name, factory, withhold, scrollable)
 
     def lobject(self, *args: Any, **kwargs: Any) -> Any:
         """As psycopg2's own."""

@@ -66,15 +66,11 @@ def watched(base: Any, watch: SessionWatch) -> Any:
     if not issubclass(type(base), type):  # a class that a proxy stands for is none
         return base
     plain: Any = base
-    execute, catches_up = base.execute, None
     if extensions is not None and issubclass(base, extensions.cursor):
-        from ._in_step import BEGIN, InStepCursor, catch_up, in_step
+        from ._in_step import in_step
 
         plain = in_step(base)  # its connection would do that around ours: one call more
-        if plain is InStepCursor:  # and what that one does at each statement is done here
-            execute, catches_up = extensions.cursor.execute, catch_up
-        else:
-            execute = plain.execute
+    execute = plain.execute
     saw = watch.saw
     has_names = hasattr(base, "withhold")  # psycopg 3 has a class of their own for those
 
@@ -84,10 +80,6 @@ def watched(base: Any, watch: SessionWatch) -> Any:
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             unforked or start_anew()
             # The ordinary case without a call in between: this runs at each statement.
-            if catches_up is not None:
-                conn = self.connection
-                if conn.status == BEGIN and not conn.get_transaction_status():
-                    catches_up(conn)
             if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
                 saw(self.connection, query, self)
             if has_names and self.name and self.withhold:
@@ -101,6 +93,8 @@ def watched(base: Any, watch: SessionWatch) -> Any:
         else:
             plain.close(self)
 
+    if base is getattr(extensions, "cursor", None):
+        setattr(WatchedCursor, "execute", _psycopg2s_execute(extensions, saw))  # noqa: B010
     if has_names:
         WatchedCursor.close = functools.wraps(plain.close)(close)
     for name in {"callproc", *_STATEMENTS} - {"execute"}:
@@ -119,3 +113,22 @@ def _reporting(method: Any, name: str, watch: SessionWatch) -> Any:
         return method(self, *args, **kwargs)
 
     return reporting
+
+
+def _psycopg2s_execute(extensions: Any, saw: Any) -> Any:
+    """Return the method for psycopg2's own cursors: at each statement one call, and not three."""
+    from ._in_step import BEGIN, catch_up
+
+    own = extensions.cursor.execute
+
+    @functools.wraps(own)
+    def execute(self: Any, query: Any, vars: Any = None) -> Any:  # noqa: A002
+        unforked or start_anew()
+        conn = self.connection
+        if conn.status == BEGIN and not conn.get_transaction_status():
+            catch_up(conn)
+        if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
+            saw(conn, query, self)
+        return own(self, query, vars)
+
+    return execute
