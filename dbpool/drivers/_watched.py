@@ -94,7 +94,7 @@ def watched(base: Any, watch: SessionWatch) -> Any:
             plain.close(self)
 
     if base is getattr(extensions, "cursor", None):
-        setattr(WatchedCursor, "execute", _psycopg2s_execute(extensions, saw))  # noqa: B010
+        setattr(WatchedCursor, "execute", _psycopg2s_execute(extensions, watch))  # noqa: B010
     if has_names:
         WatchedCursor.close = functools.wraps(plain.close)(close)
     for name in {"callproc", *_STATEMENTS} - {"execute"}:
@@ -115,11 +115,11 @@ def _reporting(method: Any, name: str, watch: SessionWatch) -> Any:
     return reporting
 
 
-def _psycopg2s_execute(extensions: Any, saw: Any) -> Any:
+def _psycopg2s_execute(extensions: Any, watch: SessionWatch) -> Any:
     """Return the method for psycopg2's own cursors: at each statement one call, and not three."""
     from ._in_step import BEGIN, catch_up
 
-    own = extensions.cursor.execute
+    own, saw = extensions.cursor.execute, watch.saw
 
     @functools.wraps(own)
     def execute(self: Any, query: Any, vars: Any = None) -> Any:  # noqa: A002
@@ -129,6 +129,8 @@ def _psycopg2s_execute(extensions: Any, saw: Any) -> Any:
             catch_up(conn)
         if type(query) is not str or len(query) >= REMEMBERED or remembered(query):
             saw(conn, query, self)
+        if self.name and self.withhold:
+            watch.holds(conn, self.name)
         return own(self, query, vars)
 
     return execute

@@ -6,21 +6,32 @@ import ctypes
 import os
 import pickle
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from tests.support import inside
+
 __all__ = ["DRIVER", "Child", "fork_in_c", "forking_in_c", "in_child"]
 
 DRIVER = os.environ.get("DBPOOL_TEST_DRIVER", "psycopg2")  # `make test-psycopg` names the other
+SOON = 0.5  # seconds
 LIMIT = 30  # seconds after which a child that hangs is killed by its own alarm
 
 T = TypeVar("T")
 
 
 def fork_in_c() -> int:
-    """Fork as uWSGI does: Python, which calls its hooks at forks of its own, hears nothing."""
+    """Fork as uWSGI does: Python, which calls its hooks at forks of its own, hears nothing.
+
+    When no thread is in a connect any more, if that is soon: a lock of the libraries below, held
+    at the fork, is held in the child for ever. uWSGI forks long after its app has been loaded.
+    """
+    until = time.monotonic() + SOON
+    while inside.connects_under_way() and time.monotonic() < until:
+        time.sleep(0.001)
     return int(ctypes.PyDLL(None).fork())
 
 

@@ -202,6 +202,11 @@ def under_way_at_forks() -> list[Any]:
     return [gate._forks, gate._connects, gate._connected, _threads._being_started]
 
 
+def connects_under_way() -> bool:
+    """Return whether a thread is inside a connect, or leaves after one: what a fork waits for."""
+    return _fork_gate._another_connects(0) or _fork_gate._leaving()
+
+
 def put_cancelling(threads: list[Any]) -> None:
     """Have these threads be the ones that cancel statements."""
     _use_limit._cancelling[:] = threads
