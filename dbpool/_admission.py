@@ -15,16 +15,14 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._clock import monotonic
-from ._handover import CLOSED
 from ._keeper import keeper
+from ._waiter import CLOSED, OVERLOADED
 
 if TYPE_CHECKING:
-    from ._waiting import Waiter
+    from ._waiter import Waiter
     from .pool import ConnectionPool
 
-__all__ = ["OVERLOADED", "Admission", "CoDel"]
-
-OVERLOADED = object()  # what one that is refused gets for an answer
+__all__ = ["Admission", "CoDel"]
 
 
 class CoDel:

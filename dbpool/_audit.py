@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._clock import monotonic
-from ._handover import CLOSED
+from ._waiter import CLOSED
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool

@@ -7,17 +7,15 @@ psycopg_pool.
 from __future__ import annotations
 
 import weakref
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._lease import Lease
 from .drivers.base import Mistake
 
 if TYPE_CHECKING:
     from ._connecting import Attempt
     from .pool import ConnectionPool
 
-__all__ = ["ReturningLease", "attach"]
+__all__ = ["attach"]
 
 
 class _Close:
@@ -61,25 +59,3 @@ def attach(pool: ConnectionPool, conn: Any, attempt: Attempt | None = None) -> N
         if attempt is not None:
             attempt.mistake = Mistake(str(error))
         raise error from None
-
-
-class ReturningLease(Lease):
-    """A block, at whose end the connection goes back: until then its close() closes it."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> Any:
-        conn = super().__enter__()
-        self._pool._driver.replace_close(conn, None)
-        return conn
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            attach(self._pool, self._conn)
-        finally:
-            super().__exit__(kind, error, traceback)

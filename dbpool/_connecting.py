@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import (
     _answer,
     _close_returns,
-    _ending,
     _failing,
-    _growth,
     _handover,
     _knock,
     _mistakes,
@@ -21,9 +19,11 @@ from . import (
     _socket,
 )
 from ._clock import monotonic
+from ._closing import drop_lost
 from ._entry import Entry
 from ._fork_gate import NoFork
-from ._keeper import Guard, keeper
+from ._keeper import keeper
+from ._time_limit import Guard
 from .drivers.base import IDLE, UNKNOWN, Mistake
 from .errors import PoolError
 
@@ -72,8 +72,8 @@ class Attempt:
         self.overdue_at = max(self.overdue_at, monotonic() + seconds + OVERRUN)
 
 
-def make(pool: ConnectionPool, attempt: Attempt) -> None:
-    """Open one connection and offer it; errors end up with the waiters."""
+def make(pool: ConnectionPool, attempt: Attempt) -> bool:
+    """Open one connection and offer it; errors end up with the waiters. False if none came."""
     started = monotonic()
     attempt.made_by = get_ident()
     conn: Any = None
@@ -98,6 +98,7 @@ def make(pool: ConnectionPool, attempt: Attempt) -> None:
             with pool._lock:  # only now: till then its waiter queues, who asks for no other
                 pool._connecting.pop(id(attempt), None)
         _opened(pool)
+    return entry is not None
 
 
 def connect(pool: ConnectionPool, name: str, attempt: Attempt, *, spare: bool = False) -> Any:
@@ -211,7 +212,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     if pool._close_returns:
         _close_returns.attach(pool, conn, attempt)
     entry.renew(now, pool._validate_after)
-    _ending.find_lost(pool)  # a dropped connection may have had the id that this one has
+    drop_lost(pool)  # a dropped connection may have had the id that this one has
     with pool._lock:
         pool._totals.connects += 1
         pool._totals.count_connect(now - started)
@@ -244,6 +245,5 @@ def _opened(pool: ConnectionPool) -> None:
     if len(pool._entries) >= pool.min_size:
         _handover.tell_filling(pool, None)
     pool._reach.tell_others()
-    _growth.settle(pool)
     if pool._background:
         keeper.schedule(pool, monotonic() + 1.0)

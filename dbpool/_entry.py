@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .stats import BOUNDS, bucket
+from ._counters import BOUNDS, bucket
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool

@@ -3,76 +3,23 @@
 from __future__ import annotations
 
 import math
-import random
 import weakref
 from typing import TYPE_CHECKING
 
 from . import _connecting, _handover, _stuck, _threads
 from ._clock import monotonic
 from ._connecting import Attempt
-from ._failing import CHECK_FAILED, Failure
 from ._keeper import keeper
 from ._state import DOWN, RECOVERING
-from .drivers.base import PERMANENT
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["Backoff", "connect_all", "grow", "insist", "settle", "start_connectors"]
+__all__ = ["connect_all", "grow", "insist", "settle", "start_connectors"]
 
 PATIENCE = 0.025  # seconds the oldest waiter waits before a second connect joins the first
 LATE = 0.4  # seconds after which nobody waits for the keeper any more
 REPLACE_BEFORE = 1.0  # seconds; see replace_before
-
-
-class Backoff:
-    """Pauses between failed connects that grow from 0.1 s to 5 s, with jitter.
-
-    The next pause is drawn between min(last, lower) and min(3 × last, highest), as Ecto's
-    db_connection does: it grows, and processes that failed together do not return together.
-    Written under the pool's lock.
-    """
-
-    lowest, highest = 0.1, 5.0
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """A connect succeeded."""
-        self.retry_at = 0.0
-        self.failing_since: float | None = None
-        self.failure: Failure | None = None
-        self.given_up = False
-        self.reported = False  # to reconnect_failed, once per outage
-        self.pause = 0.0
-
-    def failed(self, now: float, failure: Failure) -> None:
-        """Put the next attempt off."""
-        if self.pause:
-            lower = max(self.lowest, self.highest / 3)
-            self.pause = random.uniform(min(self.pause, lower), min(3 * self.pause, self.highest))
-        else:
-            self.pause = self.lowest * random.uniform(1.0, 1.5)
-            self.failing_since = now
-        self.retry_at = now + self.pause
-        self.failure = failure
-
-    def hurry(self) -> None:
-        """The last open connection has gone: who waited for that one waits for a connect now."""
-        if self.failure is not None and not self.checking:
-            self.retry_at = 0.0
-
-    @property
-    def checking(self) -> bool:
-        """Whether the last failure is a new connection's that did not pass the user's check."""
-        return self.failure is not None and self.failure.reason == CHECK_FAILED
-
-    @property
-    def permanent(self) -> Failure | None:
-        """The last failure, if it is one that no retry mends."""
-        failure = self.failure
-        return failure if failure is not None and failure.reason in PERMANENT else None
 
 
 def grow(pool: ConnectionPool) -> None:
@@ -119,17 +66,22 @@ def _run(ref: weakref.ref[ConnectionPool], attempt: Attempt) -> None:
     if pool is None:
         return
     try:
-        _connecting.make(pool, attempt)
+        _make(pool, attempt)
         del attempt
         connect_all(pool)
     except SystemExit:  # a callback's: it counts as a failed connect, and ends this thread
         pass
 
 
+def _make(pool: ConnectionPool, attempt: Attempt) -> None:
+    if _connecting.make(pool, attempt):
+        settle(pool)
+
+
 def connect_all(pool: ConnectionPool) -> None:
     """Make in this thread whatever connects are wanted."""
     while (attempt := _reserve(pool)) is not None:
-        _connecting.make(pool, attempt)
+        _make(pool, attempt)
 
 
 def _reserve(pool: ConnectionPool) -> Attempt | None:

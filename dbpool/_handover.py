@@ -11,20 +11,19 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from . import _ending
+from ._closing import close
+from ._waiter import CLOSED
 
 if TYPE_CHECKING:
     from ._entry import Held
-    from ._waiting import Waiter
+    from ._waiter import Waiter
     from .pool import ConnectionPool
 
-__all__ = ["CLOSED", "FREE_THREADED", "answer_all", "dequeue", "offer", "oldest_wait", "settle"]
+__all__ = ["FREE_THREADED", "answer_all", "dequeue", "offer", "oldest_wait", "settle"]
 
 # Without a GIL a look at a deque's length may miss what another thread has just appended; there
 # one has to look by operations that take the deque's own mutex.
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
-
-CLOSED = object()  # what close() answers; it also stands in the queue of a closed pool for good
 
 
 def offer(pool: ConnectionPool, held: Held) -> None:
@@ -37,7 +36,7 @@ def offer(pool: ConnectionPool, held: Held) -> None:
             except IndexError:
                 break
             if waiter is CLOSED:
-                _ending.retire(pool, held, "closed")
+                close(pool, held, "closed")
                 return
             # Answered first and taken off the queue after: an exception between the two leaves
             # an answered waiter at the head, which the next one passes over.

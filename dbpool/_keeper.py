@@ -12,21 +12,17 @@ import math
 import queue
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from . import _process, _socket, _threads
+from . import _process, _threads
 from ._clock import monotonic
-from .drivers.base import UNKNOWN
 
-if TYPE_CHECKING:
-    from ._entry import Entry
-    from .pool import ConnectionPool
-
-__all__ = ["Guard", "Keeper", "Watched", "keeper"]
+__all__ = ["Keeper", "Limit", "Watched", "keeper"]
 
 logger = logging.getLogger("dbpool.keeper")
 
-_AGAIN = 0.05  # seconds after which what is cancelled, not cut, is cancelled again
+
 _STARVED = 1.0  # seconds late that are worth a word
 _STARTING = 1.0  # seconds after which a thread that has not started never will: see start
 
@@ -39,6 +35,23 @@ class Watched(Protocol):
 
     def _upkeep(self, now: float) -> float:
         """Do what is due, without blocking; return when to come back."""
+
+
+class Dropped(Protocol):
+    """What a finaliser leaves: an entry whose connection was dropped."""
+
+    @property
+    def pool(self) -> Callable[[], Any]:
+        """Return the pool that it was one of, or None."""
+
+
+class Limit(Protocol):
+    """What the keeper ends when its time has come."""
+
+    deadline: float
+
+    def fire(self) -> None:
+        """Cut off what runs; called under the lock that disarming takes."""
 
 
 class Keeper:
@@ -55,15 +68,15 @@ class Keeper:
         self._lock = threading.RLock()
         self._starting_until = -math.inf
         self._thread: threading.Thread | None = None
-        self._inbox: queue.SimpleQueue[Entry | None] | None = None
+        self._inbox: queue.SimpleQueue[Dropped | None] | None = None
         # Weak, since an exception may strike between arming and disarming: a guard lives only as
         # long as the frame whose operation it bounds.
-        self._guards: dict[int, weakref.ref[Guard]] = {}
+        self._guards: dict[int, weakref.ref[Limit]] = {}
         self._wake_at = math.inf
         self.lag = 0.0
 
     @property
-    def inbox(self) -> queue.SimpleQueue[Entry | None]:
+    def inbox(self) -> queue.SimpleQueue[Dropped | None]:
         """What wakes the keeper: an entry whose connection was dropped, or None.
 
         A finaliser may put at any point. Nothing is lost with an item: it only says where to look.
@@ -138,7 +151,7 @@ class Keeper:
 
     # -- deadlines
 
-    def arm(self, guard: Guard) -> bool:
+    def arm(self, guard: Limit) -> bool:
         """Sever the guard's connection at its deadline. False where no thread can watch it."""
         self._guards[id(guard)] = weakref.ref(guard)
         if not self.start():
@@ -148,7 +161,7 @@ class Keeper:
             self.inbox.put(None)
         return True
 
-    def disarm(self, guard: Guard) -> None:
+    def disarm(self, guard: Limit) -> None:
         """After this returns the guard's socket is not touched any more."""
         with self._lock:
             self._guards.pop(id(guard), None)
@@ -232,51 +245,3 @@ class Keeper:
 
 keeper = Keeper()
 _process.on_child(keeper.reset)
-
-
-class Guard:
-    """`with Guard(pool, conn, seconds):` what runs inside ends by then, if need be by an error.
-
-    At the deadline the connection's socket is shut down from the keeper's thread, and the call
-    that is blocked in it raises. Never by `close()` from there, which waits for the connection's
-    lock, nor by `cancel()`, which holds the GIL while the network is dead. Where there is no
-    socket (SQLite) the driver's canceller ends the statement that runs, and the next ones too. A
-    pool that may use no thread (background=False) has nobody to do that: there the kernel's
-    timeouts must do.
-
-    Raises TimeoutError where what ran inside was late and noticed nothing (a check that does other
-    things than to ask the server): the connection is cut off all the same.
-    """
-
-    __slots__ = ("__weakref__", "_conn", "_driver", "_seconds", "_watched", "deadline", "fired")
-
-    def __init__(self, pool: ConnectionPool, conn: Any, seconds: float) -> None:
-        self._driver = pool._driver
-        self._watched = pool._background
-        self._conn = conn
-        self._seconds = seconds
-        self.deadline = monotonic() + seconds
-        self.fired = False
-
-    def __enter__(self) -> Guard:
-        if self._watched:
-            keeper.arm(self)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        if self._watched:
-            keeper.disarm(self)
-        if self.fired and kind is None:
-            raise TimeoutError(f"not done within {self._seconds:g} s: the connection is cut off")
-
-    def fire(self) -> None:
-        """Cut the connection; called by the keeper, under the lock that disarming takes."""
-        self.fired = True
-        if self._driver.fileno(self._conn) is not None:
-            # The call inside may close it at any moment, and its number be somebody else's.
-            _socket.sever_of(self._driver, self._conn)
-        elif self._driver.transaction_status(self._conn) != UNKNOWN:  # open, without a socket
-            cancel = self._driver.canceller(self._conn)
-            if cancel is not None:
-                cancel()
-                self.deadline = monotonic() + _AGAIN

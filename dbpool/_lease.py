@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import _role, _socket
+from . import _close_returns, _socket
+from ._cleaning import roll_back
 from ._clock import monotonic
-from ._keeper import Guard
 from ._left_early import left_early
 from ._process import start_anew, unforked
+from ._time_limit import Guard
 from .drivers.base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INERROR, INTRANS, UNKNOWN
 from .errors import CommitUnknown, TransactionAborted
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["Lease", "check", "commit", "commit_checked", "ends_session", "roll_back"]
+__all__ = ["Lease", "ReturningLease", "check", "commit", "commit_checked"]
 
-_READ_ONLY = "25006"  # SQLSTATE
+
 # What is said of an UNKNOWN connection. The call that told its driver of the loss may have been a
 # commit of the block's own, or a statement in autocommit mode, so no text says "nothing": whoever
 # believes that writes again what is there.
@@ -82,18 +83,6 @@ class Lease:
             raise
         finally:
             pool.putconn(conn, close)  # type: ignore[arg-type]
-
-
-def ends_session(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
-    """Return whether an error of the driver's means that the connection should be replaced."""
-    state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-    # A primary that has become a standby answers so for as long as the session lives; one that
-    # takes writes only tells that the borrower's own transaction is read-only, and of a replica
-    # nothing else is to be had.
-    demoted = state == _READ_ONLY and pool.role != "replica"
-    if demoted and _role.is_read_only(pool, conn) is not False:
-        return True
-    return pool._driver.is_disconnect(conn, error)
 
 
 def commit(pool: ConnectionPool, conn: Any) -> None:
@@ -186,15 +175,23 @@ def _farewell(pool: ConnectionPool, conn: Any) -> Exception | None:
     return None
 
 
-def roll_back(pool: ConnectionPool, conn: Any) -> bool:
-    """Roll back what is open, within the pool's deadline. True if the connection is of no use."""
-    status = pool._driver.transaction_status(conn)
-    if status in (INTRANS, INERROR):
+class ReturningLease(Lease):
+    """A block, at whose end the connection goes back: until then its close() closes it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Any:
+        conn = super().__enter__()
+        self._pool._driver.replace_close(conn, None)
+        return conn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         try:
-            with Guard(pool, conn, pool._ping_timeout):
-                pool._driver.rollback(conn)
-        except Exception:
-            return True
-        pool.proved()
-        status = pool._driver.transaction_status(conn)
-    return bool(status != IDLE)
+            _close_returns.attach(self._pool, self._conn)
+        finally:
+            super().__exit__(kind, error, traceback)

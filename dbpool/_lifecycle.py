@@ -1,4 +1,4 @@
-"""Filling a pool, changing its sizes, closing it, and starting anew in a forked child."""
+"""Changing the sizes of a pool, closing it, and starting anew in a forked child."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from . import _ending, _fork, _growth, _handover, _validation, options
+from . import _closing, _ending, _fork, _growth, _handover, _sweep, _validation, options
 from ._clock import monotonic
-from ._handover import CLOSED
 from ._keeper import keeper
-from ._refusal import GONE, refusal
 from ._state import DOWN
-from ._waiting import Waiter, nap
-from .errors import PoolTimeout
+from ._waiter import CLOSED
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
@@ -28,50 +25,9 @@ __all__ = [
     "resize",
     "resume",
     "start_in_child",
-    "wait",
 ]
 
 STRAGGLERS = 0.1  # seconds in which a return that is under way has come to its end
-
-
-def wait(pool: ConnectionPool, timeout: float) -> None:
-    """Wait until min_size connections are open."""
-    timeout = options.seconds("timeout", timeout)
-    started = monotonic()
-    waiter = Waiter(started)
-    with pool._lock:
-        if pool._state != "open":
-            raise pool._closed_error()
-        pool._backoff.given_up = False
-        if len(pool._entries) >= pool.min_size:
-            return
-        pool._filling.append(waiter)
-    while True:
-        now = monotonic()
-        _growth.insist(pool, started, now)
-        left = started + timeout - now
-        if waiter.wait(min(left, nap(pool, now, started))) or left <= 0:
-            break
-        if len(pool._entries) >= pool.min_size:  # it takes fewer: resize came between
-            waiter.deliver(None)
-            break
-    answer = waiter.withdraw()
-    if answer is None:
-        return
-    if answer is not GONE:
-        raise refusal(pool, answer, monotonic() - started)
-    failure = pool._backoff.failure
-    size = len(pool._entries)
-    why = f"; connecting fails ({failure.reason})" if failure else ""
-    if pool._reach.paused:
-        why = "; the pool is paused: call resume() first"
-    error = pool._error(PoolTimeout)(
-        f"pool {pool.name!r}: {size} of min_size={pool.min_size} connections were open after "
-        f"{timeout:.2f} s{why}"
-    )
-    error.waited, error.size = monotonic() - started, size
-    pool.close(timeout=0)  # what is still connecting is closed on arrival
-    raise error from (failure.error if failure else None)
 
 
 def close(pool: ConnectionPool, timeout: float) -> None:
@@ -80,7 +36,7 @@ def close(pool: ConnectionPool, timeout: float) -> None:
     with pool._lock:
         pool._state = "closed"
         for entry in list(pool._entries):
-            _ending.expire(entry, "closed")
+            _closing.expire(entry, "closed")
         if CLOSED not in pool._waiters:
             pool._waiters.append(CLOSED)
     _handover.answer_all(pool, CLOSED)
@@ -109,7 +65,7 @@ def at_exit(pool: ConnectionPool) -> None:
             held = pool._idle.pop()
         except IndexError:
             break
-        _ending.close(pool, held, "closed")
+        _closing.close(pool, held, "closed")
     if pool._prober is not None:
         pool._prober.close()
 
@@ -118,7 +74,7 @@ def drain(pool: ConnectionPool) -> None:
     """Renew everything that is open."""
     with pool._lock:
         for entry in list(pool._entries):
-            _ending.expire(entry, "drained")
+            _closing.expire(entry, "drained")
         for attempt in pool._attempts():  # begun before, perhaps with yesterday's password
             attempt.unwanted = "drained"
     _end_idle(pool)
@@ -131,7 +87,7 @@ def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
         # The longest idle first, those that are lent last.
         order = sorted(pool._entries, key=lambda entry: (entry.key in pool._in_use, entry.since))
         for entry in order[: max(0, len(order) - max_size)]:
-            _ending.expire(entry, "excess")
+            _closing.expire(entry, "excess")
         pool.min_size, pool.max_size = min_size, max_size
         if pool._reach.name == DOWN and len(pool._entries) >= max_size:
             pool._reach.recover(pool)  # it has all that it may have: no connect would tell it
@@ -148,7 +104,7 @@ def _end_idle(pool: ConnectionPool) -> None:
     would be lent it, but it would stay open until the next look.
     """
     now = monotonic()
-    _validation.sweep(pool, now)
+    _sweep.sweep(pool, now)
     if not pool._entries:
         return
     if pool._background:
@@ -165,14 +121,14 @@ def pause(pool: ConnectionPool, seconds: float) -> bool:
             raise pool._closed_error()
         pool._reach.paused = True
         for entry in list(pool._entries):
-            _ending.expire(entry, "paused")
+            _closing.expire(entry, "paused")
         for attempt in pool._attempts():
             attempt.unwanted = "paused"
     if pool._prober is not None:
         pool._prober.close()  # its spare connection, which would keep a server from stopping
     _end_idle(pool)
     while True:
-        _validation.sweep(pool, monotonic())
+        _sweep.sweep(pool, monotonic())
         if not pool._entries and not pool._attempts():
             return True
         if monotonic() >= until:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _answer, _connecting, _handover, _socket, _validation
 from ._clock import monotonic
-from ._keeper import Guard
+from ._time_limit import Guard
 from .drivers.base import IDLE, REASONS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import math
 import threading
 import traceback
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from . import _fork, _probe, _threads
 from ._clock import monotonic
@@ -246,11 +246,11 @@ _probers: dict[int, weakref.ref[Prober]] = {}  # for a forked child; single oper
 
 def prober_of(pool: ConnectionPool) -> Prober:
     """Return the pool's one prober."""
-    prober = pool._prober
+    prober = cast("Prober | None", pool._prober)
     if prober is None:
         mine = Prober(pool)
         with pool._lock:
-            prober = pool._prober = pool._prober or mine
+            pool._prober = prober = cast("Prober | None", pool._prober) or mine
         key = id(prober)
         _probers[key] = weakref.ref(prober, lambda ref: _probers.pop(key, None))
     return prober

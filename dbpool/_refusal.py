@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ._admission import OVERLOADED
 from ._clock import monotonic
 from ._failing import CHECK_FAILED, Failure
-from ._handover import CLOSED
 from ._holders import held
 from ._state import DOWN, STUCK
+from ._waiter import CLOSED, GONE, OVERLOADED
 from .errors import ConnectFailed, Misconfigured, PoolClosed, PoolDown, PoolOverloaded, PoolTimeout
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
-__all__ = ["GONE", "refusal", "timed_out"]
-
-GONE = object()  # the answer a waiter gives itself when it stops waiting
+__all__ = ["refusal", "timed_out"]
 
 
 def timed_out(pool: ConnectionPool, waited: float, *, queued: bool) -> BaseException:

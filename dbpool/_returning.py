@@ -6,18 +6,17 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from . import _suspicion
+from . import _suspicion, _trust
+from ._cleaning import clean, tidy
 from ._clock import monotonic
 from ._ending import retire
-from ._keeper import Guard
-from ._lease import roll_back
-from .drivers.base import IDLE, INERROR, INTRANS
+from .drivers.base import INERROR, INTRANS
 
 if TYPE_CHECKING:
     from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["accept", "clean", "tidy"]
+__all__ = ["accept"]
 
 logger = logging.getLogger("dbpool.pool")
 
@@ -47,7 +46,7 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool | None) ->
             reason = "returned_closed" if close else "broken"
             if entry.why == "max_use":  # cut off by the pool itself: the server may be well
                 reason = entry.why
-            elif _suspicion.is_dead(pool, entry, conn):  # and so may all the others be
+            elif _trust.is_dead(pool, entry, conn):  # and so may all the others be
                 _suspicion.suspect(pool)
             if not close:
                 pool.doubted()
@@ -55,48 +54,6 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool | None) ->
                     pool._totals.returns_bad += 1
             retire(pool, (conn, entry), reason)
     return keep
-
-
-def tidy(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
-    """Leave no transaction and no changed setting behind. False if the connection is no good."""
-    # A query or COPY in flight, or a broken link: an answer may still be on the wire.
-    if roll_back(pool, conn):
-        return False
-    if not pool._settled(conn, entry.attributes):
-        try:
-            with Guard(pool, conn, pool._ping_timeout):
-                pool._driver.restore(conn, entry.attributes)
-        except Exception:
-            return False
-    return pool._settled(conn, entry.attributes)
-
-
-def clean(pool: ConnectionPool, entry: Entry, conn: Any, reset: Any) -> bool:
-    """Clean the session as `reset` says. False if that failed or left something open.
-
-    Arguments: `conn`, tidied; `reset`, as the option has it, None being "rollback".
-    """
-    if reset is None:
-        return True
-    try:
-        with Guard(pool, conn, pool._ping_timeout):
-            if reset == "discard":
-                pool._driver.discard_session(conn)
-                if pool._configure is not None:
-                    pool._configure(conn)
-            else:
-                reset(conn)
-    except Exception as error:
-        _warn_of_reset(pool, f"failed with {type(error).__name__}")
-        return False
-    if pool._driver.transaction_status(conn) != IDLE:
-        _warn_of_reset(pool, "left a transaction open")
-        return False
-    return tidy(pool, entry, conn)
-
-
-def _warn_of_reset(pool: ConnectionPool, what: str) -> None:
-    logger.warning("pool %r: reset %s; the connection is replaced", pool.name, what)
 
 
 def _warn_of_stranger(pool: ConnectionPool, entry: Entry) -> None:

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._returning import clean, tidy
 from .drivers._statements import CHANGED, NOTHING, REMEMBERED, SPOILT, leaves, remembered
 from .drivers._watched import is_watched, watched
 from .drivers.base import IDLE, INTRANS, bare
 
-if TYPE_CHECKING:
-    from .pool import ConnectionPool
-
-__all__ = ["SessionWatch", "clean_session"]
+__all__ = ["SessionWatch"]
 
 # What the server reports of a session whenever it changes; older servers know some of it. Not
 # `in_hot_standby`, which changes by itself, and not `scram_iterations`, which no query sees.
@@ -180,18 +176,3 @@ class SessionWatch:
             names = _REPORTED if self._by_method else tuple(name.encode() for name in _REPORTED)
             self._names = tuple(name for name in names if status(name) is not None)
         return tuple(map(status, self._names))
-
-
-def clean_session(pool: ConnectionPool, conn: Any, watch: SessionWatch) -> bool:
-    """Make the session of a lent connection as it was when it was opened.
-
-    The connection is not in a transaction. Returns False if that did not succeed, or cannot: then
-    it is of no further use. Bounded by `ping_timeout`; raises nothing.
-    """
-    entry = pool._in_use.get(id(conn))
-    return (
-        entry is not None
-        and not watch.spoilt(conn)
-        and tidy(pool, entry, conn)
-        and clean(pool, entry, conn, "discard")
-    )

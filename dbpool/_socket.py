@@ -13,10 +13,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .drivers.base import Driver
+from typing import Any, Protocol
 
 __all__ = ["ALIVE", "DEAD", "SUSPECT", "Poll", "look", "overlay", "poller", "sever", "sever_of"]
 
@@ -31,6 +28,13 @@ _HANG_UP = (
     | getattr(select, "POLLNVAL", 32)
     | getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere a half-closed socket is only readable
 )
+
+
+class Numbering(Protocol):
+    """What tells the descriptor of a connection: a driver."""
+
+    def fileno(self, conn: Any) -> int | None:
+        """Return it, None where there is no socket."""
 
 
 def poller(fd: int) -> Poll:
@@ -94,7 +98,7 @@ def sever(fd: int) -> None:
         pass
 
 
-def sever_of(driver: Driver, conn: Any) -> None:
+def sever_of(driver: Numbering, conn: Any) -> None:
     """Shut down the socket of a connection that is somebody else's, and may close at any moment.
 
     A descriptor is looked up, duplicated and looked up again: if it is still the connection's, then

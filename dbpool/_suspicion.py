@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _lease, _socket, _validation
+from . import _sweep
 from ._clock import monotonic
-from ._entry import NEVER
+from ._closing import expire
 from ._keeper import keeper
-from .drivers.base import LOST, UNKNOWN
+from ._trust import distrust, ends_session
+from .drivers.base import LOST
 
 if TYPE_CHECKING:
-    from ._entry import Entry
     from .pool import ConnectionPool
 
-__all__ = ["distrust", "is_dead", "report", "suspect"]
+__all__ = ["report", "suspect"]
 
 
 def suspect(pool: ConnectionPool) -> None:
@@ -23,25 +23,7 @@ def suspect(pool: ConnectionPool) -> None:
     if pool._background:
         keeper.schedule(pool, 0.0)
     else:
-        _validation.sweep(pool, monotonic())
-
-
-def distrust(pool: ConnectionPool) -> None:
-    """Have each open connection pinged before it is lent next, those that are lent now included."""
-    pool.doubted()
-    with pool._lock:
-        for entry in list(pool._entries):
-            # In this order: a return writes the other two, if it does, and then reads this one.
-            entry.proved_at = NEVER  # a ping is due
-            entry.doubt()  # at the next hand-out
-
-
-def is_dead(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
-    """Return whether a connection that came back is one whose server has gone; no round trip."""
-    if pool._driver.transaction_status(conn) == UNKNOWN:
-        return pool._driver.how_closed(conn) == LOST  # else its borrower has closed it
-    # psycopg2 calls itself open and idle after an immediate restart over a unix socket.
-    return _socket.look(entry.poll) == _socket.DEAD
+        _sweep.sweep(pool, monotonic())
 
 
 def report(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
@@ -50,14 +32,14 @@ def report(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
     if entry is not None and entry() is not conn:
         entry = None
     try:
-        if not _lease.ends_session(pool, conn, error):
+        if not ends_session(pool, conn, error):
             return False
     except Exception:
         if entry is not None:
             raise
         return False  # what is nobody's may be no connection at all
     if entry is not None:
-        _ending.expire(entry, "broken")
+        expire(entry, "broken")
     if pool._driver.how_closed(conn) == LOST:  # else it says nothing of the others
         suspect(pool)
     return True

@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _ending, _process, _socket, _threads
+from . import _closing, _process, _socket, _threads
 from ._keeper import keeper
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class UseLimit:
         conn = self._lent(pool, loan)
         if conn is None:
             return
-        _ending.expire(loan[0], "max_use")
+        _closing.expire(loan[0], "max_use")
         if self._lent(pool, loan) is None:
             return  # returned meanwhile, and perhaps lent again: from now on it is not
         ask = pool._driver.canceller(conn) if _has_place() else None

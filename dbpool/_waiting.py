@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 from . import _growth
 from ._clock import monotonic
 from ._ending import find_lost, reclaim
-from ._handover import CLOSED, FREE_THREADED, dequeue, offer, settle
-from ._refusal import GONE, refusal
+from ._handover import FREE_THREADED, dequeue, offer, settle
+from ._refusal import refusal
+from ._waiter import CLOSED, Waiter
 from .errors import PoolClosed, TooManyRequests
 
 if TYPE_CHECKING:
@@ -20,47 +20,12 @@ if TYPE_CHECKING:
     from ._entry import Held
     from .pool import ConnectionPool
 
-__all__ = ["Waiter", "nap", "wait_for_connection"]
+__all__ = ["nap", "wait_for_connection"]
 
 SOON = 0.02  # seconds that one who asks a full pool waits before it sees to anything
 BELT = 0.5  # seconds after which a waiter looks for itself what nobody told it
 COLLECT_EVERY = 10.0  # seconds between two garbage collections that waiters ask for
 _collected_at = 0.0
-
-
-class Waiter:
-    """One caller in the queue. It is answered once: delivery, timeout and close cannot all win."""
-
-    __slots__ = ("_answer", "_lock", "since")
-
-    def __init__(self, now: float) -> None:
-        # A lock taken at birth is the cheapest thing to sleep on (an Event costs 36 times as
-        # much). threading.Lock is looked up now, so that a late monkey-patch is honoured.
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self._answer: dict[int, Any] = {}
-        self.since = now
-
-    def deliver(self, answer: Any) -> bool:
-        """Answer, from any thread. False if somebody (or the waiter itself) was first."""
-        # setdefault is one atomic step: it decides who wins.
-        if self._answer.setdefault(0, answer) is not answer:
-            return False
-        try:
-            self._lock.release()
-        except RuntimeError:  # two who close the pool bring the same answer
-            pass
-        return True
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep until answered, at most `seconds`; True if answered."""
-        if seconds > 0 and not self._answer:
-            self._lock.acquire(True, seconds)  # a keyword would cost as much as the lock
-        return 0 in self._answer
-
-    def withdraw(self) -> Any:
-        """Stop waiting. Return the answer that came first, else GONE."""
-        return self._answer.setdefault(0, GONE)
 
 
 def wait_for_connection(

@@ -265,7 +265,8 @@ def _described(
     checks: dict[str, list[dict[str, Any]]] = {}
     for name, verdict in verdicts.items():
         pool = pools[name]
-        good = pool._prober.good if pool._prober is not None else None
+        prober: Any = pool._prober
+        good = prober.good if prober is not None else None
         checks |= _detail.described(name, pool, verdict, good)
     return _detail.document(worst.status, checks)
 

@@ -11,32 +11,33 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import (
     _audit,
     _ending,
+    _fill,
     _fork,
     _handover,
     _lifecycle,
     _returning,
     _suspicion,
-    _validation,
+    _sweep,
     drivers,
     options,
     stats,
 )
 from ._acquiring import acquire, look_again
 from ._admission import Admission
+from ._backoff import Backoff
 from ._clock import monotonic
-from ._close_returns import ReturningLease
 from ._connecting import Attempt
+from ._counters import Totals
 from ._entry import Entry, Held
 from ._frames import forget_locals
-from ._growth import Backoff
 from ._handover import FREE_THREADED
 from ._keeper import keeper
-from ._lease import Lease
+from ._lease import Lease, ReturningLease
 from ._process import notices_forks, start_anew, unforked
 from ._state import Reach
 from ._use_limit import UseLimit
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
     from typing_extensions import Unpack
 
-    from ._prober import Prober
-    from ._waiting import Waiter
+    from ._waiter import Waiter
     from .drivers.base import Driver
     from .options import PoolOptions
 
@@ -84,6 +84,13 @@ else:
 
         __slots__ = ()
         __class_getitem__ = classmethod(GenericAlias)
+
+
+class Attached(Protocol):
+    """What is closed with the pool: the prober of its health check."""
+
+    def close(self) -> None:
+        """Close what it has open; it may be used again."""
 
 
 class ConnectionPool(_Typed[Conn]):
@@ -170,7 +177,7 @@ class ConnectionPool(_Typed[Conn]):
         self._state = "new"
         self._last_host: Any = None  # the one that served last, where there are several
         self._address: Any = None  # of the last connect, as the driver has it
-        self._prober: Prober | None = None  # made by the first health check
+        self._prober: Attached | None = None  # made by the first health check
         self._clear()
         self._admission: Admission | None = None
         if values["admission"] == "codel":
@@ -198,7 +205,7 @@ class ConnectionPool(_Typed[Conn]):
         self._in_use: dict[int, Entry] = {}  # by id of the connection
         self._waiters: deque[Any] = deque()  # of Waiter, and CLOSED at the end
         self._inherited: dict[int, Any] = {}  # connections of a parent process, kept from harm
-        self._totals = stats.Totals()
+        self._totals = Totals()
         self._popped: dict[str, Any] = {}
         self._backoff = Backoff()
         self._reach = Reach()
@@ -352,7 +359,7 @@ class ConnectionPool(_Typed[Conn]):
         Raises PoolTimeout (and closes the pool) if that takes longer; ConnectFailed where waiting
         cannot help; PoolClosed.
         """
-        _lifecycle.wait(self, timeout)
+        _fill.wait(self, timeout)
 
     @notices_forks
     def close(self, timeout: float = 5.0) -> None:
@@ -500,7 +507,7 @@ class ConnectionPool(_Typed[Conn]):
     # -- small things that the rooms of the pool share
 
     def _upkeep(self, now: float) -> float:
-        return _validation.upkeep(self, now)
+        return _sweep.upkeep(self, now)
 
     def _find_lost(self) -> None:
         _ending.find_lost(self)

@@ -7,9 +7,8 @@ import weakref
 from typing import Any
 
 from dbpool import ConnectionPool
-from dbpool._keeper import Guard
-from dbpool._lease import roll_back
-from dbpool._session import clean_session
+from dbpool._cleaning import clean_session, roll_back
+from dbpool._time_limit import Guard
 from dbpool.drivers.base import IDLE
 
 from ._opener import Opener

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
+from dbpool._cleaning import clean_session, roll_back
 from dbpool._clock import monotonic
-from dbpool._lease import check, roll_back
-from dbpool._session import clean_session
+from dbpool._lease import check
 from dbpool.drivers.base import ACTIVE, IDLE, INTRANS
 
 from . import _dialect

@@ -15,7 +15,7 @@ from psycopg2 import extensions
 
 from .. import _socket
 from .._clock import monotonic
-from .._keeper import Guard
+from .._time_limit import Guard
 from . import _hosts
 
 if TYPE_CHECKING:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from .._process import start_anew, unforked
 from ._bare import bare
 from ._statements import REMEMBERED, remembered
 
-if TYPE_CHECKING:
-    from .._session import SessionWatch
-
-__all__ = ["Watched", "is_watched", "statement_of", "watched"]
+__all__ = ["Watch", "Watched", "is_watched", "statement_of", "watched"]
 
 # The drivers' methods that take a statement, and what they call it.
 _STATEMENTS = {
@@ -28,6 +25,19 @@ _STATEMENTS = {
     "copy_expert": "sql",
     "stream": "query",
 }
+
+
+class Watch(Protocol):
+    """What is told of statements: the pool's `SessionWatch`."""
+
+    def saw(self, conn: Any, sql: Any, cursor: Any = None) -> None:
+        """A statement is about to be sent."""
+
+    def holds(self, conn: Any, name: str) -> None:
+        """A cursor WITH HOLD is being opened."""
+
+    def closes(self, conn: Any, cursor: Any, close: Callable[[], object]) -> None:
+        """Call what closes a cursor with a name."""
 
 
 class Watched:
@@ -54,7 +64,7 @@ def statement_of(method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return args[0] if args else kwargs.get(keyword, "")
 
 
-def watched(base: Any, watch: SessionWatch) -> Any:
+def watched(base: Any, watch: Watch) -> Any:
     """Return a subclass of a class of cursors that reports to `watch`.
 
     None is psycopg2's own class. A factory that is no class is returned as it is: nothing is known
@@ -105,7 +115,7 @@ def watched(base: Any, watch: SessionWatch) -> Any:
     return WatchedCursor
 
 
-def _reporting(method: Any, name: str, watch: SessionWatch) -> Any:
+def _reporting(method: Any, name: str, watch: Watch) -> Any:
     @functools.wraps(method)
     def reporting(self: Any, *args: Any, **kwargs: Any) -> Any:
         unforked or start_anew()
@@ -115,7 +125,7 @@ def _reporting(method: Any, name: str, watch: SessionWatch) -> Any:
     return reporting
 
 
-def _psycopg2s_execute(extensions: Any, watch: SessionWatch) -> Any:
+def _psycopg2s_execute(extensions: Any, watch: Watch) -> Any:
     """Return the method for psycopg2's own cursors: at each statement one call, and not three."""
     from ._in_step import BEGIN, catch_up
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from .. import _socket
 from ._bare import bare
 
 __all__ = [
@@ -188,6 +189,21 @@ class Driver(ABC):
     def canceller(self, conn: Any) -> Callable[[], None] | None:
         """Return what ends the statement that runs there, for another thread to call, or None."""
         return None
+
+    def cut_off(self, conn: Any) -> bool:
+        """End what the connection waits for, from another thread. True: it may be needed again.
+
+        A socket is shut down. SQLite has none: the statement that runs is cancelled.
+        """
+        if self.fileno(conn) is not None:
+            # The call inside may close it at any moment, and its number be somebody else's.
+            _socket.sever_of(self, conn)
+        elif self.transaction_status(conn) != UNKNOWN:  # open, without a socket
+            cancel = self.canceller(conn)
+            if cancel is not None:
+                cancel()
+                return True
+        return False
 
     def pool_closed(self) -> None:  # noqa: B027
         """Let go of what is kept for as long as the pool lives: it has closed."""

@@ -119,6 +119,10 @@ class WrappedDriver(Driver):
         """Return what ends the statement that runs there, for another thread to call, or None."""
         return self._driver.canceller(conn)
 
+    def cut_off(self, conn: Any) -> bool:
+        """As in `Driver`."""
+        return self._driver.cut_off(conn)
+
     def pool_closed(self) -> None:
         """Let go of what is kept for as long as the pool lives: it has closed."""
         self._driver.pool_closed()

@@ -19,6 +19,7 @@ import pytest
 
 import dbpool
 from dbpool import ConnectionPool
+from dbpool.drivers.base import Driver
 from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
@@ -227,6 +228,8 @@ class Server:
     def __init__(self, fd: int) -> None:
         self._driver = self
         self._fd = fd
+
+    cut_off = Driver.cut_off  # type: ignore[assignment]
 
     def fileno(self, conn: Any) -> int:
         return self._fd

@@ -13,6 +13,7 @@ import psycopg2
 import pytest
 
 from dbpool import PoolTimeout
+from dbpool.drivers.base import Driver
 from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
@@ -114,6 +115,7 @@ def test_a_deadline_cuts_no_socket_that_took_the_number_of_its_own() -> None:
         _driver: Any
         _background = True
         _open = True
+        cut_off = Driver.cut_off  # type: ignore[assignment]
 
         def __init__(self) -> None:
             self._driver = self

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from dbpool import (
     ConnectionPool,
     _answer,
+    _closing,
     _connecting,
     _ending,
     _failing,
+    _fill,
     _fork,
     _fork_gate,
     _growth,
@@ -35,22 +37,24 @@ from dbpool import (
     _socket,
     _state,
     _stuck,
-    _suspicion,
+    _sweep,
     _threads,
+    _time_limit,
+    _trust,
     _use_limit,
     _validation,
+    _waiter,
     _waiting,
 )
 from dbpool import pool as _pool_module
 from dbpool._admission import CoDel as CoDel
+from dbpool._backoff import Backoff as Backoff
 from dbpool._clock import monotonic as monotonic
 from dbpool._connecting import Attempt as Attempt
 from dbpool._entry import NEVER as NEVER
 from dbpool._entry import Entry as Entry
 from dbpool._failing import Failure as Failure
 from dbpool._fork_gate import NoFork as NoFork
-from dbpool._growth import Backoff as Backoff
-from dbpool._handover import CLOSED as CLOSED
 from dbpool._handover import FREE_THREADED as FREE_THREADED
 from dbpool._keeper import keeper as scheduler
 from dbpool._probe import Spare as Spare
@@ -66,8 +70,9 @@ from dbpool._state import Reach as Outage
 from dbpool._verdict import Limits as Limits
 from dbpool._verdict import Verdict as Verdict
 from dbpool._verdict import judge as judge
-from dbpool._waiting import GONE as GONE
-from dbpool._waiting import Waiter as Waiter
+from dbpool._waiter import CLOSED as CLOSED
+from dbpool._waiter import GONE as GONE
+from dbpool._waiter import Waiter as Waiter
 from dbpool.drivers import _hosts, _postgres
 from dbpool.drivers._statements import SPOILT as SPOILT
 from dbpool.drivers._statements import leaves as leaves
@@ -77,15 +82,15 @@ if TYPE_CHECKING:
     import pytest
 
     from dbpool._admission import Admission
+    from dbpool._counters import Totals
     from dbpool._entry import Held
     from dbpool._prober import Prober
     from dbpool._use_limit import UseLimit
     from dbpool.errors import PoolError
     from dbpool.health import HealthCheck
-    from dbpool.stats import Totals
 
 # Under the names that the field has for them.
-TimeLimit = _keeper.Guard
+TimeLimit = _time_limit.Guard
 Scheduler = _keeper.Keeper
 ProbeResult = _probe.Finding
 Probe = _prober.Flight
@@ -165,12 +170,12 @@ start_connectors = _growth.start_connectors
 wanted = _growth._wanted
 next_try = _stuck.next_try
 
-close_connection = _ending.close
+close_connection = _closing.close
 reclaim = _ending.reclaim
-mark_all_untrusted = _suspicion.distrust
-sweep = _validation.sweep
+mark_all_untrusted = _trust.distrust
+sweep = _sweep.sweep
 usable = _validation.usable
-next_upkeep = _validation.upkeep
+next_upkeep = _sweep.upkeep
 offer = _handover.offer
 close_pool = _lifecycle.close
 
@@ -253,7 +258,7 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "SCHEDULER_LATE": (_keeper, "_STARVED"),
     "SPARE_IDLE": (_prober, "SPARE_IDLE"),
     "STUCK_LONGER": (_stuck, "LONGER"),
-    "SWEEP_EVERY": (_validation, "LOOK_EVERY"),
+    "SWEEP_EVERY": (_sweep, "LOOK_EVERY"),
     # state of the process
     "collected_at": (_waiting, "_collected_at"),
     "exiting": (_threads, "_ended"),
@@ -264,12 +269,12 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "answer_all": (_handover, "answer_all"),
     "close_pool": (_lifecycle, "close"),
     "collect_garbage": (_waiting, "_collect"),
-    "fill_nap": (_lifecycle, "nap"),
+    "fill_nap": (_fill, "nap"),
     "fork_sleep": (_fork_gate, "sleep"),
     "grow": (_growth, "grow"),
     "judge": (_prober, "judge"),
     "look": (_socket, "look"),
-    "mark_for_closing": (_ending, "expire"),
+    "mark_for_closing": (_closing, "expire"),
     "match": (_handover, "settle"),
     "match_for_a_waiter": (_waiting, "settle"),
     "nap": (_waiting, "nap"),
@@ -277,7 +282,7 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "offer_again": (_waiting, "offer"),
     "probe_clock": (_probe, "monotonic"),
     "retire_returned": (_returning, "retire"),
-    "sweep": (_validation, "sweep"),
+    "sweep": (_sweep, "sweep"),
     "usable": (_validation, "usable"),
     # classes and their methods, and modules that are looked up at use
     "ConnectionPool.clear": (ConnectionPool, "_clear"),
@@ -293,7 +298,7 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "Waiter.withdraw": (Waiter, "withdraw"),
     "pool.deque": (_pool_module, "deque"),
     "pool.threading": (_pool_module, "threading"),
-    "waiting.threading": (_waiting, "threading"),
+    "waiting.threading": (_waiter, "threading"),
 }
 
 
