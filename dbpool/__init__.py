@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._deadline import deadline
+from ._runtime.deadline import deadline
 from .errors import (
     CommitUnknown,
     ConnectFailed,

@@ -13,34 +13,26 @@ from threading import get_ident
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from . import (
-    _audit,
-    _ending,
-    _fill,
-    _fork,
-    _handover,
-    _lifecycle,
-    _returning,
-    _suspicion,
-    _sweep,
-    drivers,
-    options,
-    stats,
-)
-from ._acquiring import acquire, look_again
-from ._admission import Admission
-from ._backoff import Backoff
-from ._clock import monotonic
-from ._connecting import Attempt
-from ._counters import Totals
-from ._entry import Entry, Held
-from ._frames import forget_locals
-from ._handover import FREE_THREADED
-from ._keeper import keeper
-from ._lease import Lease, ReturningLease
-from ._process import notices_forks, start_anew, unforked
-from ._state import Reach
-from ._use_limit import UseLimit
+from . import drivers, options, stats
+from ._connect import retire
+from ._connect.backoff import Backoff
+from ._connect.connector import Attempt
+from ._connect.outage import Reach
+from ._lend import fill, give_back
+from ._lend.acquire import acquire, look_again
+from ._lend.loan import Lease, ReturningLease
+from ._runtime import forks
+from ._runtime.clock import monotonic
+from ._runtime.frames import forget_locals
+from ._runtime.process import notices_forks, start_anew, unforked
+from ._runtime.scheduler import keeper
+from ._store import audit, handoff
+from ._store.admission import Admission
+from ._store.counters import Totals
+from ._store.entry import Entry, Held
+from ._store.handoff import FREE_THREADED
+from ._upkeep import lifecycle, recheck, sweep
+from ._upkeep.max_use import UseLimit
 from .drivers.base import IDLE
 from .errors import PoolClosed, PoolError, for_driver
 
@@ -50,7 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
     from typing_extensions import Unpack
 
-    from ._waiter import Waiter
+    from ._store.waiter import Waiter
     from .drivers.base import Driver
     from .options import PoolOptions
 
@@ -187,7 +179,7 @@ class ConnectionPool(_Typed[Conn]):
         max_use = values["max_use"]
         self._use_limit = None if max_use is None else UseLimit(self, max_use)
         unforked or start_anew()  # it is not the parent's, as all are that are known by now
-        _fork.watch(self)
+        forks.watch(self)
         if values["open"]:
             self.open()
 
@@ -275,19 +267,19 @@ class ConnectionPool(_Typed[Conn]):
             or entry.holder != get_ident()
             or self._reset is not None
         ):
-            if not _returning.accept(self, entry, conn, close):
+            if not give_back.accept(self, entry, conn, close):
                 return
             now = monotonic()
         if now >= entry.renew_at and not entry.renew(now, self._validate_after):
-            _ending.retire(self, (conn, entry), entry.why)
+            retire.retire(self, (conn, entry), entry.why)
             return
         waiters = self._waiters
         if waiters:
-            _handover.offer(self, (conn, entry))
+            handoff.offer(self, (conn, entry))
             return
         self._idle.append((conn, entry))
         if waiters or FREE_THREADED:
-            _handover.settle(self)
+            handoff.settle(self)
 
     def connection(self, timeout: float | None = None) -> Lease:
         """Return a context manager: a connection, committed at the end, rolled back on an error.
@@ -320,7 +312,7 @@ class ConnectionPool(_Typed[Conn]):
     def _refuse(self, conn: Any, entry: Any) -> None:
         """Answer a return that is none."""
         if entry is not _NOT_LENT:  # a dropped connection had the id that this stranger has now
-            _ending.find_lost(self)
+            retire.find_lost(self)
         if self._inherited.pop(id(conn), None) is not None:
             return  # lent before a fork: the parent's, and cut off from it already
         raise ValueError(
@@ -359,7 +351,7 @@ class ConnectionPool(_Typed[Conn]):
         Raises PoolTimeout (and closes the pool) if that takes longer; ConnectFailed where waiting
         cannot help; PoolClosed.
         """
-        _fill.wait(self, timeout)
+        fill.wait(self, timeout)
 
     @notices_forks
     def close(self, timeout: float = 5.0) -> None:
@@ -368,12 +360,12 @@ class ConnectionPool(_Typed[Conn]):
         What is lent closes when it comes back. Harmless if it is closed.
         Arguments: `timeout`, seconds to wait for connects that are under way; 0 does not wait.
         """
-        _lifecycle.close(self, timeout)
+        lifecycle.close(self, timeout)
 
     @notices_forks
     def drain(self) -> None:
         """Renew all connections: idle ones close now, lent ones when they come back."""
-        _lifecycle.drain(self)
+        lifecycle.drain(self)
 
     @notices_forks
     def resize(self, min_size: int, max_size: int | None = None) -> None:
@@ -382,7 +374,7 @@ class ConnectionPool(_Typed[Conn]):
         Arguments: as in the constructor. Raises ValueError for impossible sizes, and for a
         min_size alone that is below max_size: to psycopg_pool that is a max_size, too.
         """
-        _lifecycle.resize(self, *options.new_sizes(min_size, max_size, self.max_size))
+        lifecycle.resize(self, *options.new_sizes(min_size, max_size, self.max_size))
 
     @notices_forks
     def pause(self, wait: float = 0.0) -> bool:
@@ -393,12 +385,12 @@ class ConnectionPool(_Typed[Conn]):
         Arguments: `wait`, seconds to wait for what is lent and for connects under way.
         Returns whether nothing is open any more. Raises PoolClosed if the pool is not open.
         """
-        return _lifecycle.pause(self, wait)
+        return lifecycle.pause(self, wait)
 
     @notices_forks
     def resume(self) -> None:
         """Lend again, after `pause`: connecting begins with one at a time. Harmless otherwise."""
-        _lifecycle.resume(self)
+        lifecycle.resume(self)
 
     @notices_forks
     def check(self) -> None:
@@ -407,7 +399,7 @@ class ConnectionPool(_Typed[Conn]):
         Takes up to ping_timeout for each that does not. Connecting, if it was given up after
         reconnect_timeout, goes on.
         """
-        _lifecycle.check(self)
+        lifecycle.check(self)
 
     @property
     def closed(self) -> bool:
@@ -502,24 +494,24 @@ class ConnectionPool(_Typed[Conn]):
         before it is lent next. `connection()` reports by itself.
         Returns whether the session is over. Never raises for a connection that is not lent.
         """
-        return _suspicion.report(self, conn, error)
+        return recheck.report(self, conn, error)
 
     # -- small things that the rooms of the pool share
 
     def _upkeep(self, now: float) -> float:
-        return _sweep.upkeep(self, now)
+        return sweep.upkeep(self, now)
 
     def _find_lost(self) -> None:
-        _ending.find_lost(self)
+        retire.find_lost(self)
 
     def _start_in_child(self) -> None:
-        _lifecycle.start_in_child(self)
+        lifecycle.start_in_child(self)
 
     def _at_exit(self) -> None:
-        _lifecycle.at_exit(self)
+        lifecycle.at_exit(self)
 
     def _audit(self) -> None:
-        _audit.audit(self)
+        audit.audit(self)
 
     def _attempts(self, *, arrived: bool = False) -> list[Attempt]:
         """Return the connects under way; one whose thread died of an exception is none.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import _handover
-from ._clock import monotonic
-from ._counters import BOUNDS, bucket, histogram, plus
+from ._runtime.clock import monotonic
+from ._store import handoff
+from ._store.counters import BOUNDS, bucket, histogram, plus
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
@@ -69,7 +69,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             "timeouts_down": total.down,
             "requests_shed": total.shed,
             "rescues": total.rescues,
-            "oldest_wait": _handover.oldest_wait(pool, now),
+            "oldest_wait": handoff.oldest_wait(pool, now),
             "oldest_use": max((now - since for since in lent), default=0.0),
             "wait_time": histogram([max(0, uses - sum(waits[1:])), *waits[1:]], waited),
             "use_time": histogram([max(0, uses - len(lent) - sum(slow[1:])), *slow[1:]], used),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends import utils
 from django.db.backends.postgresql import base
 
-from dbpool._process import start_anew, unforked
+from dbpool._runtime.process import start_anew, unforked
 from dbpool.drivers._watched import is_watched, statement_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dbpool import _socket, options
-from dbpool._clock import monotonic
+from dbpool import options
+from dbpool._runtime import sockets as _socket
+from dbpool._runtime.clock import monotonic
 
 from . import _environment, _settings
 

@@ -7,8 +7,8 @@ import weakref
 from typing import Any
 
 from dbpool import ConnectionPool
-from dbpool._cleaning import clean_session, roll_back
-from dbpool._time_limit import Guard
+from dbpool._runtime.time_limit import Guard
+from dbpool._upkeep.cleaning import clean_session, roll_back
 from dbpool.drivers.base import IDLE
 
 from ._opener import Opener

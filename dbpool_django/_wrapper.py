@@ -16,9 +16,9 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from dbpool import ConnectionPool, PoolClosed
-from dbpool._clock import monotonic
-from dbpool._frames import forget_locals
-from dbpool._process import start_anew, unforked
+from dbpool._runtime.clock import monotonic
+from dbpool._runtime.frames import forget_locals
+from dbpool._runtime.process import start_anew, unforked
 
 from . import _requests, _settings, pools
 from ._closed import ClosedConnection

@@ -19,7 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from dbpool import _fork
+from dbpool._runtime import forks as _fork
 from dbpool.health import HealthCheck
 
 from ._dispatch import GetResponse, Middleware

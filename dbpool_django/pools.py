@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
-from dbpool import ConnectionPool, _fork
-from dbpool._process import start_anew, unforked
+from dbpool import ConnectionPool
+from dbpool._runtime import forks as _fork
+from dbpool._runtime.process import start_anew, unforked
 
 from . import _settings
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
 
     from dbpool import ConnectionPool
-    from dbpool._session import SessionWatch
+    from dbpool._upkeep.session import SessionWatch
 
     from ._isolation import Isolation
 

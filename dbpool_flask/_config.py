@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dbpool import ConnectionPool, drivers
-from dbpool._session import SessionWatch
 from dbpool._shown import any_of, shown
+from dbpool._upkeep.session import SessionWatch
 from dbpool.health import SETTINGS
 from dbpool.options import OPTIONS, nearest, unknown
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from dbpool._frames import forget_locals
-from dbpool._wsgi import HealthEndpoint
+from dbpool._runtime.frames import forget_locals
 from dbpool.health import HealthCheck
+from dbpool.health.wsgi import HealthEndpoint
 
 from . import _config
 from ._app import AppState

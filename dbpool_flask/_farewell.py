@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dbpool._keeper import keeper
+from dbpool._runtime.scheduler import keeper
 
 if TYPE_CHECKING:
     from flask import Flask

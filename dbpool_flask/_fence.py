@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from dbpool._left_early import left_early
-from dbpool._process import start_anew, unforked
+from dbpool._lend.left_early import left_early
+from dbpool._runtime.process import start_anew, unforked
 from dbpool.drivers._watched import statement_of
 from dbpool.drivers.base import bare
 

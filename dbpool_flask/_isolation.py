@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
-from dbpool._cleaning import clean_session, roll_back
-from dbpool._clock import monotonic
-from dbpool._lease import check
+from dbpool._lend.loan import check
+from dbpool._runtime.clock import monotonic
+from dbpool._upkeep.cleaning import clean_session, roll_back
 from dbpool.drivers.base import ACTIVE, IDLE, INTRANS
 
 from . import _dialect
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dbpool import ConnectionPool
-    from dbpool._session import SessionWatch
+    from dbpool._upkeep.session import SessionWatch
 
     from ._context import Owner
 

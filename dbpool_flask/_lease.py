@@ -7,11 +7,11 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from dbpool import TransactionAborted
-from dbpool._cleaning import clean_session, roll_back
-from dbpool._lease import check, commit_checked
-from dbpool._process import start_anew, unforked
-from dbpool._session import SessionWatch
-from dbpool._time_limit import Guard
+from dbpool._lend.loan import check, commit_checked
+from dbpool._runtime.process import start_anew, unforked
+from dbpool._runtime.time_limit import Guard
+from dbpool._upkeep.cleaning import clean_session, roll_back
+from dbpool._upkeep.session import SessionWatch
 from dbpool.drivers.base import IDLE, INERROR, INTRANS
 
 from . import _dialect

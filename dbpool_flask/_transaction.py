@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbpool import TransactionAborted
-from dbpool._left_early import left_early
+from dbpool._lend.left_early import left_early
 from dbpool.drivers.base import IDLE, INERROR
 
 from ._errors import released

@@ -1,4 +1,8 @@
-"""Tests, benchmarks and the testproject reach what the core keeps to itself by one door."""
+"""The rooms of the core stand on each other, and what it keeps to itself has one door.
+
+Each room imports only rooms below it, annotations included, so that a reader of a file needs only
+the floors under it. Tests, benchmarks and the testproject reach private state by `inside` alone.
+"""
 
 from __future__ import annotations
 
@@ -97,12 +101,12 @@ def test_an_intrusion_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "test_it.py"
     for line in (
         "from dbpool import ConnectionPool, _growth",
-        "from dbpool._growth import grow",
+        "from dbpool._connect.growth import grow",
         "from dbpool.drivers import _postgres",
-        "import dbpool._growth",
+        "import dbpool._connect.growth",
         "def test(pool): pool._due = 1",
         "def test(site): assert not site.pool._in_use",
-        "def test(patch): patch.setattr('dbpool._waiting.SOON', 1)",
+        "def test(patch): patch.setattr('dbpool._lend.waiting.SOON', 1)",
     ):
         path.write_text(line)
         assert len(intrusions(path)) == 1, line
@@ -158,3 +162,116 @@ def test_a_name_that_is_read_elsewhere_is_seen() -> None:
     somewhere: Any = inside.fork_gate
     assert reads(somewhere, "MANY")
     assert not reads(somewhere, "annotations")
+
+
+# What a file imports lies on its own floor or below. The top is for what builds on the pool.
+FLOORS = (
+    ("options", "errors", "_shown", "_unknown", "_values"),
+    ("_runtime",),
+    ("drivers",),
+    ("_store",),
+    ("_connect",),
+    ("_upkeep",),
+    ("_lend",),
+    ("pool", "stats"),
+    ("health",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Files below the pool that are given all of it, by their annotations. No file joins them, and one
+# that no longer needs the pool leaves.
+WHOLE_POOL = {
+    "_connect/close_returns.py",
+    "_connect/connector.py",
+    "_connect/explained.py",
+    "_connect/failure.py",
+    "_connect/growth.py",
+    "_connect/mistakes.py",
+    "_connect/outage.py",
+    "_connect/replies.py",
+    "_connect/retire.py",
+    "_connect/role.py",
+    "_connect/server.py",
+    "_connect/stuck.py",
+    "_lend/acquire.py",
+    "_lend/fill.py",
+    "_lend/give_back.py",
+    "_lend/holders.py",
+    "_lend/loan.py",
+    "_lend/refusal.py",
+    "_lend/waiting.py",
+    "_runtime/forks.py",
+    "_runtime/time_limit.py",
+    "_store/admission.py",
+    "_store/audit.py",
+    "_store/closing.py",
+    "_store/entry.py",
+    "_store/handoff.py",
+    "_upkeep/cleaning.py",
+    "_upkeep/lifecycle.py",
+    "_upkeep/max_use.py",
+    "_upkeep/recheck.py",
+    "_upkeep/sweep.py",
+    "_upkeep/trust.py",
+    "_upkeep/usable.py",
+    "options.py",
+}
+
+
+def arrows(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield room and name of all that a file of the core imports from the core."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+        base = [part for part in base if part][1:]
+        for alias in node.names:
+            yield (base[0] if base else alias.name), alias.name
+
+
+def test_each_room_imports_only_rooms_below_it() -> None:
+    upwards, whole = [], set()
+    for path in SOURCES:
+        where = path.relative_to(ROOT / "dbpool")
+        room = where.with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        for target, name in arrows(path):
+            if FLOOR[target] <= FLOOR[room]:
+                continue
+            if (target, name) == ("pool", "ConnectionPool"):
+                whole.add(where.as_posix())
+            else:
+                upwards.append(f"{where} imports {name} of {target}")
+    assert not upwards, "\n".join(upwards)
+    assert whole == WHOLE_POOL
+
+
+def test_no_two_files_of_the_core_import_each_other_while_they_run() -> None:
+    """Within a room, too."""
+    needs: dict[str, set[str]] = {}
+    for path in SOURCES:
+        needs[_module(path)] = set(_at_run_time(path))
+    while leaves := {name for name, others in needs.items() if not others & needs.keys()}:
+        for name in leaves:
+            del needs[name]
+    assert not needs, f"in a circle, or above one: {sorted(needs)}"
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _at_run_time(path: Path) -> Iterator[str]:
+    """Yield the modules of the core that a file imports when it is imported."""
+    tree = ast.parse(path.read_text())
+    package = path.relative_to(ROOT).parts[:-1]
+    known = {_module(each) for each in SOURCES}
+    for node in tree.body:  # neither what is for annotations only nor what a function imports
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            name = ".".join(part for part in base if part)
+            for alias in node.names:
+                whole = f"{name}.{alias.name}"
+                yield whole if whole in known else name

@@ -14,7 +14,7 @@ def test_each_module_has_tests_that_are_there_or_is_left_out() -> None:
 def test_a_file_of_tests_that_is_not_there_and_a_module_that_is_missed_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name = "dbpool/_clock.py"
+    name = "dbpool/_runtime/clock.py"
     tests = {**files._TESTS, name: ("tests/core/test_", "none"), "dbpool/none.py": ("", "")}
     monkeypatch.setattr(files, "_TESTS", tests)
     assert files.mistakes_in_the_map() == [

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._shown import is_word
-from . import _options
+from ..drivers import _options
 
 __all__ = ["MALFORMED", "check_address", "check_kwargs", "check_text", "not_possible"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._shown import is_word, shown
-from . import _hosts
+from ..drivers import _hosts
 from .base import Mistake
 
 __all__ = ["mistake", "quotes"]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import extensions
 
-from .. import _socket
-from .._clock import monotonic
-from .._time_limit import Guard
-from . import _hosts
+from .._runtime import sockets
+from .._runtime.clock import monotonic
+from .._runtime.time_limit import Guard
+from ..drivers import _hosts
 
 if TYPE_CHECKING:
     from .base import Driver
@@ -96,7 +96,7 @@ class _Deadline(Guard):
         """Cut the connection; called by the keeper, who comes again for what is tried next."""
         self.fired = True
         self.cut = self._driver.host(self._conn)
-        _socket.sever_of(self._driver, self._conn)
+        sockets.sever_of(self._driver, self._conn)
         self.deadline = monotonic() + self._seconds
 
 

@@ -8,9 +8,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import _socket
+from .._runtime import sockets
 from .._shown import shown
-from . import _conninfo, _dry_run, _hosts, _options, _postgres
+from ..drivers import _conninfo, _dry_run, _hosts, _options, _postgres
 from .base import ACTIVE, BUGS, Driver, Mistake
 
 __all__ = ["LibpqDriver"]
@@ -170,10 +170,10 @@ class LibpqDriver(Driver):
         if conn.closed:
             return True
         fd = self.fileno(conn)
-        seen = _socket.DEAD if fd is None else _socket.look(_socket.poller(fd))
-        if seen == _socket.DEAD:
+        seen = sockets.DEAD if fd is None else sockets.look(sockets.poller(fd))
+        if seen == sockets.DEAD:
             return True
         sqlstate = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
         return _postgres.is_disconnect(sqlstate) and (
-            seen != _socket.ALIVE or self.transaction_status(conn) == ACTIVE
+            seen != sockets.ALIVE or self.transaction_status(conn) == ACTIVE
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from . import _hosts, _service
+from ..drivers import _hosts, _service
 from .base import MISCONFIGURED
 
 __all__ = [

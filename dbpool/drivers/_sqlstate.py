@@ -13,7 +13,7 @@ import re
 import selectors
 from collections.abc import Callable
 
-from .._clock import monotonic
+from .._runtime.clock import monotonic
 
 __all__ = ["READING", "SECONDS", "WRITING", "refusal"]
 

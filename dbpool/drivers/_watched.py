@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from .._process import start_anew, unforked
+from .._runtime.process import start_anew, unforked
 from ._bare import bare
 from ._statements import REMEMBERED, remembered
 

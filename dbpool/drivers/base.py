@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .. import _socket
+from .._runtime import sockets
 from ._bare import bare
 
 __all__ = [
@@ -197,7 +197,7 @@ class Driver(ABC):
         """
         if self.fileno(conn) is not None:
             # The call inside may close it at any moment, and its number be somebody else's.
-            _socket.sever_of(self, conn)
+            sockets.sever_of(self, conn)
         elif self.transaction_status(conn) != UNKNOWN:  # open, without a socket
             cancel = self.canceller(conn)
             if cancel is not None:

@@ -12,8 +12,8 @@ from psycopg import conninfo as _conninfo
 from psycopg import pq, rows
 from psycopg.pq.misc import find_libpq_full_path
 
-from .. import _socket
-from . import _cancel, _postgres, _sqlstate
+from .._runtime import sockets
+from ..drivers import _cancel, _postgres, _sqlstate
 from ._conninfo import MALFORMED
 from ._libpq import LibpqDriver
 from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, UNKNOWN, bare
@@ -176,7 +176,7 @@ class PsycopgDriver(LibpqDriver):
         try:
             if conn.pgconn.transaction_status == ACTIVE:
                 # Whoever waits in it wakes now, and not on the descriptor's next owner.
-                _socket.sever(conn.pgconn.socket)
+                sockets.sever(conn.pgconn.socket)
             conn._pool = None
             conn.close()
         except psycopg.Error:

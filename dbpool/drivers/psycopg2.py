@@ -9,20 +9,13 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from .. import _socket
-from . import _cancel, _postgres, _sqlstate
+from .._runtime import sockets
+from ..drivers import _cancel, _postgres, _sqlstate
 from ._conninfo import MALFORMED
 from ._green import Making
 from ._in_step import InStepCursor, catch_up, connection_class, is_behind
 from ._libpq import LibpqDriver
-from ._tracking import (
-    CLOSED_IDLE,
-    UNTRACKED,
-    TrackedConnection,
-    marks_of,
-    replace_close,
-    unchanged,
-)
+from ._tracking import CLOSED_IDLE, UNTRACKED, TrackedConnection, marks_of, replace_close, unchanged
 from .base import ACTIVE, CLOSED, CLOSED_IN_TRANSACTION, IDLE, LOST, bare
 
 __all__ = ["Psycopg2Driver"]
@@ -159,7 +152,7 @@ class Psycopg2Driver(LibpqDriver):
         """
         try:
             if conn.get_transaction_status() == ACTIVE:
-                _socket.sever(conn.fileno())
+                sockets.sever(conn.fileno())
             conn.close()
         except psycopg2.Error:
             pass

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import _sqlite
+from ..drivers import _sqlite
 from .base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INTRANS, LOST, UNKNOWN, Driver, bare
 
 __all__ = ["Sqlite3Driver"]

@@ -552,8 +552,8 @@ class Old(mmap.mmap):
     def madvise(self, *args):
         raise OSError(22, "Invalid argument")
 mmap.mmap = Old
-import dbpool._process
-assert not isinstance(dbpool._process.unforked, __import__("ctypes").c_bool)
+import dbpool._runtime.process
+assert not isinstance(dbpool._runtime.process.unforked, __import__("ctypes").c_bool)
 """
     ending = "assert not set(pids()) & set(mine); sys.exit()"
     expect_a_fine_parent("-c", old_kernel + PROGRAM, postgres.dsn(), DRIVER, ending)

@@ -161,4 +161,4 @@ def test_no_module_of_ours_asks_the_clock_that_freezegun_moves() -> None:
         for path in (root / package).rglob("*.py")
         if moved.search(path.read_text())
     ]
-    assert asking == [], "take monotonic from dbpool._clock"
+    assert asking == [], "take monotonic from dbpool._runtime.clock"

@@ -161,7 +161,7 @@ def test_an_exception_at_any_point_of_starting_it_leaves_a_keeper_that_can_start
 
         return check
 
-    prefix = str(Path(dbpool.__file__).parent / "_keeper.py")
+    prefix = str(Path(dbpool.__file__).parent / "_runtime/scheduler.py")
     assert explore(prefix, scenario) > 5
 
 

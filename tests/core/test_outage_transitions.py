@@ -1,4 +1,4 @@
-"""The table in `dbpool/_state.py`, row by row: what a connect's end makes of the pool's state."""
+"""The table in `dbpool/_connect/outage.py`, row by row: what a connect's end makes of a pool."""
 
 from __future__ import annotations
 

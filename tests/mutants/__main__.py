@@ -2,7 +2,7 @@
 
     python -m tests.mutants                     200 mistakes
     python -m tests.mutants --seed 7 --most 20  twenty, the same each time
-    python -m tests.mutants --only dbpool/health.py
+    python -m tests.mutants --only dbpool/health/__init__.py
     python -m tests.mutants --seed 7 --results seven.jsonl   go on where that file ends
 
 cosmic-ray finds the places and makes the mistakes: comparisons, operators, numbers, `not`, `and`,

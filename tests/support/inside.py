@@ -14,80 +14,78 @@ from contextlib import contextmanager
 from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
-from dbpool import (
-    ConnectionPool,
-    _answer,
-    _closing,
-    _connecting,
-    _ending,
-    _failing,
-    _fill,
-    _fork,
-    _fork_gate,
-    _growth,
-    _handover,
-    _keeper,
-    _knock,
-    _lifecycle,
-    _probe,
-    _prober,
-    _process,
-    _returning,
-    _server,
-    _socket,
-    _state,
-    _stuck,
-    _sweep,
-    _threads,
-    _time_limit,
-    _trust,
-    _use_limit,
-    _validation,
-    _waiter,
-    _waiting,
-)
+from dbpool import ConnectionPool
 from dbpool import pool as _pool_module
-from dbpool._admission import CoDel as CoDel
-from dbpool._backoff import Backoff as Backoff
-from dbpool._clock import monotonic as monotonic
-from dbpool._connecting import Attempt as Attempt
-from dbpool._entry import NEVER as NEVER
-from dbpool._entry import Entry as Entry
-from dbpool._failing import Failure as Failure
-from dbpool._fork_gate import NoFork as NoFork
-from dbpool._handover import FREE_THREADED as FREE_THREADED
-from dbpool._keeper import keeper as scheduler
-from dbpool._probe import Spare as Spare
-from dbpool._prober import prober_of as prober_of
-from dbpool._server import SPACING as SPACING
-from dbpool._server import WITHIN as WITHIN
-from dbpool._server import Server as Server
-from dbpool._session import SessionWatch as SessionWatch
+from dbpool._connect import connector as _connecting
+from dbpool._connect import failure as _failing
+from dbpool._connect import growth as _growth
+from dbpool._connect import outage as _state
+from dbpool._connect import replies as _answer
+from dbpool._connect import retire as _ending
+from dbpool._connect import server as _server
+from dbpool._connect import stuck as _stuck
+from dbpool._connect.backoff import Backoff as Backoff
+from dbpool._connect.connector import Attempt as Attempt
+from dbpool._connect.failure import Failure as Failure
+from dbpool._connect.outage import DOWN as DOWN
+from dbpool._connect.outage import Reach as Outage
+from dbpool._connect.server import SPACING as SPACING
+from dbpool._connect.server import WITHIN as WITHIN
+from dbpool._connect.server import Server as Server
+from dbpool._lend import fill as _fill
+from dbpool._lend import give_back as _returning
+from dbpool._lend import waiting as _waiting
+from dbpool._runtime import fork_gate as _fork_gate
+from dbpool._runtime import forks as _fork
+from dbpool._runtime import host_probe as _knock
+from dbpool._runtime import process as _process
+from dbpool._runtime import scheduler as _keeper
+from dbpool._runtime import sockets as _socket
+from dbpool._runtime import threads as _threads
+from dbpool._runtime import time_limit as _time_limit
+from dbpool._runtime.clock import monotonic as monotonic
+from dbpool._runtime.fork_gate import NoFork as NoFork
+from dbpool._runtime.scheduler import keeper as scheduler
 from dbpool._shown import is_word as is_word
 from dbpool._shown import shown as shown
-from dbpool._state import DOWN as DOWN
-from dbpool._state import Reach as Outage
-from dbpool._verdict import Limits as Limits
-from dbpool._verdict import Verdict as Verdict
-from dbpool._verdict import judge as judge
-from dbpool._waiter import CLOSED as CLOSED
-from dbpool._waiter import GONE as GONE
-from dbpool._waiter import Waiter as Waiter
+from dbpool._store import closing as _closing
+from dbpool._store import handoff as _handover
+from dbpool._store import waiter as _waiter
+from dbpool._store.admission import CoDel as CoDel
+from dbpool._store.entry import NEVER as NEVER
+from dbpool._store.entry import Entry as Entry
+from dbpool._store.handoff import FREE_THREADED as FREE_THREADED
+from dbpool._store.waiter import CLOSED as CLOSED
+from dbpool._store.waiter import GONE as GONE
+from dbpool._store.waiter import Waiter as Waiter
+from dbpool._upkeep import lifecycle as _lifecycle
+from dbpool._upkeep import max_use as _use_limit
+from dbpool._upkeep import sweep as _sweep
+from dbpool._upkeep import trust as _trust
+from dbpool._upkeep import usable as _validation
+from dbpool._upkeep.session import SessionWatch as SessionWatch
 from dbpool.drivers import _hosts, _postgres
 from dbpool.drivers._statements import SPOILT as SPOILT
 from dbpool.drivers._statements import leaves as leaves
 from dbpool.drivers._statements import remembered as remembered
+from dbpool.health import probe as _probe
+from dbpool.health import prober as _prober
+from dbpool.health.probe import Spare as Spare
+from dbpool.health.prober import prober_of as prober_of
+from dbpool.health.status import Limits as Limits
+from dbpool.health.status import Verdict as Verdict
+from dbpool.health.status import judge as judge
 
 if TYPE_CHECKING:
     import pytest
 
-    from dbpool._admission import Admission
-    from dbpool._counters import Totals
-    from dbpool._entry import Held
-    from dbpool._prober import Prober
-    from dbpool._use_limit import UseLimit
+    from dbpool._store.admission import Admission
+    from dbpool._store.counters import Totals
+    from dbpool._store.entry import Held
+    from dbpool._upkeep.max_use import UseLimit
     from dbpool.errors import PoolError
     from dbpool.health import HealthCheck
+    from dbpool.health.prober import Prober
 
 # Under the names that the field has for them.
 TimeLimit = _time_limit.Guard

@@ -9,7 +9,7 @@ from tests.support.waiting import wait_until
 
 __all__ = ["pool_threads", "wait_for_threads_to_end"]
 
-# One per process for as long as it runs (see dbpool._keeper): the only one that may stay.
+# One per process for as long as it runs (dbpool._runtime.scheduler): the only one that may stay.
 KEEPER = "dbpool-keeper"
 
 

@@ -1,0 +1,1 @@
+"""What a borrower meets: waiting, refusals, the loan and its end."""

@@ -1,0 +1,1 @@
+"""What the pools of a process share: threads, forks, sockets, the scheduler. It knows no pool."""

@@ -1,0 +1,192 @@
+"""Changing the sizes of a pool, closing it, and starting anew in a forked child."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from .. import options
+from .._connect import growth, retire
+from .._connect.outage import DOWN
+from .._runtime import forks
+from .._runtime.clock import monotonic
+from .._runtime.scheduler import keeper
+from .._store import closing, handoff
+from .._store.waiter import CLOSED
+from . import sweep, usable
+
+if TYPE_CHECKING:
+    from ..pool import ConnectionPool
+
+__all__ = [
+    "at_exit",
+    "check",
+    "close",
+    "drain",
+    "pause",
+    "resize",
+    "resume",
+    "start_in_child",
+]
+
+STRAGGLERS = 0.1  # seconds in which a return that is under way has come to its end
+
+
+def close(pool: ConnectionPool, timeout: float) -> None:
+    """Close for good: first the waiters are told, then what is idle closes."""
+    timeout = options.seconds("timeout", timeout)
+    with pool._lock:
+        pool._state = "closed"
+        for entry in list(pool._entries):
+            closing.expire(entry, "closed")
+        if CLOSED not in pool._waiters:
+            pool._waiters.append(CLOSED)
+    handoff.answer_all(pool, CLOSED)
+    retire.find_lost(pool)
+    handoff.settle(pool)  # CLOSED stands in the queue: whatever is offered to it is closed
+    until = monotonic() + timeout
+    me = threading.get_ident()  # a callback that closes the pool is part of a connect itself
+    while any(each.made_by != me and each.overdue_at > monotonic() for each in pool._attempts()):
+        if monotonic() >= until:
+            break
+        time.sleep(0.005)
+    keeper.forget(pool)
+    if pool._prober is not None:
+        pool._prober.close()
+    pool._driver.pool_closed()
+
+
+def at_exit(pool: ConnectionPool) -> None:
+    """Close what is idle: the process ends. Nobody is told, and nothing is waited for.
+
+    An error in a waiter would be the last word of a daemon thread that is about to vanish, and an
+    exit handler that was registered earlier may have use for the pool yet.
+    """
+    while True:
+        try:
+            held = pool._idle.pop()
+        except IndexError:
+            break
+        closing.close(pool, held, "closed")
+    if pool._prober is not None:
+        pool._prober.close()
+
+
+def drain(pool: ConnectionPool) -> None:
+    """Renew everything that is open."""
+    with pool._lock:
+        for entry in list(pool._entries):
+            closing.expire(entry, "drained")
+        for attempt in pool._attempts():  # begun before, perhaps with yesterday's password
+            attempt.unwanted = "drained"
+    _end_idle(pool)
+    growth.grow(pool)
+
+
+def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
+    """Change the sizes; idle ones beyond go at once, then lent ones as they come back."""
+    with pool._lock:
+        # The longest idle first, those that are lent last.
+        order = sorted(pool._entries, key=lambda entry: (entry.key in pool._in_use, entry.since))
+        for entry in order[: max(0, len(order) - max_size)]:
+            closing.expire(entry, "excess")
+        pool.min_size, pool.max_size = min_size, max_size
+        if pool._reach.name == DOWN and len(pool._entries) >= max_size:
+            pool._reach.recover(pool)  # it has all that it may have: no connect would tell it
+            pool._backoff.clear()
+    _end_idle(pool)
+    growth.grow(pool)
+    growth.settle(pool)
+
+
+def _end_idle(pool: ConnectionPool) -> None:
+    """Close what is idle and has to go: now, and soon again.
+
+    A return that was under way may lay its connection down after the sweep has passed. Nobody
+    would be lent it, but it would stay open until the next look.
+    """
+    now = monotonic()
+    sweep.sweep(pool, now)
+    if not pool._entries:
+        return
+    if pool._background:
+        keeper.schedule(pool, now + STRAGGLERS)
+    else:
+        pool._due = -math.inf  # the next caller that waits sees to it
+
+
+def pause(pool: ConnectionPool, seconds: float) -> bool:
+    """Lend nothing, and close what is open."""
+    until = monotonic() + options.seconds("wait", seconds)
+    with pool._lock:
+        if pool._state != "open":
+            raise pool._closed_error()
+        pool._reach.paused = True
+        for entry in list(pool._entries):
+            closing.expire(entry, "paused")
+        for attempt in pool._attempts():
+            attempt.unwanted = "paused"
+    if pool._prober is not None:
+        pool._prober.close()  # its spare connection, which would keep a server from stopping
+    _end_idle(pool)
+    while True:
+        sweep.sweep(pool, monotonic())
+        if not pool._entries and not pool._attempts():
+            return True
+        if monotonic() >= until:
+            return False
+        time.sleep(0.005)
+
+
+def resume(pool: ConnectionPool) -> None:
+    """Lend again; the server may just have started, so not all at once."""
+    with pool._lock:
+        if not pool._reach.paused:
+            return
+        pool._reach.paused = False
+        pool._reach.recover(pool)
+        pool._backoff.clear()
+    growth.grow(pool)
+    growth.settle(pool)
+
+
+def check(pool: ConnectionPool) -> None:
+    """Ask the server on every idle connection now."""
+    with pool._lock:
+        pool._backoff.given_up = False
+        pool._backoff.retry_at = 0.0
+        pool._reach.fresh_since = monotonic()  # connects that hang do not put it off either
+    for _ in range(len(pool._idle)):
+        try:
+            held = pool._idle.popleft()
+        except IndexError:
+            break
+        usable.ping_or_retire(pool, held)
+    growth.grow(pool)
+
+
+def start_in_child(pool: ConnectionPool) -> None:
+    """Leave what is open to the parent process, and start empty; called at a fork."""
+    inherited = dict(pool._inherited)
+    lent = [entry.owner for entry in list(pool._in_use.values()) if entry.owner is not None]
+    for entry in list(pool._entries):
+        conn = entry()
+        if conn is not None:
+            forks.abandon(pool._driver, conn)
+            inherited[id(conn)] = conn
+    for _, owner in lent:
+        forks.bereave(owner)
+    pool._clear()
+    if pool._admission is not None:
+        pool._admission.reset()
+    if pool._use_limit is not None:
+        pool._use_limit._due = 0.0  # which the parent's keeper may just have been about to write
+    pool._inherited = inherited
+    if pool._state == "closed":
+        pool._waiters.append(CLOSED)
+    elif pool._state == "open" and pool._background:
+        keeper.register(pool)
+        if pool.min_size:
+            pool._due = 0.0  # filled from the first use on: no thread starts in the fork itself
