@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 
 from tests.support import inside
+from tests.support.forking import fork_in_c
 from tests.web_django.project import Project
 
+# As Python does, and as uWSGI does behind its back.
+BOTH_WAYS = pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["by Python", "in C"])
 
-def _in_child(function: Callable[[], Any]) -> Any:
+
+def _in_child(function: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:
     """Fork, run the function in the child, return what it returned there."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             os.write(writing, json.dumps(["returned", function()]).encode())
@@ -48,17 +52,23 @@ def _pids(times: int = 3) -> list[int]:
     return seen
 
 
+@BOTH_WAYS
 @pytest.mark.project(pool={"max_size": 2})
-def test_children_of_a_parent_that_has_queried_have_sessions_of_their_own() -> None:
+def test_children_of_a_parent_that_has_queried_have_sessions_of_their_own(
+    fork: Callable[[], int],
+) -> None:
     parent = set(_pids())
-    children = [_in_child(_pids) for _ in range(2)]
+    children = [_in_child(_pids, fork) for _ in range(2)]
     assert not parent & {pid for pids in children for pid in pids}
     assert not set(children[0]) & set(children[1])
     assert set(_pids()) == parent  # neither ended nor replaced by what the children did
 
 
+@BOTH_WAYS
 @pytest.mark.project(pool={"max_size": 2})
-def test_a_wrapper_that_holds_a_connection_at_the_fork_lets_go_of_it_in_the_child() -> None:
+def test_a_wrapper_that_holds_a_connection_at_the_fork_lets_go_of_it_in_the_child(
+    fork: Callable[[], int],
+) -> None:
     from django.db import connection
 
     def pid() -> int:
@@ -67,15 +77,23 @@ def test_a_wrapper_that_holds_a_connection_at_the_fork_lets_go_of_it_in_the_chil
             return int(cursor.fetchone()[0])
 
     held = pid()
-    assert _in_child(lambda: [connection.connection is None, pid() != held]) == [True, True]
-    assert _in_child(lambda: [connection.close(), pid() != held]) == [None, True]
+    # Of a fork in C nobody hears before something of ours is used.
+    at_once = fork is os.fork
+    assert _in_child(lambda: [connection.connection is None, pid() != held], fork) == [
+        at_once,
+        True,
+    ]
+    assert _in_child(lambda: [connection.close(), pid() != held], fork) == [None, True]
     assert pid() == held
     connection.close()
     inside.audit(connection.pool)
 
 
+@BOTH_WAYS
 @pytest.mark.project(pool={"max_size": 2})
-def test_an_atomic_block_open_at_the_fork_stays_the_parents(project: Project) -> None:
+def test_an_atomic_block_open_at_the_fork_stays_the_parents(
+    project: Project, fork: Callable[[], int]
+) -> None:
     from django.db import ProgrammingError, transaction
 
     from tests.web_django.shelf.models import Book
@@ -89,12 +107,15 @@ def test_an_atomic_block_open_at_the_fork_stays_the_parents(project: Project) ->
 
     with transaction.atomic():
         Book.objects.create(title="from the parent")
-        assert "atomic block" in _in_child(child)
+        assert "atomic block" in _in_child(child, fork)
     assert project.titles() == ["from the parent"]
 
 
+@BOTH_WAYS
 @pytest.mark.project(pool={"max_size": 2})
-def test_a_child_that_leaves_the_parents_atomic_block_works_on(project: Project) -> None:
+def test_a_child_that_leaves_the_parents_atomic_block_works_on(
+    project: Project, fork: Callable[[], int]
+) -> None:
     from django.db import connection, transaction
 
     from tests.web_django.shelf.models import Book
@@ -108,7 +129,7 @@ def test_a_child_that_leaves_the_parents_atomic_block_works_on(project: Project)
         Book.objects.create(title="from the child")
         return Book.objects.count()
 
-    assert _in_child(child) == 1
+    assert _in_child(child, fork) == 1
     atomic.__exit__(None, None, None)
     connection.close()
     assert project.titles() == ["from the child", "from the parent"]
@@ -161,3 +182,41 @@ def test_a_lock_held_at_the_fork_does_not_hang_the_child() -> None:
     finally:
         done.set()
         thread.join()
+
+
+@BOTH_WAYS
+@pytest.mark.project(pool={"max_size": 2})
+def test_a_backend_that_remembers_what_it_has_set_forgets_it_in_the_child(
+    fork: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """django-tenants sets its search path once a connection, and forgets that in `close()`."""
+    from django.db import connection
+
+    wrapper: Any = connection._connections["default"]  # type: ignore[attr-defined]
+    as_ever = {name: getattr(wrapper, name) for name in ("_cursor", "close")}
+    is_set = []
+
+    def cursor(name: str | None = None) -> Any:
+        made = as_ever["_cursor"](name)
+        if not is_set:
+            is_set.append(True)
+            with as_ever["_cursor"](None) as setting:
+                setting.execute("SET search_path = elsewhere")
+        return made
+
+    def close() -> None:
+        is_set.clear()
+        as_ever["close"]()
+
+    monkeypatch.setattr(wrapper, "_cursor", cursor)
+    monkeypatch.setattr(wrapper, "close", close)
+
+    def search_path() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW search_path")
+            return str(cursor.fetchone()[0])
+
+    assert search_path() == "elsewhere"
+    assert _in_child(search_path, fork) == "elsewhere"
+    assert search_path() == "elsewhere"
+    connection.close()
