@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dbpool import ConnectionPool
+from testproject.postgres import PostgresServer
 from tests.support.callers import MakePool, settled
 from tests.support.gate import Gate
 from tests.support.servers import Postgres
@@ -55,3 +56,13 @@ def gate(stub: StubDriver) -> Iterator[Gate]:
 def stub_pool(new_pool: MakePool, stub: StubDriver) -> MakePool:
     """Make pools on the `stub` driver."""
     return lambda **options: new_pool(driver=stub, **options)
+
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    """A server over plain TCP, and one that speaks TLS."""
+    if request.param == "plain":
+        yield request.getfixturevalue("postgres")
+        return
+    with PostgresServer(ssl=True) as tls:
+        yield tls

@@ -12,14 +12,13 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from dbpool import ConnectionPool, PoolClosed
-from testproject.postgres import PostgresServer
 from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
@@ -31,7 +30,7 @@ from tests.support.callers import (
     settled,
     wait_for_waiters,
 )
-from tests.support.forking import DRIVER, Child, in_child
+from tests.support.forking import DRIVER, Child, ask, in_child, sessions
 from tests.support.servers import Postgres, count_sessions
 from tests.support.sessions import one, run_sql
 from tests.support.stub_driver import StubDriver
@@ -46,38 +45,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["plain", "tls"])
-def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
-    """A server over plain TCP, and one that speaks TLS."""
-    if request.param == "plain":
-        yield request.getfixturevalue("postgres")
-        return
-    with PostgresServer(ssl=True) as tls:
-        yield tls
-
-
 @pytest.fixture
 def new_pool(new_pool: MakePool) -> MakePool:
     """Make pools on the driver that this run is about."""
     return lambda conninfo="", **options: new_pool(conninfo, **{"driver": DRIVER, **options})
-
-
-def ask(pool: ConnectionPool) -> int:
-    """Ask a question of one's own; return the session that answered."""
-    token = os.getpid() * 1000 + 7
-    with pool.connection() as conn:
-        assert one(conn, "SELECT %s", token) == token
-        return int(conn.info.backend_pid)
-
-
-def sessions(pool: ConnectionPool, count: int) -> set[int]:
-    with lent(pool, count) as taken:
-        found = {int(conn.info.backend_pid) for conn in taken}
-        for conn in taken:
-            assert one(conn, "SELECT 5") == 5
-            conn.rollback()
-    assert len(found) == count
-    return found
 
 
 # What the child does with it

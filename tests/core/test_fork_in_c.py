@@ -17,7 +17,6 @@ import pytest
 
 from dbpool import ConnectionPool, PoolError, health
 from dbpool.health import HealthCheck
-from testproject.postgres import PostgresServer
 from tests.support import inside
 from tests.support.callers import (
     PATIENCE,
@@ -25,10 +24,9 @@ from tests.support.callers import (
     MakePool,
     expect_full_capacity,
     in_thread,
-    lent,
     wait_for_waiters,
 )
-from tests.support.forking import DRIVER, Child, fork_in_c, forking_in_c, in_child
+from tests.support.forking import DRIVER, Child, ask, fork_in_c, forking_in_c, in_child, sessions
 from tests.support.servers import Postgres
 from tests.support.sessions import one
 from tests.support.stub_driver import StubDriver
@@ -36,16 +34,6 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
-
-
-@pytest.fixture(scope="module", params=["plain", "tls"])
-def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
-    """A server over plain TCP, and one that speaks TLS."""
-    if request.param == "plain":
-        yield request.getfixturevalue("postgres")
-        return
-    with PostgresServer(ssl=True) as tls:
-        yield tls
 
 
 @pytest.fixture
@@ -59,24 +47,6 @@ def _in_c() -> Iterator[None]:
     """Have all children here forked behind Python's back."""
     with forking_in_c():
         yield
-
-
-def ask(pool: ConnectionPool) -> int:
-    """Ask a question of one's own; return the session that answered."""
-    token = os.getpid() * 1000 + 7
-    with pool.connection(PATIENCE) as conn:
-        assert one(conn, "SELECT %s", token) == token
-        return int(conn.info.backend_pid)
-
-
-def sessions(pool: ConnectionPool, count: int) -> set[int]:
-    with lent(pool, count) as taken:
-        found = {int(conn.info.backend_pid) for conn in taken}
-        for conn in taken:
-            assert one(conn, "SELECT 5") == 5
-            conn.rollback()
-    assert len(found) == count
-    return found
 
 
 # What the child does first, and with what of its parent's in its hands

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from testproject.postgres import PostgresServer
 from tests.support import file_broker
 from tests.support.forking import DRIVER
 from tests.support.gunicorn import get, gunicorn
@@ -26,16 +25,6 @@ ROOT = Path(__file__).parents[2]
 NAME = "worker processes"
 LIMIT = 90.0
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
-
-
-@pytest.fixture(scope="module", params=["plain", "tls"])
-def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
-    """A server over plain TCP, and one that speaks TLS."""
-    if request.param == "plain":
-        yield request.getfixturevalue("postgres")
-        return
-    with PostgresServer(ssl=True) as tls:
-        yield tls
 
 
 @pytest.fixture

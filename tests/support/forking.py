@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from dbpool import ConnectionPool
 from tests.support import inside
+from tests.support.callers import PATIENCE, lent
+from tests.support.sessions import one
 
-__all__ = ["DRIVER", "Child", "fork_in_c", "forking_in_c", "in_child"]
+__all__ = ["DRIVER", "Child", "ask", "fork_in_c", "forking_in_c", "in_child", "sessions"]
 
 DRIVER = os.environ.get("DBPOOL_TEST_DRIVER", "psycopg2")  # `make test-psycopg` names the other
 SOON = 0.5  # seconds
@@ -90,3 +93,21 @@ def _report(function: Callable[[], Any]) -> tuple[str, Any]:
 def in_child(function: Callable[[], T]) -> T:
     """Call the function in a forked child, and return what it returned."""
     return Child(function).result()
+
+
+def ask(pool: ConnectionPool) -> int:
+    """Ask a question of one's own; return the session that answered."""
+    token = os.getpid() * 1000 + 7
+    with pool.connection(PATIENCE) as conn:
+        assert one(conn, "SELECT %s", token) == token
+        return int(conn.info.backend_pid)
+
+
+def sessions(pool: ConnectionPool, count: int) -> set[int]:
+    with lent(pool, count) as taken:
+        found = {int(conn.info.backend_pid) for conn in taken}
+        for conn in taken:
+            assert one(conn, "SELECT 5") == 5
+            conn.rollback()
+    assert len(found) == count
+    return found
