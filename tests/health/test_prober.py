@@ -55,8 +55,9 @@ def test_what_a_probe_failed_by_is_kept_as_well(postgres: Postgres, driver: Coun
 
 
 def test_what_a_probe_found_is_told_with_the_time_of_the_probe(
-    postgres: Postgres, driver: CountingDriver
+    postgres: Postgres, driver: CountingDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    inside.patch(monkeypatch, "ROLE_EVERY", 1000.0)  # or a second probe asks for the role
     with ConnectionPool(postgres.url(), driver=driver) as pool:
         check = check_of(pool, ttl=1000.0, detail=lambda headers, address: True)
         assert ask(check) == PASS
