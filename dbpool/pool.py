@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import GenericAlias
@@ -16,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from . import drivers, options, stats
 from ._connect import retire
 from ._connect.backoff import Backoff
-from ._connect.connector import Attempt
 from ._connect.outage import Reach
 from ._lend import fill, give_back
 from ._lend.acquire import acquire, look_again
@@ -26,11 +22,9 @@ from ._runtime.clock import monotonic
 from ._runtime.frames import forget_locals
 from ._runtime.process import notices_forks, start_anew, unforked
 from ._runtime.scheduler import keeper
-from ._store import audit, handoff
 from ._store.admission import Admission
-from ._store.counters import Totals
-from ._store.entry import Entry, Held
-from ._store.handoff import FREE_THREADED
+from ._store.handoff import FREE_THREADED, Handoff
+from ._store.inventory import Inventory
 from ._upkeep import lifecycle, recheck, sweep
 from ._upkeep.max_use import UseLimit
 from .drivers.base import IDLE
@@ -42,13 +36,10 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
     from typing_extensions import Unpack
 
-    from ._store.waiter import Waiter
     from .drivers.base import Driver
     from .options import PoolOptions
 
 __all__ = ["ConnectionPool"]
-
-logger = logging.getLogger("dbpool.pool")
 
 _numbers = itertools.count(1)
 
@@ -138,8 +129,6 @@ class ConnectionPool(_Typed[Conn]):
         finally:
             del conninfo, driver, kwargs, options_  # what follows may fail, too
         self.name: str = values["name"] or f"pool-{next(_numbers)}"
-        self.min_size: int = values["min_size"]
-        self.max_size: int = values["max_size"]
         self.timeout: float = values["timeout"]
         self.max_waiting: int = values["max_waiting"]
         self.role: str | None = values["role"]
@@ -163,21 +152,28 @@ class ConnectionPool(_Typed[Conn]):
         self._close_returns: bool = values["close_returns"]
         self._lease = ReturningLease if self._close_returns else Lease
         self._background: bool = values["background"]
-        self._reuse: str = values["reuse"]
         self._ref = weakref.ref(self)
         self._settled = self._driver.settled
-        self._state = "new"
         self._last_host: Any = None  # the one that served last, where there are several
         self._address: Any = None  # of the last connect, as the driver has it
         self._prober: Attached | None = None  # made by the first health check
-        self._clear()
-        self._admission: Admission | None = None
+        self._backoff = Backoff()
+        self._store = Inventory(
+            self.name,
+            self._driver,
+            values["min_size"],
+            values["max_size"],
+            emptied=self._backoff.hurry,
+        )
+        admission: Admission | None = None
         if values["admission"] == "codel":
-            self._admission = Admission(
-                self, values["admission_target"], values["admission_interval"]
+            admission = Admission(
+                self.name, values["admission_target"], values["admission_interval"]
             )
+        self._queue = Handoff(self._store, values["reuse"], admission)
         max_use = values["max_use"]
-        self._use_limit = None if max_use is None else UseLimit(self, max_use)
+        self._use_limit = None if max_use is None else UseLimit(self._store, max_use)
+        self._clear()
         unforked or start_anew()  # it is not the parent's, as all are that are known by now
         forks.watch(self)
         if values["open"]:
@@ -185,29 +181,18 @@ class ConnectionPool(_Typed[Conn]):
 
     def _clear(self) -> None:
         """Start with nothing; also in a forked child, where the old locks may be held for ever."""
-        # Guards _entries, _connecting, _state, _totals, _backoff and the sizes. Re-entrant: a
-        # signal handler or finaliser may come in anywhere, so each statement under it leaves the
-        # invariants true, and loops go over copies. No I/O, callback or wait while it is held.
-        self._lock = threading.RLock()
-        self._entries: set[Entry] = set()  # every open connection, wherever it is
-        self._connecting: dict[int, weakref.ref[Attempt]] = {}
-        # Worked without a lock, by single atomic operations.
-        self._idle: deque[Held] = deque()
-        self._take = self._idle.pop if self._reuse == "lifo" else self._idle.popleft
-        self._in_use: dict[int, Entry] = {}  # by id of the connection
-        self._waiters: deque[Any] = deque()  # of Waiter, and CLOSED at the end
-        self._inherited: dict[int, Any] = {}  # connections of a parent process, kept from harm
-        self._totals = Totals()
+        self._store.clear()
+        self._queue.clear()
+        self._backoff.clear()
+        # What each acquire and return reads: the very same objects, one attribute nearer.
+        self._in_use = self._store.in_use
+        self._idle, self._take = self._queue.idle, self._queue.take
+        self._waiters = self._queue.waiters
         self._popped: dict[str, Any] = {}
-        self._backoff = Backoff()
         self._reach = Reach()
-        self._filling: list[Waiter] = []
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._threads_refused = False
         self._owned = False  # whether anybody has answered for a loan
-        self._proved_at = -math.inf
-        self._doubted_at = -math.inf
-        self._timed_out_at = -math.inf
         self._stranger_told_at = -math.inf
 
     # -- acquire and return
@@ -275,11 +260,11 @@ class ConnectionPool(_Typed[Conn]):
             return
         waiters = self._waiters
         if waiters:
-            handoff.offer(self, (conn, entry))
+            self._queue.offer((conn, entry))
             return
         self._idle.append((conn, entry))
         if waiters or FREE_THREADED:
-            handoff.settle(self)
+            self._queue.match()
 
     def connection(self, timeout: float | None = None) -> Lease:
         """Return a context manager: a connection, committed at the end, rolled back on an error.
@@ -299,8 +284,8 @@ class ConnectionPool(_Typed[Conn]):
         Raises ValueError if this pool has not lent `conn`; TypeError for an owner that is none.
         """
         unforked or start_anew()
-        entry = self._in_use.get(id(conn))
-        if entry is None or entry() is not conn:
+        entry = self._store.entry_of(conn)
+        if entry is None:
             raise ValueError(f"pool {self.name!r} has not lent this connection")
         if not callable(getattr(owner, "is_alive", None)):  # callers in need of a slot would fail
             raise TypeError(
@@ -313,7 +298,7 @@ class ConnectionPool(_Typed[Conn]):
         """Answer a return that is none."""
         if entry is not _NOT_LENT:  # a dropped connection had the id that this stranger has now
             retire.find_lost(self)
-        if self._inherited.pop(id(conn), None) is not None:
+        if self._store.inherited.pop(id(conn), None) is not None:
             return  # lent before a fork: the parent's, and cut off from it already
         raise ValueError(
             f"pool {self.name!r} has not lent this connection: it was returned already, or "
@@ -329,13 +314,13 @@ class ConnectionPool(_Typed[Conn]):
         Arguments: `wait`, whether to wait up to `timeout` seconds for min_size connections.
         Raises PoolClosed if it was closed; PoolTimeout (and closes) if waiting was in vain.
         """
-        with self._lock:
-            if self._state == "closed":
+        with self._store.lock:
+            if self._store.phase == "closed":
                 raise self._closed_error()
-            self._state = "open"
+            self._store.phase = "open"
         if self._background:
             keeper.register(self)
-            for watched in (self._use_limit, self._admission):
+            for watched in (self._use_limit, self._queue.admission):
                 if watched is not None:
                     keeper.register(watched)
             if self.min_size:
@@ -402,9 +387,19 @@ class ConnectionPool(_Typed[Conn]):
         lifecycle.check(self)
 
     @property
+    def min_size(self) -> int:
+        """How many connections are kept open; see `resize`."""
+        return self._store.min_size
+
+    @property
+    def max_size(self) -> int:
+        """How many connections may be open at once; see `resize`."""
+        return self._store.max_size
+
+    @property
     def closed(self) -> bool:
         """Whether the pool is not open: not yet, or not any more."""
-        return self._state != "open"
+        return self._queue.shut
 
     @property
     def state(self) -> str:
@@ -414,8 +409,8 @@ class ConnectionPool(_Typed[Conn]):
         What is open goes on serving. Recovering: it connects again, few at a time at first.
         """
         unforked or start_anew()
-        if self._state != "open":
-            return self._state
+        if self._queue.shut:
+            return self._store.phase
         return "paused" if self._reach.paused else self._reach.name
 
     @property
@@ -454,7 +449,7 @@ class ConnectionPool(_Typed[Conn]):
         if not hasattr(self, "_in_use"):  # in the frames of an error of the constructor
             return f"<{type(self).__name__}, not made yet>"
         return (
-            f"<{type(self).__name__} {self.name!r}: {self._state}, {self._driver.name}, "
+            f"<{type(self).__name__} {self.name!r}: {self._store.phase}, {self._driver.name}, "
             f"{len(self._in_use)} of {self.max_size} in use>"
         )
 
@@ -468,21 +463,21 @@ class ConnectionPool(_Typed[Conn]):
     @notices_forks
     def pop_stats(self) -> dict[str, Any]:
         """Return the same, counters since the last `pop_stats`; live counters are never reset."""
-        with self._lock:
+        with self._store.lock:
             now = stats.snapshot(self)
             popped, self._popped = self._popped, now
         return stats.since(popped, now)
 
-    def proved(self) -> None:
+    def note_success(self) -> None:
         """Note that a round trip to the server has just been seen to complete."""
-        self._proved_at = monotonic()
+        self._store.note_success()
 
-    def doubted(self) -> None:
+    def note_failure(self) -> None:
         """Note that a round trip has just failed: what was proved before counts no more.
 
         It does not make the pool ill; the next health check asks the server.
         """
-        self._doubted_at = monotonic()
+        self._store.note_failure()
 
     @notices_forks
     def report(self, conn: Any, error: BaseException) -> bool:
@@ -510,50 +505,14 @@ class ConnectionPool(_Typed[Conn]):
     def _at_exit(self) -> None:
         lifecycle.at_exit(self)
 
-    def _audit(self) -> None:
-        audit.audit(self)
-
-    def _attempts(self, *, arrived: bool = False) -> list[Attempt]:
-        """Return the connects under way; one whose thread died of an exception is none.
-
-        Those that have `arrived` are none either, but for whoever asks for those.
-        """
-        with self._lock:
-            found = {key: ref() for key, ref in self._connecting.items()}
-            for key in [key for key, attempt in found.items() if attempt is None]:
-                del self._connecting[key]
-            return [
-                attempt
-                for attempt in found.values()
-                if attempt is not None and attempt.arrived is arrived
-            ]
-
     def _error(self, error: type[_E]) -> type[_E]:
         return for_driver(error, self._driver.OperationalError)
 
     def _closed_error(self) -> PoolError:
-        new = self._state == "new"
+        new = self._store.phase == "new"
         return self._error(PoolClosed)(
             f"pool {self.name!r} is not open yet: call open(), or use it in a with statement"
             if new
             else f"pool {self.name!r} is closed, and a closed pool cannot be opened again: make "
             "a new one"
         )
-
-    def _event(self, event: str, reason: str = "") -> None:
-        """Tell the log what happened to a connection; never on the hot path."""
-        if logger.isEnabledFor(logging.DEBUG):
-            count = len(self._entries)
-            logger.debug(
-                "pool %r: connection %s%s, %d open",
-                self.name,
-                event,
-                f" ({reason})" if reason else "",
-                count,
-                extra={
-                    "dbpool_event": event,
-                    "dbpool_pool": self.name,
-                    "dbpool_open": count,
-                    "dbpool_reason": reason,
-                },
-            )

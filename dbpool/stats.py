@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._runtime.clock import monotonic
-from ._store import handoff
 from ._store.counters import BOUNDS, bucket, histogram, plus
 
 if TYPE_CHECKING:
@@ -33,9 +32,11 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
     The names are psycopg_pool's where it has them. Times whose name ends in _ms are whole
     milliseconds, rounded once, from the exact sum; all others are seconds.
     """
+    queue = pool._queue
+    store = pool._store
     now = monotonic()
-    with pool._lock:
-        total, entries = pool._totals, list(pool._entries)
+    with store.lock:
+        total, entries = store.counters, list(store.entries)
         uses, used = total.uses, total.used
         queued, waited = total.queued, total.waited
         slow, waits = total.slow, total.waits
@@ -45,13 +46,13 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             queued += int(entry.queued)
             waited += entry.waited
             slow, waits = plus(slow, entry.slow), plus(waits, entry.waits)
-        lent = [entry.since for entry in list(pool._in_use.values())]
-        waiting = len(pool._waiters) - (pool._state == "closed")
+        lent = [entry.since for entry in list(store.in_use.values())]
+        waiting = len(queue.waiters) - (store.phase == "closed")
         return {
-            "pool_min": pool.min_size,
-            "pool_max": pool.max_size,
-            "pool_size": len(entries) + len(pool._attempts()),
-            "pool_available": len(pool._idle),
+            "pool_min": store.min_size,
+            "pool_max": store.max_size,
+            "pool_size": len(entries) + len(store.under_way()),
+            "pool_available": len(queue.idle),
             "requests_waiting": waiting,
             "requests_num": uses + total.failed,
             "requests_queued": queued,
@@ -69,7 +70,7 @@ def snapshot(pool: ConnectionPool) -> dict[str, Any]:
             "timeouts_down": total.down,
             "requests_shed": total.shed,
             "rescues": total.rescues,
-            "oldest_wait": handoff.oldest_wait(pool, now),
+            "oldest_wait": queue.oldest_wait(now),
             "oldest_use": max((now - since for since in lent), default=0.0),
             "wait_time": histogram([max(0, uses - sum(waits[1:])), *waits[1:]], waited),
             "use_time": histogram([max(0, uses - len(lent) - sum(slow[1:])), *slow[1:]], used),

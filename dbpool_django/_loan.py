@@ -164,7 +164,7 @@ def _lent(pool: ConnectionPool, conn: Any) -> Any:
     """
     inner = conn
     while inner is not None:
-        entry = pool._in_use.get(id(inner))
+        entry = pool._store.in_use.get(id(inner))
         if entry is not None and entry() is inner:
             return inner
         inner = getattr(inner, "__wrapped__", None)

@@ -25,13 +25,13 @@ class TransactionEnds(BaseDatabaseWrapper):
         asks = self._dbpool_ends_transaction()
         super()._commit()  # type: ignore[misc]
         if asks is not None:
-            asks.pool.proved()
+            asks.pool.note_success()
 
     def _rollback(self) -> None:
         asks = self._dbpool_ends_transaction()
         super()._rollback()  # type: ignore[misc]
         if asks is not None:
-            asks.pool.proved()
+            asks.pool.note_success()
 
     def _dbpool_ends_transaction(self) -> Supplier | None:
         """Return whose server is to be asked now; an answer spares a health check its question.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..drivers.base import Mistake
 
 if TYPE_CHECKING:
+    from .._store.attempt import Attempt
     from ..pool import ConnectionPool
-    from .connector import Attempt
 
 __all__ = ["attach"]
 
@@ -32,7 +32,7 @@ class _Close:
         pool, conn = self._pool(), self._conn()
         if conn is None:
             return
-        entry = None if pool is None else pool._in_use.get(id(conn))
+        entry = None if pool is None else pool._store.in_use.get(id(conn))
         if pool is not None and entry is not None and entry() is conn:
             pool.putconn(conn)
             return

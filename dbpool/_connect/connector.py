@@ -13,56 +13,20 @@ from .._runtime.clock import monotonic
 from .._runtime.fork_gate import NoFork
 from .._runtime.scheduler import keeper
 from .._runtime.time_limit import Guard
-from .._store import handoff
-from .._store.closing import drop_lost
 from .._store.entry import Entry
-from ..drivers.base import IDLE, UNKNOWN, Mistake
+from ..drivers.base import IDLE, UNKNOWN
 from ..errors import PoolError
 from . import close_returns, failure, mistakes, replies, role
 
 if TYPE_CHECKING:
+    from .._store.attempt import Attempt
     from ..pool import ConnectionPool
 
-__all__ = ["Attempt", "connect", "make"]
+__all__ = ["connect", "make"]
 
 logger = logging.getLogger("dbpool.pool")
 
-OVERRUN = 2.0  # seconds past connect_timeout (name resolution) after which one is given up
 LIFETIME_SPREAD = 0.25
-
-
-class Attempt:
-    """A connect under way. It occupies a slot for as long as somebody holds it.
-
-    The pool itself keeps only a weak reference, so a thread that dies of any exception at any
-    point gives the slot back.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "answer",
-        "arrived",
-        "in_callback",
-        "made_by",
-        "mistake",
-        "overdue_at",
-        "since",
-        "unwanted",
-    )
-
-    def __init__(self, now: float, connect_timeout: float) -> None:
-        self.answer: replies.Answer | None = None  # what is known of its failure
-        self.arrived = False  # its connection is one of the pool's, and on its way to a caller
-        self.in_callback = ""  # which of the user's callables is at work
-        self.mistake: Mistake | None = None  # what is wrong with what it is made with
-        self.made_by = 0  # ident of the thread that is at it
-        self.unwanted = ""  # why its connection is to be closed on arrival
-        self.since = now
-        self.overdue_at = now + connect_timeout + OVERRUN
-
-    def allow(self, seconds: float) -> None:
-        """Be overdue no sooner than that from now on, and the usual allowance."""
-        self.overdue_at = max(self.overdue_at, monotonic() + seconds + OVERRUN)
 
 
 def make(pool: ConnectionPool, attempt: Attempt) -> bool:
@@ -85,11 +49,11 @@ def make(pool: ConnectionPool, attempt: Attempt) -> bool:
             pool._driver.close(conn)
     if entry is not None:
         try:
-            handoff.offer(pool, (conn, entry))
+            pool._queue.offer((conn, entry))
         finally:
             conn = None  # its borrower's alone
-            with pool._lock:  # only now: till then its waiter queues, who asks for no other
-                pool._connecting.pop(id(attempt), None)
+            with pool._store.lock:  # only now: till then its waiter queues, who asks for no other
+                pool._store.attempts.pop(id(attempt), None)
         _opened(pool)
     return entry is not None
 
@@ -190,6 +154,7 @@ def _configure(pool: ConnectionPool, attempt: Attempt, conn: Any) -> None:
 
 def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) -> Entry | None:
     """Make the connection one of the pool's; None if it comes too late to be wanted."""
+    store = pool._store
     now = monotonic()
     fd = pool._driver.fileno(conn)
     life = (pool.max_lifetime or math.inf) * (1 - LIFETIME_SPREAD * random.random())
@@ -205,28 +170,27 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
     if pool._close_returns:
         close_returns.attach(pool, conn, attempt)
     entry.renew(now, pool._validate_after)
-    drop_lost(pool)  # a dropped connection may have had the id that this one has
-    with pool._lock:
-        pool._totals.connects += 1
-        pool._totals.count_connect(now - started)
+    store.drop_lost()  # a dropped connection may have had the id that this one has
+    with store.lock:
+        store.counters.count_connect(now - started)
         # Decided last: what a signal handler does after it (drain, resize) would not be seen.
         unwanted = attempt.unwanted
-        if pool._state != "open":
+        if store.phase != "open":
             unwanted = "closed"
         elif now >= attempt.overdue_at:
             unwanted = "late"
-        elif len(pool._entries) >= pool.max_size:  # resize came between
+        elif len(store.entries) >= store.max_size:  # resize came between
             unwanted = "excess"
         if unwanted:
-            pool._connecting.pop(id(attempt), None)
-            pool._totals.closed[unwanted] += 1
+            store.attempts.pop(id(attempt), None)
+            store.counters.count_closed(unwanted)
             return None
-        pool._entries.add(entry)  # first the one, then the other: the sum must never fall
+        store.entries.add(entry)  # first the one, then the other: the sum must never fall
         attempt.arrived = True
         if not pool._backoff.checking:  # else it has yet to pass the check that others failed
             pool._backoff.clear()
         line = pool._reach.connected(pool, now)
-        pool._proved_at = now
+        store.proved_at = now
     if line:
         logger.warning("%s", line)
     return entry
@@ -234,9 +198,10 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
 
 def _opened(pool: ConnectionPool) -> None:
     """See to what is due after a connect: logging, those who wait for the minimum, upkeep."""
-    pool._event("opened")
-    if len(pool._entries) >= pool.min_size:
-        handoff.tell_filling(pool, None)
+    store = pool._store
+    store.event("opened")
+    if len(store.entries) >= store.min_size:
+        pool._queue.tell_filled(None)
     pool._reach.tell_others()
     if pool._background:
         keeper.schedule(pool, monotonic() + 1.0)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from .._runtime.clock import monotonic
 from .._runtime.frames import forget_locals
 from .._runtime.scheduler import keeper
-from .._store import handoff
 from ..drivers.base import MISCONFIGURED, PERMANENT, Mistake
 from . import mistakes, replies
 
 if TYPE_CHECKING:
+    from .._store.attempt import Attempt
     from .._store.entry import Entry
     from ..pool import ConnectionPool
-    from .connector import Attempt
 
 __all__ = ["CHECK_FAILED", "Failure", "failed", "rejected"]
 
@@ -55,7 +54,7 @@ def rejected(pool: ConnectionPool, entry: Entry, error: BaseException, now: floa
     """
     if entry.uses or now - entry.born >= NEW:
         return
-    with pool._lock:
+    with pool._store.lock:
         known = pool._backoff.failure
         if known is None or entry.born >= known.at:
             pool._backoff.failed(monotonic(), Failure(error, CHECK_FAILED))
@@ -66,6 +65,7 @@ def failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: A
 
     Arguments: `conn`, still open, if it was the callback for it that failed.
     """
+    store = pool._store
     now = monotonic()
     # What a callback met with is the server's word only if the link was lost beneath it.
     in_callback = attempt.in_callback and not (
@@ -89,10 +89,9 @@ def failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: A
         error.with_traceback(where), reason, mistake, silent=answer.silent, unclear=answer.unclear
     )
     alive = replies.any_alive(pool)
-    with pool._lock:
-        pool._connecting.pop(id(attempt), None)
-        pool._totals.connects += 1
-        pool._totals.connect_errors += 1
+    with store.lock:
+        store.attempts.pop(id(attempt), None)
+        store.counters.count_connect_error()
         if not isinstance(error, (Exception, SystemExit)):
             return  # the thread was interrupted: that says nothing about the server
         if reason == "too_many_connections" and alive:
@@ -119,7 +118,7 @@ def failed(pool: ConnectionPool, attempt: Attempt, error: BaseException, conn: A
         logger.warning("pool %r cannot connect: %s (%s)", pool.name, reason, type(error).__name__)
     if reason in PERMANENT:
         # Who waits for what is open is served yet; who waits for the minimum is not.
-        (handoff.tell_filling if alive else handoff.answer_all)(pool, failure)
+        (pool._queue.tell_filled if alive else pool._queue.answer_all)(failure)
     if pool._background:
         keeper.schedule(pool, retry_at)
     if report and pool._reconnect_failed is not None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from .._runtime import threads
 from .._runtime.clock import monotonic
 from .._runtime.scheduler import keeper
-from .._store import handoff
+from .._store.attempt import Attempt
 from . import connector, stuck
-from .connector import Attempt
 from .outage import DOWN, RECOVERING
 
 if TYPE_CHECKING:
@@ -30,7 +29,9 @@ def grow(pool: ConnectionPool) -> None:
     The keeper starts the threads for them, so that no caller does: a thread that is interrupted
     while it starts another one may wait for it for ever (CPython before 3.13).
     """
-    if len(pool._entries) >= pool.max_size:  # the ordinary case of a busy pool, without its lock
+    if (
+        len(pool._store.entries) >= pool._store.max_size
+    ):  # the ordinary case of a busy pool, without its lock
         return
     if _wanted(pool, monotonic()):
         threads = pool._background and not pool._threads_refused
@@ -88,8 +89,9 @@ def connect_all(pool: ConnectionPool) -> None:
 
 def _reserve(pool: ConnectionPool) -> Attempt | None:
     """Return a slot to connect for, if one is wanted and free."""
+    store = pool._store
     now = monotonic()
-    with pool._lock:
+    with store.lock:
         if not _wanted(pool, now):
             return None
         if pool._reach.name == DOWN:
@@ -101,9 +103,9 @@ def _reserve(pool: ConnectionPool) -> Attempt | None:
         if pool._backoff.checking:
             pool._backoff.retry_at = now + pool._backoff.pause  # one at a time, until one passes
         attempt = Attempt(now, pool._connect_timeout)
-        pool._connecting[id(attempt)] = weakref.ref(attempt)
-        timely = sum(each.overdue_at > now for each in pool._attempts())
-        if len(pool._entries) + timely > pool.max_size:
+        store.attempts[id(attempt)] = weakref.ref(attempt)
+        timely = sum(each.overdue_at > now for each in store.under_way())
+        if len(store.entries) + timely > store.max_size:
             return None  # a signal handler has connected meanwhile
         return attempt
 
@@ -113,16 +115,17 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
 
     Demand is looked at anew before each connect: what was served meanwhile asks for none.
     """
-    with pool._lock:
+    store = pool._store
+    with store.lock:
         reach = pool._reach
-        if pool._state != "open" or reach.paused or now < pool._backoff.retry_at:
+        if store.phase != "open" or reach.paused or now < pool._backoff.retry_at:
             return False
-        attempts = pool._attempts()
+        attempts = store.under_way()
         timely = sum(attempt.overdue_at > now for attempt in attempts)
         if not stuck.may_join(pool, attempts, timely, reach.room(pool, now), now):
             return False
         # Who is about to be served queues still.
-        waiting = len(pool._waiters) - len(pool._attempts(arrived=True))
+        waiting = len(pool._queue.waiters) - len(store.under_way(arrived=True))
         if reach.name == DOWN and not pool._backoff.given_up:
             return True  # the one prober: it waits for nobody's demand
         # What serves a waiter counts towards the minimum, so one connect meets both.
@@ -131,24 +134,28 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
         # A burst over short work is over before a connect is: while connections circulate, one
         # connect at a time will do, unless the oldest caller has waited for some time already.
         return not (
-            waiting > 0 and timely and pool._entries and handoff.oldest_wait(pool, now) < PATIENCE
+            waiting > 0 and timely and store.entries and pool._queue.oldest_wait(now) < PATIENCE
         )
 
 
 def settle(pool: ConnectionPool) -> None:
     """End a recovery that has no more to do."""
     if pool._reach.name == RECOVERING:
-        with pool._lock:
-            idle = not pool._waiters and not _missing(pool, monotonic())
+        with pool._store.lock:
+            idle = not pool._queue.waiters and not _missing(pool, monotonic())
             pool._reach.settle(idle)
 
 
 def _missing(pool: ConnectionPool, now: float) -> int:
     """Return how many connections the minimum lacks, those that end in a moment included."""
-    if pool.min_size == 0 or pool._backoff.given_up:
+    store = pool._store
+    if store.min_size == 0 or pool._backoff.given_up:
         return 0
     soon = now + replace_before(pool)
-    return max(0, pool.min_size - sum(entry.expires_at > soon for entry in list(pool._entries)))
+    return max(
+        0,
+        store.min_size - sum(entry.expires_at > soon for entry in list(store.entries)),
+    )
 
 
 def replace_before(pool: ConnectionPool) -> float:

@@ -18,8 +18,8 @@ from ..errors import PoolError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .._store.attempt import Attempt
     from ..pool import ConnectionPool
-    from .connector import Attempt
 
 __all__ = ["asked", "in_callback", "users_part"]
 

@@ -43,9 +43,9 @@ from ..drivers.base import PERMANENT
 from .server import Server, server_at
 
 if TYPE_CHECKING:
+    from .._store.attempt import Answer
     from ..pool import ConnectionPool
     from .failure import Failure
-    from .replies import Answer
 
 __all__ = ["DOWN", "OK", "RECOVERING", "STUCK", "Reach"]
 
@@ -102,19 +102,21 @@ class Reach:
 
     def at_once(self, pool: ConnectionPool) -> float:
         """Return how many connects may be under way."""
+        store = pool._store
         # Where all that was open has just died, one tells whether the server is there; two would
         # leave only one of the attempts that a second has for as long as it takes to recover.
-        lost = not pool._entries and pool._doubted_at > pool._proved_at
+        lost = not store.entries and store.doubted_at > store.proved_at
         if lost or self.full or self.name == DOWN:
             return 1
         return min(pool._max_connecting, self._ramp)
 
     def room(self, pool: ConnectionPool, now: float) -> int:
         """Return how many connections the pool may have, as far as the server has room."""
-        size = len(pool._entries)
+        store = pool._store
+        size = len(store.entries)
         if size and now < self._full_until:
-            return min(pool.max_size, max(size, self._limit))
-        return pool.max_size
+            return min(store.max_size, max(size, self._limit))
+        return store.max_size
 
     def patience(self, pool: ConnectionPool, since: float) -> float:
         """Return the moment at which one that waits `since` is told that the pool is down."""
@@ -127,7 +129,7 @@ class Reach:
         """Have the other pools that are down at this server try now; not under a pool's lock."""
         others, self._others = self._others, []
         for pool in others:
-            with pool._lock:
+            with pool._store.lock:
                 pool._backoff.retry_at = 0.0
             if pool._background:
                 keeper.schedule(pool, 0.0)
@@ -155,7 +157,11 @@ class Reach:
         refused = failure.reason in _REFUSALS
         if self.name == DOWN:
             self.attempts += 1
-            if alive and not failure.silent and self.since < pool._proved_at > pool._doubted_at:
+            if (
+                alive
+                and not failure.silent
+                and self.since < pool._store.proved_at > pool._store.doubted_at
+            ):
                 return self._answers(pool, failure.reason)
         elif self._silent >= IN_A_ROW or (not alive and (refused or self._in_a_row >= IN_A_ROW)):
             line = self._go_down(pool, now, failure.reason, type(failure.error).__name__)
@@ -174,7 +180,7 @@ class Reach:
         self.attempts = self.refused = 0
         return (
             f"pool {pool.name!r} is down, it cannot connect: {cause} ({error}); "
-            f"{len(pool._entries)} open"
+            f"{len(pool._store.entries)} open"
         )
 
     def _answers(self, pool: ConnectionPool, reason: str) -> str:
@@ -182,7 +188,7 @@ class Reach:
         self.recover(pool)
         return (
             f"pool {pool.name!r}: the server answers again, but a new connection is refused "
-            f"({reason}); it works with the {len(pool._entries)} that are open"
+            f"({reason}); it works with the {len(pool._store.entries)} that are open"
         )
 
     def connects_stuck(self, pool: ConnectionPool, now: float, alive: bool) -> str:
@@ -193,14 +199,15 @@ class Reach:
 
     def is_full(self, pool: ConnectionPool, now: float) -> str:
         """Do with what is open: the server has no room for more (SQLSTATE 53300)."""
+        store = pool._store
         first, self.full = not self.full, True
-        self._limit = len(pool._entries)
+        self._limit = len(store.entries)
         self._full_until = now + random.uniform(*FULL_FOR)
-        if self.name == DOWN and self.since < pool._proved_at > pool._doubted_at:
+        if self.name == DOWN and self.since < store.proved_at > store.doubted_at:
             self.recover(pool)
         return (
             f"pool {pool.name!r}: the server has no room for more connections; it works with "
-            f"{self._limit} of {pool.max_size} until there is"
+            f"{self._limit} of {store.max_size} until there is"
             if first
             else ""
         )

@@ -9,28 +9,21 @@ the driver connects once more and asks for it. The words that the driver knows s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .._runtime import host_probe, sockets
+from .._store.attempt import Answer
 from ..drivers.base import UNKNOWN
 from . import role
 
 if TYPE_CHECKING:
+    from .._store.attempt import Attempt
     from ..pool import ConnectionPool
-    from .connector import Attempt
 
-__all__ = ["SILENCE", "Answer", "any_alive", "examine", "of"]
+__all__ = ["SILENCE", "any_alive", "examine", "of"]
 
 LOOK = 1.0  # seconds that a host has to answer where the connect has just failed at once
 WORDS = 50  # refusals whose meaning a pool remembers
-
-
-class Answer(NamedTuple):
-    """What came back: the word for it, of drivers.base.REASONS."""
-
-    reason: str
-    silent: bool = False  # nothing did
-    unclear: bool = False  # a refusal did, and nobody here understands it
 
 
 SILENCE = Answer("connect_timeout", silent=True)
@@ -98,7 +91,7 @@ def any_alive(pool: ConnectionPool) -> bool:
     Those that are lent included: their sockets are only looked at.
     """
     driver = pool._driver
-    for entry in list(pool._entries):
+    for entry in list(pool._store.entries):
         conn = entry()
         if conn is None or (entry.why == "broken" and not entry.expires_at):
             continue

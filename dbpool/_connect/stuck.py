@@ -19,8 +19,8 @@ from . import replies
 from .outage import IN_A_ROW
 
 if TYPE_CHECKING:
+    from .._store.attempt import Attempt
     from ..pool import ConnectionPool
-    from .connector import Attempt
 
 __all__ = ["REPLACED", "count", "may_join", "next_try", "tell"]
 
@@ -41,10 +41,13 @@ def may_join(
     """
     at_once = pool._reach.at_once(pool)
     hanging = len(attempts) - timely
-    if len(pool._entries) + len(attempts) < size and timely + max(0, hanging - REPLACED) < at_once:
+    if (
+        len(pool._store.entries) + len(attempts) < size
+        and timely + max(0, hanging - REPLACED) < at_once
+    ):
         return True
     # Those that hang must not stand in the way for ever.
-    alone = not timely and len(pool._entries) < size
+    alone = not timely and len(pool._store.entries) < size
     return alone and now >= next_try(pool, attempts)
 
 
@@ -63,7 +66,7 @@ def next_try(pool: ConnectionPool, hanging: list[Attempt]) -> float:
 def count(pool: ConnectionPool, now: float) -> int:
     """Count the connects that hang and were begun since one has last succeeded; under the lock."""
     fresh = pool._reach.fresh_since
-    return sum(a.overdue_at <= now and a.since >= fresh for a in pool._attempts())
+    return sum(a.overdue_at <= now and a.since >= fresh for a in pool._store.under_way())
 
 
 def tell(pool: ConnectionPool, now: float) -> None:
@@ -71,11 +74,11 @@ def tell(pool: ConnectionPool, now: float) -> None:
     reach = pool._reach
     alive = replies.any_alive(pool) if count(pool, now) >= IN_A_ROW else True
     lines = []
-    with pool._lock:
+    with pool._store.lock:
         reach.stuck = count(pool, now)
         if reach.stuck < IN_A_ROW:
             return
-        hanging = [a for a in pool._attempts() if a.overdue_at <= now]
+        hanging = [a for a in pool._store.under_way() if a.overdue_at <= now]
         if reach.stuck > reach.told_stuck:
             reach.told_stuck = reach.stuck
             where = (

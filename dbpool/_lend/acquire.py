@@ -14,7 +14,6 @@ from .._runtime import sockets
 from .._runtime.clock import monotonic
 from .._runtime.deadline import until
 from .._shown import shown
-from .._store.handoff import offer
 from .._upkeep import usable
 from .refusal import timed_out
 from .waiting import wait_for_connection
@@ -53,7 +52,7 @@ def look_again(pool: ConnectionPool, held: Held, now: float, timeout: float | No
         try:
             timeout = _seconds(timeout)
         except ValueError:  # looked at only now, since most calls need none
-            offer(pool, held)
+            pool._queue.offer(held)
             raise
     return _fit(pool, held, now, min(now + timeout, until()), queued=False)
 
@@ -84,7 +83,7 @@ def _fit(
         if now > max(deadline, started + usable.LEAST):  # asking took all the time
             raise timed_out(pool, now - started, queued=queued)
         try:
-            held = pool._take()
+            held = pool._queue.take()
         except IndexError:
             held = wait_for_connection(pool, started, deadline, again=True)
             queued = True

@@ -20,23 +20,24 @@ __all__ = ["wait"]
 
 def wait(pool: ConnectionPool, timeout: float) -> None:
     """Wait until min_size connections are open."""
+    store = pool._store
     timeout = options.seconds("timeout", timeout)
     started = monotonic()
     waiter = Waiter(started)
-    with pool._lock:
-        if pool._state != "open":
+    with store.lock:
+        if store.phase != "open":
             raise pool._closed_error()
         pool._backoff.given_up = False
-        if len(pool._entries) >= pool.min_size:
+        if len(store.entries) >= store.min_size:
             return
-        pool._filling.append(waiter)
+        pool._queue.filling.append(waiter)
     while True:
         now = monotonic()
         growth.insist(pool, started, now)
         left = started + timeout - now
         if waiter.wait(min(left, nap(pool, now, started))) or left <= 0:
             break
-        if len(pool._entries) >= pool.min_size:  # it takes fewer: resize came between
+        if len(store.entries) >= store.min_size:  # it takes fewer: resize came between
             waiter.deliver(None)
             break
     answer = waiter.withdraw()
@@ -45,12 +46,12 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
     if answer is not GONE:
         raise refusal(pool, answer, monotonic() - started)
     failure = pool._backoff.failure
-    size = len(pool._entries)
+    size = len(store.entries)
     why = f"; connecting fails ({failure.reason})" if failure else ""
     if pool._reach.paused:
         why = "; the pool is paused: call resume() first"
     error = pool._error(PoolTimeout)(
-        f"pool {pool.name!r}: {size} of min_size={pool.min_size} connections were open after "
+        f"pool {pool.name!r}: {size} of min_size={store.min_size} connections were open after "
         f"{timeout:.2f} s{why}"
     )
     error.waited, error.size = monotonic() - started, size

@@ -49,9 +49,9 @@ def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool | None) ->
             elif trust.is_dead(pool, entry, conn):  # and so may all the others be
                 recheck.suspect(pool)
             if not close:
-                pool.doubted()
-                with pool._lock:
-                    pool._totals.returns_bad += 1
+                pool.note_failure()
+                with pool._store.lock:
+                    pool._store.counters.count_bad_return()
             retire(pool, (conn, entry), reason)
     return keep
 

@@ -19,7 +19,7 @@ def held(pool: ConnectionPool, now: float) -> str:
 
     A thread that lives on without returning what it has taken stands first.
     """
-    loans = sorted((entry.since, entry.holder) for entry in list(pool._in_use.values()))
+    loans = sorted((entry.since, entry.holder) for entry in list(pool._store.in_use.values()))
     if not loans:
         return ""
     names = {thread.ident: thread.name for thread in threading.enumerate()}

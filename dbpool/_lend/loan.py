@@ -109,7 +109,7 @@ def commit_checked(pool: ConnectionPool, conn: Any, status: int) -> None:
             "is not known here. Look for what it wrote before writing it again"
         ) from error
     if status != IDLE:
-        pool._proved_at = monotonic()  # as proved() does
+        pool._store.proved_at = monotonic()  # as proved() does
 
 
 def check(pool: ConnectionPool, conn: Any) -> int:
@@ -159,7 +159,7 @@ def _is_cut_off(pool: ConnectionPool, conn: Any) -> bool:
 
 def _entry_of(pool: ConnectionPool, conn: Any) -> Entry | None:
     """Return the entry of a lent connection; None also once the collector has found it."""
-    entry = pool._in_use.get(id(conn))
+    entry = pool._store.in_use.get(id(conn))
     return entry if entry is not None and entry() is conn else None
 
 

@@ -20,9 +20,8 @@ __all__ = ["refusal", "timed_out"]
 
 def timed_out(pool: ConnectionPool, waited: float, *, queued: bool) -> BaseException:
     """Return the error for a caller whose time went by on connections that did not answer."""
-    with pool._lock:
-        pool._totals.failed += 1
-        pool._totals.queued += queued
+    with pool._store.lock:
+        pool._store.counters.count_failure(queued=queued)
     return refusal(pool, GONE, waited, in_queue=False)
 
 
@@ -39,6 +38,7 @@ def refusal(
     Arguments: `waited`, seconds; `allowed`, how many it would have waited; `in_queue`, whether
     the caller still stands there.
     """
+    store = pool._store
     if answer is CLOSED:
         return pool._error(PoolClosed)(
             f"pool {pool.name!r} was closed while this caller waited for a connection"
@@ -59,8 +59,8 @@ def refusal(
         return error  # type: ignore[no-any-return]
     if answer is OVERLOADED:
         return _overloaded(pool, waited)
-    size, in_use = len(pool._entries), len(pool._in_use)
-    others = max(0, len(pool._waiters) - in_queue)
+    size, in_use = len(store.entries), len(store.in_use)
+    others = max(0, len(pool._queue.waiters) - in_queue)
     failure = pool._backoff.failure
     reach = pool._reach
     down = reach.name == DOWN and not reach.paused and (failure is not None or reach.cause == STUCK)
@@ -75,31 +75,30 @@ def refusal(
         why = _failing(pool, failure, f", {reach.attempts} times by now" if down else "")
     elif reach.full:
         why = f"the server has no room for more connections (too_many_connections): {_FULL}"
-    elif allowed <= 0 and in_use < pool.max_size:
+    elif allowed <= 0 and in_use < store.max_size:
         why = "none is idle just now, and there was no time to wait for one"
-    elif pool._connecting and in_use < pool.max_size:
+    elif store.attempts and in_use < store.max_size:
         why = "connecting takes too long: is the database slow or unreachable?"
-    elif in_use < pool.max_size:
+    elif in_use < store.max_size:
         why = "connections did not answer or pass their check: is the database well?"
     else:
         why = held(pool, monotonic())
         why += why and ": "
         why += "return connections sooner, or make max_size or timeout larger"
     error = pool._error(PoolDown if down else PoolTimeout)(
-        f"pool {pool.name!r}: no connection within {waited:.2f} s; {in_use} of {pool.max_size} "
+        f"pool {pool.name!r}: no connection within {waited:.2f} s; {in_use} of {store.max_size} "
         f"in use, {size} open, {others} others waiting: {why}"
     )
     error.waited, error.size, error.in_use = waited, size, in_use
     error.waiting = others
     error.__cause__ = failure.error if failure is not None else None
     now = monotonic()
-    with pool._lock:
-        pool._totals.timeouts += 1
+    with store.lock:
+        store.counters.count_timeout(down=down)
         if down:
-            pool._totals.down += 1
             pool._reach.tell(error, now, pool._backoff.retry_at)
     if not down:  # else it is no word about the pool's size
-        pool._timed_out_at = now
+        store.timed_out_at = now
     return error  # type: ignore[no-any-return]
 
 
@@ -124,19 +123,24 @@ def _failing(pool: ConnectionPool, failure: Failure, tried: str) -> str:
 
 
 def _overloaded(pool: ConnectionPool, waited: float) -> BaseException:
-    admission = pool._admission
+    store = pool._store
+    admission = pool._queue.admission
     assert admission is not None
-    size, in_use, waiting = len(pool._entries), len(pool._in_use), len(pool._waiters)
+    size, in_use, waiting = (
+        len(store.entries),
+        len(store.in_use),
+        len(pool._queue.waiters),
+    )
     error: Any = pool._error(PoolOverloaded)(
         f"pool {pool.name!r} is overloaded: for {admission.interval:g} s nobody has been served "
         f"within {admission.target:g} s, so this caller is refused after {waited:.2f} s; {in_use} "
-        f"of {pool.max_size} in use, {waiting} others waiting: try again later, or let fewer "
+        f"of {store.max_size} in use, {waiting} others waiting: try again later, or let fewer "
         "callers ask, or make their work shorter"
     )
     error.waited, error.size, error.in_use, error.waiting = waited, size, in_use, waiting
     error.retry_after = admission.interval
-    with pool._lock:
-        pool._totals.shed += 1
+    with store.lock:
+        store.counters.count_shed()
     return error  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .._connect import growth
 from .._connect.retire import find_lost, reclaim
 from .._runtime.clock import monotonic
-from .._store.handoff import FREE_THREADED, dequeue, offer, settle
+from .._store.handoff import FREE_THREADED
 from .._store.waiter import CLOSED, Waiter
 from ..errors import PoolClosed, TooManyRequests
 from .refusal import refusal
@@ -40,6 +40,8 @@ def wait_for_connection(
     Arguments: `started` and `deadline` on the monotonic clock; `again` for a caller that was
     served a connection which turned out to be dead, and goes back to the head of the queue.
     """
+    queue = pool._queue
+    store = pool._store
     if sys.is_finalizing():  # no other thread runs any more, and a driver can import nothing
         raise pool._error(PoolClosed)(
             f"pool {pool.name!r}: the interpreter ends, and no connection is idle: use the pool "
@@ -50,19 +52,19 @@ def wait_for_connection(
     waiter = Waiter(started)
     queued = False
     try:
-        if pool._state != "open":
+        if store.phase != "open":
             raise pool._closed_error()
         if again or pool.max_waiting or pool._backoff.failure is not None:
             _enqueue_with_care(pool, waiter, again)
         else:  # the ordinary case of a busy pool, without its lock
-            pool._waiters.append(waiter)
+            queue.waiters.append(waiter)
         queued = True
-        if pool._state != "open":  # closed meanwhile, and those only were told who stood there
+        if store.phase != "open":  # closed meanwhile, and those only were told who stood there
             raise pool._closed_error()
-        if pool._idle or FREE_THREADED:
-            settle(pool)
+        if queue.idle or FREE_THREADED:
+            queue.match()
         # The ordinary case of a busy pool: it is served soon, and has seen to nothing.
-        full = len(pool._entries) >= pool.max_size
+        full = len(store.entries) >= store.max_size
         if full and waiter.wait(min(SOON, deadline - started)):
             answer = waiter._answer[0]
         else:
@@ -73,26 +75,26 @@ def wait_for_connection(
         raise refusal(pool, answer, monotonic() - started, deadline - started)
     except BaseException:
         answer = waiter.withdraw()
-        dequeue(pool, waiter)
+        queue.leave(waiter)
         if isinstance(answer, tuple):  # it came in the same instant: the next one gets it
-            offer(pool, answer)
-        with pool._lock:  # who is served is counted with the connection
-            pool._totals.failed += 1
-            pool._totals.queued += queued
+            queue.offer(answer)
+        with store.lock:  # who is served is counted with the connection
+            store.counters.count_failure(queued=queued)
         raise
 
 
 def _enqueue_with_care(pool: ConnectionPool, waiter: Waiter, again: bool) -> None:
     """Queue, unless there is a reason to be refused at once."""
-    waiters = pool._waiters
-    with pool._lock:
+    store = pool._store
+    waiters = pool._queue.waiters
+    with store.lock:
         failure = pool._backoff.permanent
-        if failure is not None and not pool._entries and waiter.since < pool._backoff.retry_at:
+        if failure is not None and not store.entries and waiter.since < pool._backoff.retry_at:
             raise refusal(pool, failure, 0.0)
         if 0 < pool.max_waiting <= len(waiters) and not again and _full(pool, waiters):
             raise pool._error(TooManyRequests)(
                 f"pool {pool.name!r}: {len(waiters)} callers are waiting for a connection already "
-                f"(max_waiting={pool.max_waiting}, {len(pool._in_use)} of {pool.max_size} in "
+                f"(max_waiting={pool.max_waiting}, {len(store.in_use)} of {store.max_size} in "
                 "use): try again later, or make max_size or max_waiting larger"
             )
         pool._backoff.given_up = False  # somebody asks: connecting goes on
@@ -113,6 +115,7 @@ def _full(pool: ConnectionPool, waiters: deque[Any]) -> bool:
 
 def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
     """Return when answered or at the deadline; see now and then to what wakes nobody."""
+    store = pool._store
     collected = False
     while True:
         if pool._owned:
@@ -128,25 +131,26 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
         if min(deadline, pool._reach.patience(pool, waiter.since)) <= monotonic():
             return
         # It holds the GIL: not in an outage, where nothing is open that could have been dropped.
-        if not collected and left <= 2 * BELT and pool._entries:
+        if not collected and left <= 2 * BELT and store.entries:
             collected = True
             _collect(now)
         find_lost(pool)
-        if settle(pool):
-            with pool._lock:
-                pool._totals.rescues += 1
+        if pool._queue.match():
+            with store.lock:
+                store.counters.count_rescue()
 
 
 def nap(pool: ConnectionPool, now: float, since: float) -> float:
     """Return how long one that waits `since` may sleep before it may have to do something."""
-    if len(pool._entries) >= pool.max_size:
+    store = pool._store
+    if len(store.entries) >= store.max_size:
         return BELT
     if pool._threads_refused:  # callers connect themselves, and who cannot start a thread is slow
         return SOON
     pause = pool._backoff.retry_at - now
     if pause > 0:
         return min(pause, BELT)
-    if not 0 < len(pool._connecting) < pool._max_connecting:
+    if not 0 < len(store.attempts) < pool._max_connecting:
         return BELT  # who ends a connect looks for the next one to make
     left = since + growth.PATIENCE - now
     return left if left > 0 else BELT

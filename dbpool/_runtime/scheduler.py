@@ -41,8 +41,8 @@ class Dropped(Protocol):
     """What a finaliser leaves: an entry whose connection was dropped."""
 
     @property
-    def pool(self) -> Callable[[], Any]:
-        """Return the pool that it was one of, or None."""
+    def home(self) -> Callable[[], Any]:
+        """Return a reference to what finds it, by `_find_lost`; None once that is gone."""
 
 
 class Limit(Protocol):
@@ -201,7 +201,7 @@ class Keeper:
                         "the keeper woke %.1f s late: threads of this process are starved", lag
                     )
                 continue
-            pool = None if entry is None else entry.pool()
+            pool = None if entry is None else entry.home()
             if pool is not None:
                 pool._find_lost()
             del entry, pool

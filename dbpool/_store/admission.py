@@ -19,7 +19,7 @@ from .._runtime.scheduler import keeper
 from .waiter import CLOSED, OVERLOADED
 
 if TYPE_CHECKING:
-    from ..pool import ConnectionPool
+    from .handoff import Handoff
     from .waiter import Waiter
 
 __all__ = ["Admission", "CoDel"]
@@ -95,21 +95,21 @@ class CoDel:
 
 
 class Admission:
-    """The CoDel of one pool's queue; the keeper calls it where nothing comes back."""
+    """The CoDel of one pool's queue; the keeper calls it where nothing comes back.
 
-    def __init__(self, pool: ConnectionPool, target: float, interval: float) -> None:
-        self.name = pool.name
-        self._pool = weakref.ref(pool)
-        self._begin(target, interval)
+    Arguments: `name`, the pool's; `target` and `interval` as `CoDel` has them.
+    """
 
-    def _begin(self, target: float, interval: float) -> None:
+    def __init__(self, name: str, target: float, interval: float) -> None:
+        self.name = name
         self._codel = CoDel(target, interval, monotonic())
+
+    def begin(self, queue: Handoff) -> None:
+        """Know nothing of this queue yet; also in a forked child, where the lock may be held."""
+        self._queue = weakref.ref(queue)
+        self._codel = CoDel(self.target, self.interval, monotonic())
         self._due = 0.0  # looked at first when the keeper first runs
         self.empty = self._codel.empty
-
-    def reset(self) -> None:
-        """Know nothing; in a forked child, where the old lock may be held for ever."""
-        self._begin(self.target, self.interval)
 
     @property
     def target(self) -> float:
@@ -131,11 +131,11 @@ class Admission:
 
     def _upkeep(self, now: float) -> float:
         """Refuse those who have waited for too long, if nobody is served; return when to return."""
-        pool = self._pool()
-        if pool is None or pool.closed:
+        queue = self._queue()
+        if queue is None or queue.shut:
             keeper.forget(self)
             return math.inf
-        waiters: list[Any] = [one for one in list(pool._waiters) if one is not CLOSED]
+        waiters: list[Any] = [one for one in list(queue.waiters) if one is not CLOSED]
         if self._codel.tick(waiters[0].since if waiters else None, now):
             for waiter in waiters:
                 if self._codel.too_long(now - waiter.since):

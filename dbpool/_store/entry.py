@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .._runtime.clock import monotonic
 from .counters import BOUNDS, bucket
-
-if TYPE_CHECKING:
-    from ..pool import ConnectionPool
 
 __all__ = ["NEVER", "Entry", "Held"]
 
@@ -36,11 +34,11 @@ class Entry(weakref.ref[Any]):
         "born",
         "expires_at",  # end of life; 0 once drained, shrunk away or closed
         "good_until",  # before this moment it is handed out without a look
+        "home",  # whom to tell of its loss
         "key",  # id of the connection
         "holder",  # ident of the thread that borrowed it
         "owner",  # (uses, owner): who answers for the loan numbered `uses`
         "poll",  # `poll` of a poll object on its socket, or None
-        "pool",
         "renew_at",  # a return before this moment leaves `good_until` as it is
         "proved_at",  # its last complete round trip; NEVER while it is suspect
         "queued",  # how often lent to one that had to wait
@@ -60,14 +58,14 @@ class Entry(weakref.ref[Any]):
         self,
         conn: Any,
         lost: Callable[[Entry], object] | None,
-        pool: weakref.ref[ConnectionPool],
+        home: Callable[[], Any],
         poll: Callable[[int], list[tuple[int, int]]] | None,
         now: float,
         expires_at: float,
     ) -> None:
         super().__init__(conn, lost)  # type: ignore[call-arg]
         self.key = id(conn)
-        self.pool = pool
+        self.home = home
         self.poll = poll
         self.attributes: object = None
         self.born = self.proved_at = self.since = now
@@ -105,6 +103,21 @@ class Entry(weakref.ref[Any]):
     def doubt(self) -> None:
         """Have it looked at before it is handed out next."""
         self.good_until = self.renew_at = 0.0
+
+    def mark_for_closing(self, why: str) -> None:
+        """End its life now: it is closed when next it is idle, or at once by a sweep."""
+        if self.expires_at:  # the first reason counts
+            self.why = why
+        # In this order: a return writes the other two, if it does, and then reads expires_at.
+        self.expires_at = 0.0
+        self.good_until = 0.0
+        self.renew_at = 0.0
+
+    def count_loan(self) -> None:
+        """Count a loan that no return has ended; it lasted until now, as far as is known."""
+        used = monotonic() - self.since
+        self.used += used
+        self.observe(used)
 
     def observe(self, seconds: float) -> None:
         """Count a use of 1 ms or longer; shorter ones are what remains of `uses`."""

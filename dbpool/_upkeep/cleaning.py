@@ -27,7 +27,7 @@ def roll_back(pool: ConnectionPool, conn: Any) -> bool:
                 pool._driver.rollback(conn)
         except Exception:
             return True
-        pool.proved()
+        pool.note_success()
         status = pool._driver.transaction_status(conn)
     return bool(status != IDLE)
 
@@ -80,7 +80,7 @@ def clean_session(pool: ConnectionPool, conn: Any, watch: SessionWatch) -> bool:
     The connection is not in a transaction. Returns False if that did not succeed, or cannot: then
     it is of no further use. Bounded by `ping_timeout`; raises nothing.
     """
-    entry = pool._in_use.get(id(conn))
+    entry = pool._store.in_use.get(id(conn))
     return (
         entry is not None
         and not watch.spoilt(conn)

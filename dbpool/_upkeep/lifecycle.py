@@ -13,7 +13,6 @@ from .._connect.outage import DOWN
 from .._runtime import forks
 from .._runtime.clock import monotonic
 from .._runtime.scheduler import keeper
-from .._store import closing, handoff
 from .._store.waiter import CLOSED
 from . import sweep, usable
 
@@ -36,19 +35,20 @@ STRAGGLERS = 0.1  # seconds in which a return that is under way has come to its 
 
 def close(pool: ConnectionPool, timeout: float) -> None:
     """Close for good: first the waiters are told, then what is idle closes."""
+    store = pool._store
     timeout = options.seconds("timeout", timeout)
-    with pool._lock:
-        pool._state = "closed"
-        for entry in list(pool._entries):
-            closing.expire(entry, "closed")
-        if CLOSED not in pool._waiters:
-            pool._waiters.append(CLOSED)
-    handoff.answer_all(pool, CLOSED)
+    with store.lock:
+        store.phase = "closed"
+        for entry in list(store.entries):
+            entry.mark_for_closing("closed")
+        if CLOSED not in pool._queue.waiters:
+            pool._queue.waiters.append(CLOSED)
+    pool._queue.answer_all(CLOSED)
     retire.find_lost(pool)
-    handoff.settle(pool)  # CLOSED stands in the queue: whatever is offered to it is closed
+    pool._queue.match()  # CLOSED stands in the queue: whatever is offered to it is closed
     until = monotonic() + timeout
     me = threading.get_ident()  # a callback that closes the pool is part of a connect itself
-    while any(each.made_by != me and each.overdue_at > monotonic() for each in pool._attempts()):
+    while any(each.made_by != me and each.overdue_at > monotonic() for each in store.under_way()):
         if monotonic() >= until:
             break
         time.sleep(0.005)
@@ -66,20 +66,21 @@ def at_exit(pool: ConnectionPool) -> None:
     """
     while True:
         try:
-            held = pool._idle.pop()
+            held = pool._queue.idle.pop()
         except IndexError:
             break
-        closing.close(pool, held, "closed")
+        pool._store.close(held, "closed")
     if pool._prober is not None:
         pool._prober.close()
 
 
 def drain(pool: ConnectionPool) -> None:
     """Renew everything that is open."""
-    with pool._lock:
-        for entry in list(pool._entries):
-            closing.expire(entry, "drained")
-        for attempt in pool._attempts():  # begun before, perhaps with yesterday's password
+    store = pool._store
+    with store.lock:
+        for entry in list(store.entries):
+            entry.mark_for_closing("drained")
+        for attempt in store.under_way():  # begun before, perhaps with yesterday's password
             attempt.unwanted = "drained"
     _end_idle(pool)
     growth.grow(pool)
@@ -87,13 +88,14 @@ def drain(pool: ConnectionPool) -> None:
 
 def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
     """Change the sizes; idle ones beyond go at once, then lent ones as they come back."""
-    with pool._lock:
+    store = pool._store
+    with store.lock:
         # The longest idle first, those that are lent last.
-        order = sorted(pool._entries, key=lambda entry: (entry.key in pool._in_use, entry.since))
+        order = sorted(store.entries, key=lambda entry: (entry.key in store.in_use, entry.since))
         for entry in order[: max(0, len(order) - max_size)]:
-            closing.expire(entry, "excess")
-        pool.min_size, pool.max_size = min_size, max_size
-        if pool._reach.name == DOWN and len(pool._entries) >= max_size:
+            entry.mark_for_closing("excess")
+        store.min_size, store.max_size = min_size, max_size
+        if pool._reach.name == DOWN and len(store.entries) >= max_size:
             pool._reach.recover(pool)  # it has all that it may have: no connect would tell it
             pool._backoff.clear()
     _end_idle(pool)
@@ -109,7 +111,7 @@ def _end_idle(pool: ConnectionPool) -> None:
     """
     now = monotonic()
     sweep.sweep(pool, now)
-    if not pool._entries:
+    if not pool._store.entries:
         return
     if pool._background:
         keeper.schedule(pool, now + STRAGGLERS)
@@ -119,21 +121,22 @@ def _end_idle(pool: ConnectionPool) -> None:
 
 def pause(pool: ConnectionPool, seconds: float) -> bool:
     """Lend nothing, and close what is open."""
+    store = pool._store
     until = monotonic() + options.seconds("wait", seconds)
-    with pool._lock:
-        if pool._state != "open":
+    with store.lock:
+        if store.phase != "open":
             raise pool._closed_error()
         pool._reach.paused = True
-        for entry in list(pool._entries):
-            closing.expire(entry, "paused")
-        for attempt in pool._attempts():
+        for entry in list(store.entries):
+            entry.mark_for_closing("paused")
+        for attempt in store.under_way():
             attempt.unwanted = "paused"
     if pool._prober is not None:
         pool._prober.close()  # its spare connection, which would keep a server from stopping
     _end_idle(pool)
     while True:
         sweep.sweep(pool, monotonic())
-        if not pool._entries and not pool._attempts():
+        if not store.entries and not store.under_way():
             return True
         if monotonic() >= until:
             return False
@@ -142,7 +145,7 @@ def pause(pool: ConnectionPool, seconds: float) -> bool:
 
 def resume(pool: ConnectionPool) -> None:
     """Lend again; the server may just have started, so not all at once."""
-    with pool._lock:
+    with pool._store.lock:
         if not pool._reach.paused:
             return
         pool._reach.paused = False
@@ -154,13 +157,13 @@ def resume(pool: ConnectionPool) -> None:
 
 def check(pool: ConnectionPool) -> None:
     """Ask the server on every idle connection now."""
-    with pool._lock:
+    with pool._store.lock:
         pool._backoff.given_up = False
         pool._backoff.retry_at = 0.0
         pool._reach.fresh_since = monotonic()  # connects that hang do not put it off either
-    for _ in range(len(pool._idle)):
+    for _ in range(len(pool._queue.idle)):
         try:
-            held = pool._idle.popleft()
+            held = pool._queue.idle.popleft()
         except IndexError:
             break
         usable.ping_or_retire(pool, held)
@@ -169,9 +172,10 @@ def check(pool: ConnectionPool) -> None:
 
 def start_in_child(pool: ConnectionPool) -> None:
     """Leave what is open to the parent process, and start empty; called at a fork."""
-    inherited = dict(pool._inherited)
-    lent = [entry.owner for entry in list(pool._in_use.values()) if entry.owner is not None]
-    for entry in list(pool._entries):
+    store = pool._store
+    inherited = dict(store.inherited)
+    lent = [entry.owner for entry in list(store.in_use.values()) if entry.owner is not None]
+    for entry in list(store.entries):
         conn = entry()
         if conn is not None:
             forks.abandon(pool._driver, conn)
@@ -179,14 +183,10 @@ def start_in_child(pool: ConnectionPool) -> None:
     for _, owner in lent:
         forks.bereave(owner)
     pool._clear()
-    if pool._admission is not None:
-        pool._admission.reset()
     if pool._use_limit is not None:
         pool._use_limit._due = 0.0  # which the parent's keeper may just have been about to write
-    pool._inherited = inherited
-    if pool._state == "closed":
-        pool._waiters.append(CLOSED)
-    elif pool._state == "open" and pool._background:
+    store.inherited = inherited
+    if store.phase == "open" and pool._background:
         keeper.register(pool)
-        if pool.min_size:
+        if store.min_size:
             pool._due = 0.0  # filled from the first use on: no thread starts in the fork itself

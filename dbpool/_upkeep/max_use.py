@@ -11,18 +11,16 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from .._runtime import process, sockets, threads
 from .._runtime.scheduler import keeper
-from .._store import closing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._store.entry import Entry
-    from ..pool import ConnectionPool
+    from .._store.inventory import Inventory
 
 __all__ = ["UseLimit"]
 
@@ -41,10 +39,10 @@ process.on_child(_cancelling.clear)  # where the kernel forks, Python takes them
 class UseLimit:
     """Watches the loans of one pool; the keeper calls it. Costs a loan nothing."""
 
-    def __init__(self, pool: ConnectionPool, seconds: float) -> None:
-        self.name = pool.name
+    def __init__(self, store: Inventory, seconds: float) -> None:
+        self.name = store.name
         self.seconds = seconds
-        self._pool = weakref.ref(pool)
+        self._store = store
         self._due = 0.0  # looked at first when the keeper first runs
         # By loan: when it is cut off. The keeper's alone.
         self._cancelled: dict[tuple[Entry, Any], float] = {}
@@ -52,13 +50,11 @@ class UseLimit:
 
     def _upkeep(self, now: float) -> float:
         """Cancel and cut off what is overdue; return when to come back."""
-        pool = self._pool()
-        if pool is None:
-            return math.inf
-        if pool.closed and not pool._in_use:
+        in_use = self._store.in_use
+        if self._store.phase != "open" and not in_use:
             keeper.forget(self)
             return math.inf
-        loans = {(entry, entry.uses): entry.since for entry in list(pool._in_use.values())}
+        loans = {(entry, entry.uses): entry.since for entry in list(in_use.values())}
         self._cancelled = {loan: at for loan, at in self._cancelled.items() if loan in loans}
         # A loan that begins after this look is not overdue before then.
         due = now + self.seconds
@@ -67,23 +63,23 @@ class UseLimit:
                 due = min(due, since + self.seconds)
             elif loan not in self._cancelled:
                 self._cancelled[loan] = now + GRACE
-                self._cancel(pool, loan, now)
+                self._cancel(loan, now)
                 due = min(due, now + GRACE)
             elif self._cancelled[loan] > now:
                 due = min(due, self._cancelled[loan])
             else:
                 self._cancelled[loan] = math.inf
-                self._cut(pool, loan)
+                self._cut(loan)
         return due
 
-    def _cancel(self, pool: ConnectionPool, loan: tuple[Entry, Any], now: float) -> None:
-        conn = self._lent(pool, loan)
+    def _cancel(self, loan: tuple[Entry, Any], now: float) -> None:
+        conn = self._lent(loan)
         if conn is None:
             return
-        closing.expire(loan[0], "max_use")
-        if self._lent(pool, loan) is None:
+        loan[0].mark_for_closing("max_use")
+        if self._lent(loan) is None:
             return  # returned meanwhile, and perhaps lent again: from now on it is not
-        ask = pool._driver.canceller(conn) if _has_place() else None
+        ask = self._store.driver.canceller(conn) if _has_place() else None
         # The borrower's alone again, before anything here can take time.
         del conn
         if now - self._told_at >= TOLD_EVERY:
@@ -91,22 +87,22 @@ class UseLimit:
             logger.warning(
                 "pool %r: a connection is held for more than max_use=%g s: its statement is "
                 "cancelled, and in %g s the connection is cut off",
-                pool.name,
+                self.name,
                 self.seconds,
                 GRACE,
             )
         if ask is not None:
-            _begin(ask, f"dbpool-cancel-{pool.name}")
+            _begin(ask, f"dbpool-cancel-{self.name}")
 
-    def _cut(self, pool: ConnectionPool, loan: tuple[Entry, Any]) -> None:
-        conn = self._lent(pool, loan)
+    def _cut(self, loan: tuple[Entry, Any]) -> None:
+        conn = self._lent(loan)
         if conn is not None:
-            sockets.sever_of(pool._driver, conn)
+            sockets.sever_of(self._store.driver, conn)
 
-    def _lent(self, pool: ConnectionPool, loan: tuple[Entry, Any]) -> Any:
+    def _lent(self, loan: tuple[Entry, Any]) -> Any:
         """Return the connection, if it is still lent as it was."""
         entry, number = loan
-        if pool._in_use.get(entry.key) is entry and entry.uses == number:
+        if self._store.in_use.get(entry.key) is entry and entry.uses == number:
             return entry()
         return None
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from .._runtime.clock import monotonic
 from .._runtime.scheduler import keeper
-from .._store.closing import expire
 from ..drivers.base import LOST
 from . import sweep
 from .trust import distrust, ends_session
@@ -28,7 +27,7 @@ def suspect(pool: ConnectionPool) -> None:
 
 def report(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
     """Judge an error of the driver's; return whether it ends the session."""
-    entry = pool._in_use.get(id(conn))
+    entry = pool._store.in_use.get(id(conn))
     if entry is not None and entry() is not conn:
         entry = None
     try:
@@ -39,7 +38,7 @@ def report(pool: ConnectionPool, conn: Any, error: BaseException) -> bool:
             raise
         return False  # what is nobody's may be no connection at all
     if entry is not None:
-        expire(entry, "broken")
+        entry.mark_for_closing("broken")
     if pool._driver.how_closed(conn) == LOST:  # else it says nothing of the others
         suspect(pool)
     return True

@@ -10,7 +10,6 @@ from .._connect import growth, stuck
 from .._connect.outage import DOWN
 from .._connect.retire import retire
 from .._runtime import sockets
-from .._store.handoff import offer
 from . import trust
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
     sweep(pool, now)
     growth.settle(pool)
-    if pool._connecting:
+    if pool._store.attempts:
         stuck.tell(pool, now)
     if line := pool._reach.still(pool, now):
         logger.warning("%s", line)
@@ -41,7 +40,7 @@ def upkeep(pool: ConnectionPool, now: float) -> float:
 
 def sweep(pool: ConnectionPool, now: float) -> None:
     """Look at every idle connection; close the dead, the expired, and the long unused."""
-    idle = pool._idle
+    idle = pool._queue.idle
     dead = False
     for _ in range(len(idle)):
         try:
@@ -51,12 +50,12 @@ def sweep(pool: ConnectionPool, now: float) -> None:
         reason = _verdict(pool, held[1], now)
         if reason is None:
             # To the right end: a whole round leaves them in their order.
-            offer(pool, held)
+            pool._queue.offer(held)
         else:
             if reason == "broken":
                 dead = True
-                with pool._lock:
-                    pool._totals.found_dead += 1
+                with pool._store.lock:
+                    pool._store.counters.count_dead()
             retire(pool, held, reason)
     if dead:
         trust.distrust(pool)
@@ -64,11 +63,12 @@ def sweep(pool: ConnectionPool, now: float) -> None:
 
 def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
     """Return why the idle entry should go, None if it may stay."""
+    store = pool._store
     if now >= entry.expires_at:
         # Its successor first, where there is room; it is not handed out any more in any case.
         replaced = growth._missing(pool, now) == 0 or not entry.expires_at
-        room = len(pool._entries) < pool.max_size and not pool._backoff.failing_since
-        if replaced or not room or pool._waiters:
+        room = len(store.entries) < store.max_size and not pool._backoff.failing_since
+        if replaced or not room or pool._queue.waiters:
             return entry.why
         return None
     if pool._validate != "off":
@@ -77,16 +77,16 @@ def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
             return "broken"
         if seen == sockets.SUSPECT:
             entry.doubt()  # whoever takes it asks the server first
-    if len(pool._entries) > pool.max_size and _staying(pool) > pool.max_size:
+    if len(store.entries) > store.max_size and _staying(pool) > store.max_size:
         return "excess"
-    if len(pool._entries) > pool.min_size and now - entry.since >= _max_idle(pool):
+    if len(store.entries) > store.min_size and now - entry.since >= _max_idle(pool):
         return "max_idle"
     return None
 
 
 def _staying(pool: ConnectionPool) -> int:
     """Return how many are open that have not been told to go already."""
-    return sum(entry.expires_at > 0 for entry in list(pool._entries))
+    return sum(entry.expires_at > 0 for entry in list(pool._store.entries))
 
 
 def _max_idle(pool: ConnectionPool) -> float:
@@ -94,19 +94,20 @@ def _max_idle(pool: ConnectionPool) -> float:
 
 
 def _next_due(pool: ConnectionPool, now: float) -> float:
+    store = pool._store
     due = math.inf
-    with pool._lock:
-        surplus = len(pool._entries) > pool.min_size
-        early = growth.replace_before(pool) if pool.min_size else 0.0
-        for entry in list(pool._entries):
+    with store.lock:
+        surplus = len(store.entries) > store.min_size
+        early = growth.replace_before(pool) if store.min_size else 0.0
+        for entry in list(store.entries):
             due = min(due, entry.expires_at - early)
             if surplus:
                 due = min(due, entry.since + _max_idle(pool))
             due = min(due, now + LOOK_EVERY)
-        for attempt in pool._attempts():
+        for attempt in store.under_way():
             if attempt.overdue_at > now:
                 due = min(due, attempt.overdue_at)
-        if growth._missing(pool, now) or pool._waiters:
+        if growth._missing(pool, now) or pool._queue.waiters:
             due = min(due, max(pool._backoff.retry_at, now + 0.5))
         if pool._reach.name == DOWN:
             due = min(due, pool._reach.tell_at)

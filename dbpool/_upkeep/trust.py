@@ -20,9 +20,9 @@ _READ_ONLY = "25006"  # SQLSTATE
 
 def distrust(pool: ConnectionPool) -> None:
     """Have each open connection pinged before it is lent next, those that are lent now included."""
-    pool.doubted()
-    with pool._lock:
-        for entry in list(pool._entries):
+    pool.note_failure()
+    with pool._store.lock:
+        for entry in list(pool._store.entries):
             # In this order: a return writes the other two, if it does, and then reads this one.
             entry.proved_at = NEVER  # a ping is due
             entry.doubt()  # at the next hand-out

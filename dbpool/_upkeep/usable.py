@@ -9,7 +9,6 @@ from .._connect.retire import retire
 from .._runtime import sockets
 from .._runtime.clock import monotonic
 from .._runtime.time_limit import Guard
-from .._store.handoff import offer
 from ..drivers.base import IDLE
 from ..errors import PoolError
 from . import recheck
@@ -60,7 +59,7 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
         retire(pool, held, "broken")
         raise
     if pool._backoff.checking:
-        with pool._lock:
+        with pool._store.lock:
             pool._backoff.clear()
     return True
 
@@ -78,7 +77,7 @@ def _ask(pool: ConnectionPool, held: Held, seconds: float) -> Exception | None:
             pool._driver.ping(conn)
     except Exception as error:
         return error.with_traceback(None)
-    pool._proved_at = entry.proved_at = monotonic()
+    pool._store.proved_at = entry.proved_at = monotonic()
     if pool._driver.transaction_status(conn) != IDLE:
         return PoolError("a ping left the connection in a state of no use")
     return None if role.fits(pool, conn) else PoolError("the server is read-only")
@@ -87,10 +86,10 @@ def _ask(pool: ConnectionPool, held: Held, seconds: float) -> Exception | None:
 def ping_or_retire(pool: ConnectionPool, held: Held) -> None:
     """Ask the server on an idle connection that is ours; keep it or close it."""
     if answers(pool, held, pool._ping_timeout):
-        offer(pool, held)
+        pool._queue.offer(held)
         return
-    with pool._lock:
-        pool._totals.found_dead += 1
+    with pool._store.lock:
+        pool._store.counters.count_dead()
     retire(pool, held, "broken")
 
 
@@ -107,8 +106,8 @@ def _passes_check(pool: ConnectionPool, held: Held, now: float, deadline: float)
         keep, error = False, raised
     if not keep:
         failure.rejected(pool, entry, error, now)
-        with pool._lock:
-            pool._totals.found_dead += 1
+        with pool._store.lock:
+            pool._store.counters.count_dead()
         retire(pool, held, "check_failed")
     return keep
 
@@ -121,7 +120,7 @@ def take_idle(pool: ConnectionPool) -> Held | None:
     """
     while True:
         try:
-            held: Held = pool._take()
+            held: Held = pool._queue.take()
         except IndexError:
             return None
         entry = held[1]
@@ -135,8 +134,8 @@ def take_idle(pool: ConnectionPool) -> Held | None:
 
 def found_dead(pool: ConnectionPool, held: Held) -> None:
     """Close a dead connection; where one is dead others are, so have all idle ones looked at."""
-    with pool._lock:
-        pool._totals.found_dead += 1
+    with pool._store.lock:
+        pool._store.counters.count_dead()
     try:
         recheck.suspect(pool)
     finally:

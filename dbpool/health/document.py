@@ -140,6 +140,7 @@ def described(
 
     Arguments: `good`, what the last probe found that reached the server.
     """
+    store = pool._store
     now = monotonic()
     own = [reason for reason in verdict.reasons if reason == "saturated"]
     rest = [reason for reason in verdict.reasons if reason != "saturated"]
@@ -154,15 +155,15 @@ def described(
         answer["output"] = rest[0]
     load: dict[str, Any] = {
         "componentType": "datastore",
-        "observedValue": len(pool._in_use),
+        "observedValue": len(store.in_use),
         "observedUnit": "connections",
         "status": WARN if own else PASS,
         "time": _clock(0.0),
     }
     if own:
         load["output"] = own[0]
-    waiting = max(0, len(pool._waiters) - (pool._state == "closed"))
-    load |= {"max": pool.max_size, "idle": len(pool._idle), "waiting": waiting}
+    waiting = max(0, len(pool._queue.waiters) - (store.phase == "closed"))
+    load |= {"max": store.max_size, "idle": len(pool._queue.idle), "waiting": waiting}
     return {f"{name}:responseTime": [answer], f"{name}:connections": [load]}
 
 

@@ -12,11 +12,12 @@ from .._connect import connector, replies
 from .._runtime import sockets
 from .._runtime.clock import monotonic
 from .._runtime.time_limit import Guard
-from .._store import handoff
+from .._store.attempt import Attempt
 from .._upkeep import usable
 from ..drivers.base import IDLE, REASONS
 
 if TYPE_CHECKING:
+    from .._store.attempt import Answer
     from .._store.entry import Held
     from ..pool import ConnectionPool
     from .prober import Flight, Prober
@@ -81,7 +82,7 @@ def _ask_idle(pool: ConnectionPool, held: Held, seconds: float) -> Finding:
     else:
         if not finding.reason:
             entry.proved_at = finding.at
-        handoff.offer(pool, held)
+        pool._queue.offer(held)
     return finding
 
 
@@ -104,7 +105,7 @@ def _drop(pool: ConnectionPool, prober: Prober, spare: Spare) -> None:
 
 def _ask_new_spare(pool: ConnectionPool, prober: Prober, flight: Flight) -> Finding:
     flight.stage = "connect_timeout"
-    attempt = connector.Attempt(monotonic(), pool._connect_timeout)
+    attempt = Attempt(monotonic(), pool._connect_timeout)
     try:
         conn = connector.connect(pool, prober.name, attempt, spare=True)
     except Exception as error:
@@ -116,12 +117,13 @@ def _ask_new_spare(pool: ConnectionPool, prober: Prober, flight: Flight) -> Find
     return _ask_spare(pool, prober, spare, flight.deadline)
 
 
-def _refused(pool: ConnectionPool, answer: replies.Answer, now: float) -> str:
+def _refused(pool: ConnectionPool, answer: Answer, now: float) -> str:
     """Return the word for a spare connection that could not be made."""
+    store = pool._store
     reason = answer.reason
-    doubted = pool._doubted_at > pool._proved_at
+    doubted = store.doubted_at > store.proved_at
     # The server is full, or lets no new one in, while those of the pool are at work.
-    if (now - pool._proved_at < ALIVE_FOR and not doubted) or (
+    if (now - store.proved_at < ALIVE_FOR and not doubted) or (
         not answer.silent and replies.any_alive(pool)
     ):
         return "probe_unavailable"
@@ -145,7 +147,7 @@ def _ask(pool: ConnectionPool, conn: Any, seconds: float) -> Finding:
     now = monotonic()
     if guard.fired or driver.transaction_status(conn) != IDLE:
         return Finding(now, "query_timeout", "", now - started, broken=True)
-    pool.proved()
+    pool.note_success()
     return Finding(now, seconds=now - started, writable=writable)
 
 

@@ -108,7 +108,7 @@ class Prober:
             if known is None:
                 if finding is not None:
                     known = read(pool, finding, now, limits)
-                elif self._last is None and pool._proved_at == -math.inf:
+                elif self._last is None and pool._store.proved_at == -math.inf:
                     known = Verdict(FAIL, ("starting",))
                 else:
                     known = Verdict(FAIL, (flight.stage,))
@@ -123,7 +123,7 @@ class Prober:
         if self._good and now - self._good.at < ROLE_EVERY:
             return False
         # A new connection is not worth it where nobody has said which role is right.
-        return bool(pool._idle) or self._spare is not None or is_primary(pool)
+        return bool(pool._queue.idle) or self._spare is not None or is_primary(pool)
 
     def _note(self, verdict: Verdict, now: float) -> tuple[str, float] | None:
         """Return status and age of what this verdict changes; under the lock, so one caller's."""
@@ -191,7 +191,7 @@ class Prober:
                 if not finding.reason:
                     self._good = finding
                 # Without threads nobody would close it when it has been unused for a minute.
-                if pool._state == "closed" or pool._reach.paused or not pool._background:
+                if pool._store.phase == "closed" or pool._reach.paused or not pool._background:
                     unwanted, self._spare = self._spare, None
             flight.finding = finding
         flight.done.set()
@@ -250,7 +250,7 @@ def prober_of(pool: ConnectionPool) -> Prober:
     prober = cast("Prober | None", pool._prober)
     if prober is None:
         mine = Prober(pool)
-        with pool._lock:
+        with pool._store.lock:
             pool._prober = prober = cast("Prober | None", pool._prober) or mine
         key = id(prober)
         _probers[key] = weakref.ref(prober, lambda ref: _probers.pop(key, None))

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._connect.outage import DOWN, RECOVERING
-from .._store import handoff
 
 if TYPE_CHECKING:
     from ..pool import ConnectionPool
@@ -57,13 +56,14 @@ def judge(
     Arguments: `last`, what the last probe found; `good`, what the last one found that reached the
     server. Looks only, and takes no lock.
     """
-    if pool._state != "open":
-        return Verdict(FAIL, ("closed" if pool._state == "closed" else "starting",))
+    store = pool._store
+    if store.phase != "open":
+        return Verdict(FAIL, ("closed" if store.phase == "closed" else "starting",))
     reach = pool._reach
     if reach.paused:  # an operator's doing: callers queue, and elsewhere they would as well
         return Verdict(WARN, ("recovering",))
     # A round trip that failed does not make it ill, but what was seen before proves nothing.
-    proved = pool._proved_at if pool._proved_at > pool._doubted_at else -math.inf
+    proved = store.proved_at if store.proved_at > store.doubted_at else -math.inf
     if last is not None and last.reason and last.at > proved and now - last.at < limits.ttl:
         return read(pool, last, now, limits)
     if now - proved < limits.ttl:
@@ -112,10 +112,11 @@ def _connects_fail(pool: ConnectionPool, now: float) -> bool:
 
 
 def _is_saturated(pool: ConnectionPool, now: float) -> bool:
-    if now - pool._timed_out_at < SATURATED_FOR:
+    store = pool._store
+    if now - store.timed_out_at < SATURATED_FOR:
         return True
-    full = len(pool._in_use) >= pool.max_size
-    return full and handoff.oldest_wait(pool, now) >= SATURATED_WAIT
+    full = len(store.in_use) >= store.max_size
+    return full and pool._queue.oldest_wait(now) >= SATURATED_WAIT
 
 
 def is_primary(pool: ConnectionPool) -> bool:

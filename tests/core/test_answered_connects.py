@@ -308,7 +308,7 @@ def test_health_says_that_what_is_open_works(english: PostgresServer, new_pool: 
         wait_for_failures(pool, 5)
 
         def told_while_proved() -> bool:
-            pool.proved()
+            pool.note_success()
             return b"probe_unavailable" in check.respond("GET", "/healthz/db", "verbose", [], "")[2]
 
         wait_until(told_while_proved)  # once connects have failed for a second

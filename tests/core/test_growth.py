@@ -104,12 +104,12 @@ def test_a_connection_on_its_way_to_a_caller_is_all_that_the_caller_asks_for(
 ) -> None:
     arrived, go = threading.Event(), threading.Event()
 
-    def offer_late(pool: ConnectionPool, held: Any) -> None:
+    def offer_late(queue: Any, held: Any) -> None:
         arrived.set()
         go.wait(PATIENCE)
-        offer(pool, held)
+        offer(queue, held)
 
-    offer = inside.offer
+    offer = inside.original("offer")
     inside.patch(monkeypatch, "offer", offer_late)
     pool = stub_pool(max_connecting=1)
     caller = in_thread(use, pool)

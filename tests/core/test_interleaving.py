@@ -256,15 +256,15 @@ def test_a_finished_connect_against_close() -> None:
 
 
 def _bug_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    inside.patch(monkeypatch, "match_for_a_waiter", lambda pool: 0)
+    inside.patch(monkeypatch, "match_for_a_waiter", lambda queue: 0)
 
 
 def _bug_return_does_not_look_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offer(pool: Any, held: Any) -> None:
-        inside.idle(pool).append(held)
+    def offer(queue: Any, held: Any) -> None:
+        queue.idle.append(held)
 
     inside.patch(monkeypatch, "offer", offer)
-    inside.patch(monkeypatch, "match", lambda pool: 0)
+    inside.patch(monkeypatch, "match", lambda queue: 0)
 
 
 def _bug_timeout_forgets_what_came(monkeypatch: pytest.MonkeyPatch) -> None:

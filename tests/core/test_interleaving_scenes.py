@@ -267,12 +267,12 @@ def test_the_same_between_any_two_lines(name: str, bound: int, models: Keeper) -
 
 
 def _bug_cancelled_keeps_what_came(patch: pytest.MonkeyPatch) -> str:
-    inside.patch(patch, "offer_again", lambda pool, held: None)
+    inside.patch(patch, "offer_again", lambda queue, held: None)
     return "cancelled when served, a return, another caller"
 
 
 def _bug_close_tells_nobody(patch: pytest.MonkeyPatch) -> str:
-    inside.patch(patch, "answer_all", lambda pool, answer: None)
+    inside.patch(patch, "answer_all", lambda queue, answer: None)
     return "close and close and a waiter"
 
 
@@ -303,7 +303,7 @@ def _bug_a_closing_return_wakes_no_connector(patch: pytest.MonkeyPatch) -> str:
 
 
 def _bug_a_connect_lies_down_beside_a_waiter(patch: pytest.MonkeyPatch) -> str:
-    inside.patch(patch, "offer", lambda pool, held: inside.idle(pool).append(held))
+    inside.patch(patch, "offer", lambda queue, held: queue.idle.append(held))
     return "a larger pool and a caller"
 
 

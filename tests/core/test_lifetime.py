@@ -406,12 +406,12 @@ def test_the_invariants_hold_while_what_is_too_many_is_lent(stub_pool: MakePool)
         inside.audit(pool)
         pool.drain()
         inside.audit(pool)
-        pool.max_size = 1  # as it would be if nothing had told what is lent
+        inside.put(pool, max_size=1)  # as it would be if nothing had told what is lent
         for entry in inside.entries(pool):
             entry.expires_at = 1e9
         with pytest.raises(AssertionError, match="4 open and connecting exceed max_size"):
             inside.audit(pool)
-        pool.max_size = 4
+        inside.put(pool, max_size=4)
 
 
 def test_the_first_reason_to_end_counts(stub_pool: MakePool) -> None:

@@ -103,7 +103,7 @@ def test_callers_wait_for_what_is_open_meanwhile(
         wait_until(lambda: "2 connects do not end" in caplog.text, PATIENCE)
         assert pool.state == "ok"
         wait_for_waiters(pool, 3)
-        pool.proved()
+        pool.note_success()
         status, _, body = check.respond("GET", "/healthz/db", "verbose", [], "")
         assert (status, b"connect_stuck" in body) == (200, True)
     for caller in callers:

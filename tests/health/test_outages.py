@@ -92,7 +92,7 @@ def test_traffic_that_gets_through_outweighs_a_probe_that_is_stuck(
             assert why(check) == "connect_timeout"
             connection.cursor().execute("SELECT 1")
             connection.commit()
-            pool.proved()
+            pool.note_success()
             assert not landed(pool)
             assert ask(check) == PASS
         breakable_postgres.thaw()
@@ -156,7 +156,7 @@ def test_a_pool_that_is_down_warns_while_what_is_open_works() -> None:
             stub.hooks["connect"] = silence
             with pytest.raises(PoolDown):
                 pool.getconn()
-            pool.proved()
+            pool.note_success()
             assert ask(check) == ("warn", ("probe_unavailable",))
             forget_proof(pool)
             assert ask(check) == ("fail", ("connect_timeout",))

@@ -103,7 +103,7 @@ def test_the_role_is_asked_for_all_the_same(
         check = check_of(pool)
 
         def asked_three_times() -> bool:
-            pool.proved()
+            pool.note_success()
             assert ask(check) == PASS
             return driver.probes >= 3
 

@@ -97,7 +97,7 @@ def test_a_change_is_logged_once_without_host_or_password(
         assert "'orders': health is fail, connect_refused (OperationalError)" in said
         assert not any(secret in said for secret in ("127.0.0.1", "hush", "app", "shop"))
         caplog.clear()
-        pool.proved()
+        pool.note_success()
         assert [ask(check_of(pool)) for _ in range(3)] == [PASS] * 3
         (record,) = caplog.records
         assert record.levelno == logging.INFO

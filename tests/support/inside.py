@@ -8,14 +8,14 @@ package is laid out anew, this file changes and no test does. `tests/test_layers
 from __future__ import annotations
 
 import importlib
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from dbpool import ConnectionPool
-from dbpool import pool as _pool_module
 from dbpool._connect import connector as _connecting
 from dbpool._connect import failure as _failing
 from dbpool._connect import growth as _growth
@@ -25,7 +25,6 @@ from dbpool._connect import retire as _ending
 from dbpool._connect import server as _server
 from dbpool._connect import stuck as _stuck
 from dbpool._connect.backoff import Backoff as Backoff
-from dbpool._connect.connector import Attempt as Attempt
 from dbpool._connect.failure import Failure as Failure
 from dbpool._connect.outage import DOWN as DOWN
 from dbpool._connect.outage import Reach as Outage
@@ -48,13 +47,18 @@ from dbpool._runtime.fork_gate import NoFork as NoFork
 from dbpool._runtime.scheduler import keeper as scheduler
 from dbpool._shown import is_word as is_word
 from dbpool._shown import shown as shown
-from dbpool._store import closing as _closing
+from dbpool._store import attempt as _attempt
 from dbpool._store import handoff as _handover
+from dbpool._store import inventory as _inventory
 from dbpool._store import waiter as _waiter
 from dbpool._store.admission import CoDel as CoDel
+from dbpool._store.attempt import Attempt as Attempt
+from dbpool._store.audit import audit as _audit
 from dbpool._store.entry import NEVER as NEVER
 from dbpool._store.entry import Entry as Entry
 from dbpool._store.handoff import FREE_THREADED as FREE_THREADED
+from dbpool._store.handoff import Handoff as _Handoff
+from dbpool._store.inventory import Inventory as _Inventory
 from dbpool._store.waiter import CLOSED as CLOSED
 from dbpool._store.waiter import GONE as GONE
 from dbpool._store.waiter import Waiter as Waiter
@@ -80,7 +84,7 @@ if TYPE_CHECKING:
     import pytest
 
     from dbpool._store.admission import Admission
-    from dbpool._store.counters import Totals
+    from dbpool._store.counters import Counters
     from dbpool._store.entry import Held
     from dbpool._upkeep.max_use import UseLimit
     from dbpool.errors import PoolError
@@ -96,27 +100,43 @@ MAX_NAP = _waiting.BELT
 
 # -- the state of a pool
 
-admission: Callable[[ConnectionPool], Admission | None] = attrgetter("_admission")
-attempts: Callable[[ConnectionPool], list[Attempt]] = methodcaller("_attempts")
-audit: Callable[[ConnectionPool], None] = methodcaller("_audit")
+admission: Callable[[ConnectionPool], Admission | None] = attrgetter("_queue.admission")
 backoff: Callable[[ConnectionPool], Backoff] = attrgetter("_backoff")
-clear: Callable[[ConnectionPool], None] = methodcaller("_clear")
-connecting: Callable[[ConnectionPool], dict[int, Any]] = attrgetter("_connecting")
+connecting: Callable[[ConnectionPool], dict[int, Any]] = attrgetter("_store.attempts")
 conninfo: Callable[[ConnectionPool], Any] = attrgetter("_conninfo")
-counters: Callable[[ConnectionPool], Totals] = attrgetter("_totals")
-doubted_at: Callable[[ConnectionPool], float] = attrgetter("_doubted_at")
+counters: Callable[[ConnectionPool], Counters] = attrgetter("_store.counters")
+doubted_at: Callable[[ConnectionPool], float] = attrgetter("_store.doubted_at")
 due: Callable[[Any], float] = attrgetter("_due")
-entries: Callable[[ConnectionPool], set[Entry]] = attrgetter("_entries")
-filling: Callable[[ConnectionPool], list[Waiter]] = attrgetter("_filling")
-find_lost: Callable[[ConnectionPool], None] = methodcaller("_find_lost")
-idle: Callable[[ConnectionPool], deque[Held]] = attrgetter("_idle")
-in_use: Callable[[ConnectionPool], dict[int, Entry]] = attrgetter("_in_use")
-lock: Callable[[Any], Any] = attrgetter("_lock")
+entries: Callable[[ConnectionPool], set[Entry]] = attrgetter("_store.entries")
+filling: Callable[[ConnectionPool], list[Waiter]] = attrgetter("_queue.filling")
+idle: Callable[[ConnectionPool], deque[Held]] = attrgetter("_queue.idle")
+in_use: Callable[[ConnectionPool], dict[int, Entry]] = attrgetter("_store.in_use")
 outage: Callable[[ConnectionPool], Outage] = attrgetter("_reach")
 prober: Callable[[ConnectionPool], Prober | None] = attrgetter("_prober")
-proved_at: Callable[[ConnectionPool], float] = attrgetter("_proved_at")
+proved_at: Callable[[ConnectionPool], float] = attrgetter("_store.proved_at")
 use_limit: Callable[[ConnectionPool], UseLimit | None] = attrgetter("_use_limit")
-waiters: Callable[[ConnectionPool], deque[Any]] = attrgetter("_waiters")
+waiters: Callable[[ConnectionPool], deque[Any]] = attrgetter("_queue.waiters")
+
+
+def attempts(pool: ConnectionPool) -> list[Attempt]:
+    return pool._store.under_way()
+
+
+def audit(pool: ConnectionPool) -> None:
+    _audit(pool._queue)
+
+
+def clear(pool: ConnectionPool) -> None:
+    pool._clear()
+
+
+def find_lost(pool: ConnectionPool) -> None:
+    pool._find_lost()
+
+
+def lock(part: Any) -> Any:
+    """Return what guards a pool, or a part of one."""
+    return part._store.lock if isinstance(part, ConnectionPool) else part._lock
 
 
 def entry_of(pool: ConnectionPool, conn: Any) -> Entry:
@@ -134,14 +154,22 @@ def upkeep(task: Any, now: float) -> float:
 
 def peek(part: Any, name: str) -> Any:
     """Read what a part of the pool keeps to itself; `part` comes from a function of this file."""
+    if isinstance(part, ConnectionPool) and hasattr(part._store, name):
+        return getattr(part._store, name)
     return getattr(part, f"_{name}")
 
 
 def put(part: Any, **values: Any) -> None:
     """Write the private state of a pool, or of a part of one."""
     for name, value in values.items():
-        assert hasattr(part, f"_{name}"), f"{type(part).__name__} has no {name}"
-        setattr(part, f"_{name}", value)
+        known = False
+        if isinstance(part, ConnectionPool) and hasattr(part._store, name):
+            known = True
+            setattr(part._store, name, value)
+        if hasattr(part, f"_{name}"):  # of a pool also what it reads more directly
+            known = True
+            setattr(part, f"_{name}", value)
+        assert known, f"{type(part).__name__} has no {name}"
 
 
 def verdicts(check: HealthCheck) -> dict[str, Verdict] | None:
@@ -157,6 +185,10 @@ def upkeep_instead(pool: ConnectionPool, run: Callable[[float], float]) -> Itera
         del pool._upkeep
 
 
+def close_connection(pool: ConnectionPool, held: Any, reason: str) -> None:
+    pool._store.close(held, reason)
+
+
 # -- private functions and modules
 
 connect = _connecting.connect
@@ -168,13 +200,11 @@ start_connectors = _growth.start_connectors
 wanted = _growth._wanted
 next_try = _stuck.next_try
 
-close_connection = _closing.close
 reclaim = _ending.reclaim
 mark_all_untrusted = _trust.distrust
 sweep = _sweep.sweep
 usable = _validation.usable
 next_upkeep = _sweep.upkeep
-offer = _handover.offer
 close_pool = _lifecycle.close
 
 ALIVE, DEAD, look, poller = _socket.ALIVE, _socket.DEAD, _socket.look, _socket.poller
@@ -233,8 +263,9 @@ def tracked_connection() -> type[Any]:
 # -- private names, replaced
 
 # Where the name is read: a module, which reads its own globals or is read by others as
-# `_module.name`; or a class. test_layers.py checks that each of them is.
-SPOTS: dict[str, tuple[Any, str]] = {
+# `_module.name`; or a class. test_layers.py checks that each of them is. With a third word: only
+# where that module calls it.
+SPOTS: dict[str, tuple[Any, ...]] = {
     # seconds, and numbers
     "BEGIN_WITHIN": (_threads, "BEGIN_WITHIN"),
     "CANCEL_GRACE": (_use_limit, "GRACE"),
@@ -249,7 +280,7 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "MIN_ASK": (_validation, "LEAST"),
     "MIN_PAUSE": (Backoff, "lowest"),
     "NEW": (_failing, "NEW"),
-    "OVERRUN": (_connecting, "OVERRUN"),
+    "OVERRUN": (_attempt, "OVERRUN"),
     "REMINDER_EVERY": (_state, "TELL_EVERY"),
     "REPLACE_BEFORE": (_growth, "REPLACE_BEFORE"),
     "ROLE_EVERY": (_prober, "ROLE_EVERY"),
@@ -264,7 +295,7 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "scheduler_thread": (scheduler, "_thread"),
     # what is called
     "accepts": (_knock, "answers"),
-    "answer_all": (_handover, "answer_all"),
+    "answer_all": (_Handoff, "answer_all"),
     "close_pool": (_lifecycle, "close"),
     "collect_garbage": (_waiting, "_collect"),
     "fill_nap": (_fill, "nap"),
@@ -272,19 +303,19 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "grow": (_growth, "grow"),
     "judge": (_prober, "judge"),
     "look": (_socket, "look"),
-    "mark_for_closing": (_closing, "expire"),
-    "match": (_handover, "settle"),
-    "match_for_a_waiter": (_waiting, "settle"),
+    "mark_for_closing": (Entry, "mark_for_closing"),
+    "match": (_Handoff, "match", "dbpool.pool"),
+    "match_for_a_waiter": (_Handoff, "match", "dbpool._lend.waiting"),
     "nap": (_waiting, "nap"),
-    "offer": (_handover, "offer"),
-    "offer_again": (_waiting, "offer"),
+    "offer": (_Handoff, "offer"),
+    "offer_again": (_Handoff, "offer", "dbpool._lend.waiting"),
     "probe_clock": (_probe, "monotonic"),
     "retire_returned": (_returning, "retire"),
     "sweep": (_sweep, "sweep"),
     "usable": (_validation, "usable"),
     # classes and their methods, and modules that are looked up at use
-    "ConnectionPool.clear": (ConnectionPool, "_clear"),
     "Entry": (_connecting, "Entry"),
+    "Inventory.clear": (_Inventory, "clear"),
     "NoFork": (_connecting, "NoFork"),
     "Probe": (_prober, "Flight"),
     "Server.claim": (Server, "claim"),
@@ -294,8 +325,8 @@ SPOTS: dict[str, tuple[Any, str]] = {
     "Waiter.init": (Waiter, "__init__"),
     "Waiter.wait": (Waiter, "wait"),
     "Waiter.withdraw": (Waiter, "withdraw"),
-    "pool.deque": (_pool_module, "deque"),
-    "pool.threading": (_pool_module, "threading"),
+    "handoff.deque": (_handover, "deque"),
+    "inventory.threading": (_inventory, "threading"),
     "waiting.threading": (_waiter, "threading"),
 }
 
@@ -308,17 +339,32 @@ def original(name: str) -> Any:
 def patch(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
     """Replace a private name where it is read, until the end of the test."""
     owner, attribute = _spot(name)
+    for module in SPOTS[name][2:]:
+        value = _instead(getattr(owner, attribute), value, module)
     monkeypatch.setattr(owner, attribute, value)
+
+
+def _instead(before: Any, value: Any, module: str) -> Any:
+    """Return a function that is `value` where `module` calls it, else as it was."""
+
+    def called(*args: Any) -> Any:
+        ours = sys._getframe(1).f_globals["__name__"] == module
+        return (value if ours else before)(*args)
+
+    return called
 
 
 def patch_of(monkeypatch: pytest.MonkeyPatch, part: Any, name: str, value: Any) -> None:
     """Replace a private method of one object: of a pool "event" or "upkeep"."""
     assert name in ("event", "upkeep"), name
+    if name == "event":
+        monkeypatch.setattr(part._store, name, value)
+        return
     monkeypatch.setattr(part, f"_{name}", value)
 
 
 def _spot(name: str) -> tuple[Any, str]:
-    owner, attribute = SPOTS[name]
+    owner, attribute = SPOTS[name][:2]
     return importlib.import_module(owner) if isinstance(owner, str) else owner, attribute
 
 

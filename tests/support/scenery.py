@@ -118,8 +118,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Keeper:
     threading = SimpleNamespace(Lock=schedule.Lock, RLock=schedule.RLock)
     monkeypatch.setattr(schedule.Lock, "clock", clock)
     inside.patch(monkeypatch, "waiting.threading", threading)
-    inside.patch(monkeypatch, "pool.threading", threading)
-    inside.patch(monkeypatch, "pool.deque", schedule.deque)
+    inside.patch(monkeypatch, "inventory.threading", threading)
+    inside.patch(monkeypatch, "handoff.deque", schedule.deque)
     inside.patch(monkeypatch, "Entry", SteppedEntry)
     inside.patch(monkeypatch, "NoFork", nullcontext)  # it goes by threads of all runs
     instead = {
@@ -134,17 +134,17 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Keeper:
             for attribute, value in list(vars(module).items()):
                 if id(value) in instead:
                     monkeypatch.setattr(module, attribute, instead[id(value)])
-    clear, born = inside.original("ConnectionPool.clear"), inside.original("Waiter.init")
+    clear, born = inside.original("Inventory.clear"), inside.original("Waiter.init")
 
-    def clear_and_model(pool: ConnectionPool) -> None:
-        clear(pool)
-        inside.put(pool, in_use=schedule.mapping())
+    def clear_and_model(store: Any) -> None:
+        clear(store)
+        store.in_use = schedule.mapping()
 
     def be_born_and_modelled(waiter: Any, now: float) -> None:
         born(waiter, now)
         inside.put(waiter, answer=schedule.mapping())
 
-    inside.patch(monkeypatch, "ConnectionPool.clear", clear_and_model)
+    inside.patch(monkeypatch, "Inventory.clear", clear_and_model)
     inside.patch(monkeypatch, "Waiter.init", be_born_and_modelled)
     # And no belt: a lost wake-up must show as one.
     inside.patch(monkeypatch, "nap", lambda *args: schedule.FOREVER * 2)

@@ -304,7 +304,7 @@ def test_a_transactions_end_proves_that_the_server_answers(end: str) -> None:
     pool = connection.pool
     with transaction.atomic():
         connection.ensure_connection()
-    pool.doubted()
+    pool.note_failure()
     with transaction.atomic():
         pass
     assert inside.proved_at(pool) < inside.doubted_at(pool)  # neither driver has asked the server
