@@ -17,7 +17,7 @@ __all__ = ["check_names_it_only_where_it_is_missing", "configure", "settings_for
 
 def settings_for(dsn: str, **changes: Any) -> dict[str, Any]:
     """Return settings; `changes` replace, and `ENGINE`, `POOL` change the database's entry."""
-    pool = changes.pop("POOL", {"max_size": 2, "timeout": 1.0})
+    pool = changes.pop("POOL", {"max_size": 2, "timeout": 20.0})
     entry = database(dsn, pool, **changes.pop("DATABASE", {}))
     return {
         "DATABASES": {"default": entry},

@@ -17,7 +17,7 @@ def create_app(url: str | None = None, **options: Any) -> Flask:
     """Return the site; `options` are the pool's."""
     app = Flask(__name__)
     app.config["DBPOOL_URL"] = url or os.environ["FIELD_URL"]
-    app.config["DBPOOL_OPTIONS"] = {"max_size": 2, "timeout": 1.0, **options}
+    app.config["DBPOOL_OPTIONS"] = {"max_size": 2, "timeout": 20.0, **options}
     db = DBPool(app)
     app.extensions["field_db"] = db
 

@@ -135,6 +135,7 @@ def test_killed_greenlets_cost_no_slot(run: Run) -> None:
         import gevent.monkey
         gevent.monkey.patch_all()
         import gc, gevent, django
+        from tests.support import inside
         django.setup()
         from django.db import connection
         def query():
@@ -163,7 +164,7 @@ def test_killed_greenlets_cost_no_slot(run: Run) -> None:
                 break
             gevent.sleep(0.01)
         print(stats["pool_size"] <= 3, stats["pool_size"] - stats["pool_available"])
-        pool._audit()
+        inside.audit(pool)
     """
     assert run("-W", "ignore", "-c", textwrap.dedent(script)).stdout == "True 0\n"
 
