@@ -9,19 +9,14 @@ own. Inside, Django is set up with the marker's pool options and settings before
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.servers import Postgres
+from tests.web_django.forking_server import ForkingServer
 from tests.web_django.project import INSIDE, Project, is_inside
 from tests.web_django.site import Site
-
-ROOT = Path(__file__).parents[2]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,26 +25,28 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.fixture(scope="session")
+def forking_server() -> Iterator[ForkingServer]:
+    """What starts the tests' processes."""
+    server = ForkingServer()
+    yield server
+    server.close()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     if is_inside() or pyfuncitem.get_closest_marker("project") is None:
         return None
-    postgres: Postgres = pyfuncitem._request.getfixturevalue("postgres")
-    environ = {**os.environ, INSIDE: "1", "DBPOOL_TEST_DSN": postgres.dsn()}
-    environ.pop("DJANGO_SETTINGS_MODULE", None)
-    quick = ["-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *quick, pyfuncitem.nodeid],
-        cwd=ROOT,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.fail(f"in its own process:\n{done.stdout}{done.stderr}", pytrace=False)
-    if "1 skipped" in done.stdout:
-        pytest.skip(f"in its own process:\n{done.stdout}")
+    fixture = pyfuncitem._request.getfixturevalue
+    postgres: Postgres = fixture("postgres")
+    server: ForkingServer = fixture("forking_server")
+    environ = {INSIDE: "1", "DBPOOL_TEST_DSN": postgres.dsn()}
+    quick = ["-q", "--no-header", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
+    status, output = server.run([*quick, pyfuncitem.nodeid], environ)
+    if status:
+        pytest.fail(f"in its own process:\n{output}", pytrace=False)
+    if "1 skipped" in output:
+        pytest.skip(f"in its own process:\n{output}")
     return True
 
 
