@@ -237,7 +237,7 @@ def test_kwargs_that_are_no_mapping_are_refused(kwargs: Any) -> None:
         ConnectionPool(driver=StubDriver(), kwargs=kwargs)
 
 
-@pytest.mark.parametrize("driver", [5, object(), StubDriver], ids=str)
+@pytest.mark.parametrize("driver", [5, object(), StubDriver], ids=["number", "object", "class"])
 def test_a_driver_that_is_none_is_refused(driver: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="driver"):
         ConnectionPool("host=db", driver=driver)

@@ -372,7 +372,7 @@ def test_the_pool_is_the_guard_of_threads(file: Path, new_pool: MakePool) -> Non
         {"autocommit": False},
         {"journal_mode": "sideways"},
     ],
-    ids=repr,
+    ids=["database", "uri", "lambda", "dict", "autocommit", "journal_mode"],
 )
 def test_kwargs_that_cannot_serve_are_refused(kwargs: dict[str, Any], new_pool: MakePool) -> None:
     name = next(iter(kwargs))
