@@ -142,6 +142,9 @@ def token_of_ones_own(pool: ConnectionPool) -> tuple[int, int]:
     return os.getpid(), ask(pool)
 
 
+COUNTS = [20, pytest.param(200, marks=pytest.mark.exhaustive)]
+
+
 def expect_one_process_each(answers: list[tuple[int, int]]) -> None:
     """Fail if a session has answered more than one process."""
     users: dict[int, set[int]] = defaultdict(set)
@@ -150,27 +153,29 @@ def expect_one_process_each(answers: list[tuple[int, int]]) -> None:
     assert [pids for pids in users.values() if len(pids) > 1] == []
 
 
-def test_two_hundred_children_in_turn(server: Postgres, new_pool: MakePool) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_many_children_in_turn(server: Postgres, new_pool: MakePool, count: int) -> None:
     pool = new_pool(server.dsn(), max_size=2)
     mine = sessions(pool, 2)
     answers = []
-    for _ in range(200):
+    for _ in range(count):
         answers += [in_child(lambda: token_of_ones_own(pool)), token_of_ones_own(pool)]
     expect_one_process_each(answers)
-    assert len({process for process, _ in answers}) == 201
+    assert len({process for process, _ in answers}) == count + 1
     assert sessions(pool, 2) == mine
 
 
-def test_two_hundred_children_at_once(server: Postgres, new_pool: MakePool) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+def test_many_children_at_once(server: Postgres, new_pool: MakePool, count: int) -> None:
     pool = new_pool(server.dsn(), max_size=2)
     mine = sessions(pool, 2)
     answers = []
-    for _ in range(10):
+    for _ in range(count // 20):
         children = [Child(lambda: token_of_ones_own(pool)) for _ in range(20)]
         answers += [token_of_ones_own(pool) for _ in range(20)]
         answers += [child.result() for child in children]
     expect_one_process_each(answers)
-    assert len({process for process, _ in answers}) == 201
+    assert len({process for process, _ in answers}) == count + 1
     assert sessions(pool, 2) == mine
 
 

@@ -217,10 +217,11 @@ def many_forks(count: int, dsn: str, new_pool: MakePool) -> None:
 
 
 @pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("count", [20, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_children_of_a_process_that_connects_all_the_time_can_connect(
-    localhost: str, new_pool: MakePool
+    localhost: str, new_pool: MakePool, count: int
 ) -> None:
-    many_forks(60, localhost, new_pool)
+    many_forks(count, localhost, new_pool)
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ import pytest
 import dbpool
 from dbpool import ConnectionPool, PoolDown, PoolTimeout
 from tests.support import inside
-from tests.support.injection import explore, quiet_collector
+from tests.support.injection import POINTS, explore, quiet_collector
 from tests.support.stub_driver import StubDriver, StubError
 
 # All computing, and so as slow as whatever runs beside it lets it be.
@@ -373,10 +373,13 @@ SCENARIOS: list[Callable[[Run], Check]] = [
 ]
 
 
+@pytest.mark.parametrize("every", POINTS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__.strip("_"))
-def test_an_exception_at_any_point_costs_no_slot(scenario: Callable[[Run], Check]) -> None:
+def test_an_exception_at_any_point_costs_no_slot(
+    scenario: Callable[[Run], Check], every: int
+) -> None:
     with quiet_collector():
-        points = explore(PACKAGE, scenario)
+        points = explore(PACKAGE, scenario, every=every)
     assert points > 3, "the scenario executes nothing of the pool"
 
 

@@ -26,7 +26,7 @@ from dbpool.drivers import WrappedDriver
 from tests.core import test_injection
 from tests.core.test_injection import PACKAGE, Check, Run, full_capacity
 from tests.support import inside
-from tests.support.injection import Injected, _Tracer, explore, quiet_collector
+from tests.support.injection import POINTS, Injected, _Tracer, explore, quiet_collector
 from tests.support.refusing_server import RefusingServer
 from tests.support.servers import Postgres
 from tests.support.sessions import one
@@ -384,19 +384,23 @@ def conninfo(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 # A duplicate of a socket that is dropped half-way is closed all the same, and says so.
 @pytest.mark.computes
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("every", POINTS)
 @pytest.mark.parametrize("scenario", HERE, ids=lambda s: s.__name__.strip("_"))
-def test_an_exception_at_any_point_costs_no_slot(scenario: Scenario) -> None:
+def test_an_exception_at_any_point_costs_no_slot(scenario: Scenario, every: int) -> None:
     with quiet_collector():
-        assert explore(PACKAGE, scenario) > 3
+        assert explore(PACKAGE, scenario, every=every) > 3
 
 
 # Not `computes`: those run on what others leave of the machine, and so would the server here.
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("every", POINTS)
 @pytest.mark.parametrize("name", ON_DRIVERS)
-def test_an_exception_at_any_point_of_a_driver_costs_no_slot(name: str, conninfo: str) -> None:
+def test_an_exception_at_any_point_of_a_driver_costs_no_slot(
+    name: str, conninfo: str, every: int
+) -> None:
     with quiet_collector():
-        assert explore(PACKAGE, ON_DRIVERS[name](conninfo)) > 3
+        assert explore(PACKAGE, ON_DRIVERS[name](conninfo), every=every) > 3
 
 
 class _Reach(_Tracer):

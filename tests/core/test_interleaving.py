@@ -13,9 +13,18 @@ import pytest
 
 from dbpool import ConnectionPool, PoolTimeout
 from tests.support import inside, schedule
-from tests.support.scenery import TIMED, UNTIMED, Scene, Scenery, models, step_suspicions
+from tests.support.scenery import (
+    TIMED,
+    UNTIMED,
+    Explore,
+    Scene,
+    Scenery,
+    explore,
+    models,
+    step_suspicions,
+)
 
-__all__ = ["models"]
+__all__ = ["explore", "models"]
 
 # All computing, and so as slow as whatever runs beside it lets it be.
 pytestmark = pytest.mark.computes
@@ -32,32 +41,32 @@ def _scene(
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
-def test_two_callers_over_one_connection(timeout: float) -> None:
+def test_two_callers_over_one_connection(timeout: float, explore: Explore) -> None:
     scene = _scene(lambda s: [lambda: s.borrow_or_not(timeout)] * 2)
-    assert schedule.explore(scene, bound=3) > 10
+    assert explore(scene, bound=3) > 10
 
 
-def test_untimed_callers_are_all_served() -> None:
-    assert schedule.explore(_scene(lambda s: [lambda: s.borrow(UNTIMED)] * 3), bound=2) > 10
+def test_untimed_callers_are_all_served(explore: Explore) -> None:
+    assert explore(_scene(lambda s: [lambda: s.borrow(UNTIMED)] * 3), bound=2) > 10
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
-def test_three_callers_over_two_connections(timeout: float) -> None:
+def test_three_callers_over_two_connections(timeout: float, explore: Explore) -> None:
     scene = _scene(lambda s: [lambda: s.borrow_or_not(timeout)] * 3, size=2, opened=2)
-    assert schedule.explore(scene, bound=2) > 10
+    assert explore(scene, bound=2) > 10
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
-def test_a_return_against_queueing(timeout: float) -> None:
+def test_a_return_against_queueing(timeout: float, explore: Explore) -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         box = [s.pool.getconn()]
         return [lambda: s.pool.putconn(box.pop()), lambda: s.borrow_or_not(timeout)]
 
-    assert schedule.explore(_scene(workers), bound=3) > 10
+    assert explore(_scene(workers), bound=3) > 10
 
 
 def test_a_return_as_the_first_short_sleep_of_a_caller_ends(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, explore: Explore
 ) -> None:
     """One that asks a full pool sleeps twice: before it sees to anything, and after."""
     inside.patch(monkeypatch, "FIRST_NAP", TIMED)
@@ -66,10 +75,10 @@ def test_a_return_as_the_first_short_sleep_of_a_caller_ends(
         box = [s.pool.getconn()]
         return [lambda: s.pool.putconn(box.pop()), lambda: s.borrow(UNTIMED)]
 
-    assert schedule.explore(_scene(workers), bound=3) > 10
+    assert explore(_scene(workers), bound=3) > 10
 
 
-def test_a_newcomer_does_not_overtake_who_waited_before_a_return() -> None:
+def test_a_newcomer_does_not_overtake_who_waited_before_a_return(explore: Explore) -> None:
     """Not even between two steps of the return: what is given back never lies idle before it."""
 
     def make() -> Scene:
@@ -101,7 +110,7 @@ def test_a_newcomer_does_not_overtake_who_waited_before_a_return() -> None:
 
         return [give, wait, come], check
 
-    assert schedule.explore(make, bound=2) > 10
+    assert explore(make, bound=2) > 10
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
@@ -115,12 +124,12 @@ def test_two_returns_and_two_callers(timeout: float) -> None:
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
-def test_close_against_a_caller(timeout: float) -> None:
+def test_close_against_a_caller(timeout: float, explore: Explore) -> None:
     scene = _scene(lambda s: [lambda: s.borrow_or_not(timeout), lambda: s.pool.close(0)])
-    assert schedule.explore(scene, bound=3) > 10
+    assert explore(scene, bound=3) > 10
 
 
-def test_close_against_a_return_and_a_waiter() -> None:
+def test_close_against_a_return_and_a_waiter(explore: Explore) -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         box = [s.pool.getconn()]
         return [
@@ -129,12 +138,12 @@ def test_close_against_a_return_and_a_waiter() -> None:
             lambda: s.pool.close(0),
         ]
 
-    assert schedule.explore(_scene(workers), bound=2) > 10
+    assert explore(_scene(workers), bound=2) > 10
 
 
 @pytest.mark.parametrize("returned", [1, 2])
 def test_what_a_suspicion_takes_no_return_gives_back(
-    returned: int, monkeypatch: pytest.MonkeyPatch
+    returned: int, monkeypatch: pytest.MonkeyPatch, explore: Explore
 ) -> None:
     """Not even one that has begun before: each is asked before it is lent next."""
     step_suspicions(monkeypatch)
@@ -160,7 +169,7 @@ def test_what_a_suspicion_takes_no_return_gives_back(
         suspect = lambda: inside.mark_all_untrusted(s.pool)  # noqa: E731
         return [*[lambda box=box: s.pool.putconn(box.pop()) for box in boxes], suspect], check
 
-    assert schedule.explore(make, bound=3 if returned == 1 else 2) > 10
+    assert explore(make, bound=3 if returned == 1 else 2) > 10
 
 
 def pause_and_resume(pool: ConnectionPool) -> None:
@@ -169,7 +178,7 @@ def pause_and_resume(pool: ConnectionPool) -> None:
 
 
 @pytest.mark.parametrize("action", ["drain", "resize", "pause"])
-def test_administration_against_a_return(action: str) -> None:
+def test_administration_against_a_return(action: str, explore: Explore) -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         box = [s.pool.getconn()]
         act: Callable[[], object] = {
@@ -180,7 +189,7 @@ def test_administration_against_a_return(action: str) -> None:
         return [lambda: s.pool.putconn(box.pop()), act]
 
     scene = _scene(workers, size=2, opened=2)
-    assert schedule.explore(scene, bound=3) > 10
+    assert explore(scene, bound=3) > 10
 
 
 def test_a_pause_against_a_return_and_a_waiter() -> None:
@@ -211,7 +220,7 @@ def test_a_pause_against_a_return_and_a_waiter() -> None:
     assert schedule.explore(make, bound=1) > 10
 
 
-def test_a_drained_connection_is_not_handed_out_again() -> None:
+def test_a_drained_connection_is_not_handed_out_again(explore: Explore) -> None:
     """A return that passes a drain must not write over what the drain wrote."""
 
     def make() -> Scene:
@@ -228,11 +237,11 @@ def test_a_drained_connection_is_not_handed_out_again() -> None:
 
         return [lambda: s.pool.putconn(box.pop()), s.pool.drain], check
 
-    assert schedule.explore(make, bound=3) > 10
+    assert explore(make, bound=3) > 10
 
 
 @pytest.mark.parametrize("timeout", [UNTIMED, TIMED], ids=["untimed", "timed"])
-def test_a_finished_connect_against_a_return_and_a_waiter(timeout: float) -> None:
+def test_a_finished_connect_against_a_return_and_a_waiter(timeout: float, explore: Explore) -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         box, attempt = [s.pool.getconn()], [s.attempt()]
         return [
@@ -241,15 +250,15 @@ def test_a_finished_connect_against_a_return_and_a_waiter(timeout: float) -> Non
             lambda: s.borrow_or_not(timeout),
         ]
 
-    assert schedule.explore(_scene(workers, size=2), bound=2) > 10
+    assert explore(_scene(workers, size=2), bound=2) > 10
 
 
-def test_a_finished_connect_against_close() -> None:
+def test_a_finished_connect_against_close(explore: Explore) -> None:
     def workers(s: Scenery) -> Sequence[Callable[[], object]]:
         attempt = [s.attempt()]
         return [lambda: inside.make(s.pool, attempt.pop()), lambda: s.pool.close(0)]
 
-    assert schedule.explore(_scene(workers, size=2), bound=3) > 10
+    assert explore(_scene(workers, size=2), bound=3) > 10
 
 
 # -- the test of the tests: each planted bug is found

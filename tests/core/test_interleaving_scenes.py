@@ -1,6 +1,7 @@
 """The scenes beyond a return and a caller: cancelled callers, connectors, administration, close.
 
-Two threads are explored with three preemptions, three with two; a `long` run takes one more.
+Two threads are explored with three preemptions, three with two, by `make test` with one fewer; a
+`long` run takes one more.
 """
 
 from __future__ import annotations
@@ -214,11 +215,24 @@ SCENES: dict[str, tuple[Workers, dict[str, Any]]] = {
 }
 
 
-LINES = [
-    # Four threads step for minutes where three step for seconds.
-    pytest.param(name, marks=[pytest.mark.long] * ("connector" in _names(workers)))
-    for name, (workers, _) in SCENES.items()
-]
+def _marks(name: str, workers: Workers) -> list[pytest.MarkDecorator]:
+    if "connector" in _names(workers):  # four threads step for minutes where three step for seconds
+        return [pytest.mark.long]
+    return [] if name in TELLING else [pytest.mark.exhaustive]
+
+
+TELLING = (
+    "a check against a caller",
+    "a check, a return, a caller",
+    "a drain and a return",
+    "a smaller pool and two returns",
+    "a timeout against a return and another caller",
+    "cancelled asleep, a return",
+    "cancelled when served, a return",
+    "close and a waiter in time",
+    "close, a dropped connection",
+)
+LINES = [pytest.param(name, marks=_marks(name, each[0])) for name, each in SCENES.items()]
 
 
 def _scene(name: str, keeper: Keeper) -> tuple[Callable[[], Scene], int]:
@@ -241,14 +255,19 @@ def _scene(name: str, keeper: Keeper) -> tuple[Callable[[], Scene], int]:
 
 @pytest.mark.usefixtures("cancelling")
 @pytest.mark.parametrize(
-    "more", [0, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(1200)])], ids=str
+    "more",
+    [
+        pytest.param(-1, id="one preemption fewer"),
+        pytest.param(0, id="to the bound", marks=pytest.mark.exhaustive),
+        pytest.param(1, id="one more", marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
+    ],
 )
 @pytest.mark.parametrize("name", SCENES)
 def test_each_connection_is_in_one_place_and_nobody_is_forgotten(
     name: str, more: int, models: Keeper
 ) -> None:
     make, threads = _scene(name, models)
-    bound = {2: 3, 3: 2, 4: 1}[threads] + more
+    bound = max(1, {2: 3, 3: 2, 4: 1}[threads] + more)
     assert schedule.explore(make, bound=bound, max_runs=2_000_000) > 10
 
 

@@ -27,7 +27,7 @@ from tests.support.callers import (
 )
 from tests.support.forking import in_child
 from tests.support.gate import Gate
-from tests.support.injection import explore, quiet_collector
+from tests.support.injection import POINTS, explore, quiet_collector
 from tests.support.servers import Postgres
 from tests.support.sessions import held_lock, last_query, one
 from tests.support.stub_driver import StubConnection, StubDriver, StubError
@@ -418,9 +418,10 @@ def matrix() -> list[Any]:
 
 
 @pytest.mark.computes
+@pytest.mark.parametrize("every", POINTS)
 @pytest.mark.parametrize(("interrupted", "handler"), matrix())
 def test_a_handler_may_use_the_pool_at_any_point_of_its_own_code(
-    interrupted: Use, handler: Use
+    interrupted: Use, handler: Use, every: int
 ) -> None:
     """It neither waits for a lock of the thread that it interrupts nor finds things half done."""
     current: list[tuple[ConnectionPool, StubDriver]] = []
@@ -479,6 +480,6 @@ def test_a_handler_may_use_the_pool_at_any_point_of_its_own_code(
 
     with quiet_collector():
         try:
-            assert explore(PACKAGE, scenario, act=act) > 3
+            assert explore(PACKAGE, scenario, act=act, every=every) > 3
         except (StubError, RuntimeError) as error:
             raise AssertionError(f"{error!r}") from error

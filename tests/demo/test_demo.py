@@ -98,7 +98,9 @@ def test_a_short_demo_balances_and_stops_all_it_started(tmp_path: Path) -> None:
     assert all(int(count) > 0 for count in there.groups())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)]
+)
 def test_an_interrupted_demo_stops_all_it_started(tmp_path: Path, number: int) -> None:
     with running_demo(tmp_path / "output", "--seconds", "60") as demo:
         demo.wait_for("customers in each shop")

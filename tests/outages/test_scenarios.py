@@ -34,9 +34,18 @@ QUICK = {
 }
 
 
+TELLING = ("stop immediate", "demotion")  # a crash, and a server that no longer is the primary
+
+
 @pytest.mark.outage
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in TELLING else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in QUICK
+    ],
+)
 def test_nothing_is_lost_and_nobody_gets_anothers_answer(name: str) -> None:
     (scenario,) = (one for one in SCENARIOS if one.name == name)
     if lacking := scenario.lacks():

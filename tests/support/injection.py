@@ -2,14 +2,15 @@
 
 CPython delivers asynchronous exceptions (signals, PyThreadState_SetAsyncExc) at three kinds of
 points only: when a function starts or a generator resumes, after a call, and at a backward jump.
-`points(...)` numbers them as they execute in the files under test; `explore` runs a scenario once
-for each of them and raises there.
+`explore` numbers them as they execute in the files under test, runs a scenario once for each of
+them, or for one in so many, and raises there.
 """
 
 from __future__ import annotations
 
 import dis
 import gc
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,15 @@ from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["Injected", "explore", "quiet_collector"]
+import pytest
+
+__all__ = ["POINTS", "Injected", "explore", "quiet_collector"]
+
+# For a test's argument `every`: `make test` takes one point in seven, others each time.
+POINTS = [
+    pytest.param(7, id="one point in seven"),
+    pytest.param(1, id="each point", marks=pytest.mark.exhaustive),
+]
 
 
 class Injected(BaseException):
@@ -108,8 +117,11 @@ def explore(
     scenario: Callable[[Callable[[Callable[[], object]], None]], Callable[[str], None]],
     most: int = 5000,
     act: Callable[[str], object] = _raise,
+    every: int = 1,
 ) -> int:
     """Run `scenario` with an exception at the first point, the second, … until none is left.
+
+    With `every` it goes on by so many, from one that is drawn and printed.
 
     Arguments: `prefix`, the path that the files under test start with; `scenario(run)` sets the
     scene, calls `run(function)` once for what is to be interrupted, and returns a check, which is
@@ -117,7 +129,9 @@ def explore(
     exception: what a signal handler would do.
     Returns how many points there were.
     """
-    for at in range(1, most):
+    first = random.randint(1, every)
+    print(f"the points {first}, {first + every}, {first + 2 * every}, ...")
+    for at in range(first, most, every):
         tracer = _Tracer(prefix, at, act)
 
         def run(function: Callable[[], object], tracer: _Tracer = tracer) -> None:
@@ -137,7 +151,7 @@ def explore(
         except Exception as error:
             raise AssertionError(f"exception at point {at}, {tracer.where}: {error}") from error
         if tracer.seen < at:
-            return at - 1
+            return tracer.seen
     raise AssertionError(f"more than {most} points: does the scenario loop?")
 
 

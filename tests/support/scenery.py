@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import pytest
 
@@ -25,9 +25,11 @@ __all__ = [
     "TIMED",
     "UNTIMED",
     "Cancelled",
+    "Explore",
     "Keeper",
     "Scene",
     "Scenery",
+    "explore",
     "models",
     "step_suspicions",
 ]
@@ -108,6 +110,27 @@ for _name in ("good_until", "renew_at", "expires_at"):
 def step_suspicions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have what a suspicion writes be a switch point, too; other scenes only grow by it."""
     monkeypatch.setattr(SteppedEntry, "proved_at", _stepped("proved_at"))
+
+
+class Explore(Protocol):
+    """As schedule.explore()."""
+
+    def __call__(self, scenario: schedule.Scenario, *, bound: int) -> int: ...
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(1, id="one preemption fewer"),
+        pytest.param(0, id="to the bound", marks=pytest.mark.exhaustive),
+    ]
+)
+def explore(request: pytest.FixtureRequest) -> Explore:
+    """Explore with the preemptions that a test names in `make test-all`, with one fewer else."""
+
+    def explore(scenario: schedule.Scenario, *, bound: int) -> int:
+        return schedule.explore(scenario, bound=bound - request.param)
+
+    return explore
 
 
 @pytest.fixture(autouse=True)

@@ -376,6 +376,7 @@ def _search(
     scenario: Scenario, new_run: Callable[[list[int]], _Run], max_runs: int, hands: list[_Hand]
 ) -> int:
     prefix: list[int] = []
+    _once(scenario, new_run(prefix), 0, hands)  # what is done once in a process is not in the way
     for runs in range(1, max_runs + 1):
         if runs % 500 == 0:
             gc.collect()

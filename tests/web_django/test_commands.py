@@ -283,7 +283,7 @@ class Four(Clean, TestCase):
 """
 
 
-@pytest.mark.parametrize("parallel", ["1", "2"])
+@pytest.mark.parametrize("parallel", [pytest.param("1", marks=pytest.mark.exhaustive), "2"])
 def test_the_test_runner_works_unchanged(run: Run, tmp_path: Path, parallel: str) -> None:
     (tmp_path / "test_shelf.py").write_text(TESTS)
     test = ("test", "--noinput", "--parallel", parallel, "test_shelf")
@@ -468,7 +468,7 @@ def test_without_the_mark():
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.exhaustive)])
 def test_pytest_django_works_unchanged(run: Run, tmp_path: Path, workers: str) -> None:
     (tmp_path / "pytest.ini").write_text(PYTEST_INI)
     (tmp_path / "test_shelf.py").write_text(PYTEST_TESTS)
