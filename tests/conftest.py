@@ -31,13 +31,39 @@ SCRAM_PASSWORD = "it's a \\secret/?@: ünd %41"
 
 
 COMPUTING = 800.0  # seconds after which one that `computes` hangs, whatever runs beside it
+# The files that take longest begin first: no worker is left with one when all others are done.
+SLOW = (
+    "web_django/test_commands.py",
+    "web_django/test_round_trips.py",
+    "drivers/test_bounded.py",
+    "core/test_fork.py",
+    "drivers/test_gevent.py",
+    "web_django/test_settings.py",
+    "core/test_validation.py",
+    "core/test_growth.py",
+    "web_django/test_checks.py",
+    "web_django/test_outages.py",
+    "core/test_injection_everywhere.py",
+    "outages/test_scenarios.py",
+    "test_postgres.py",
+    "web_flask/test_gunicorn_ends.py",
+    "demo/test_demo.py",
+    "web_django/",
+)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give those that only compute the time that they need beside all others."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the slow files, where several run at once; give computing its time."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_place)
     for item in items:
         if item.get_closest_marker("computes") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(COMPUTING))
+
+
+def _place(item: pytest.Item) -> int:
+    path = item.nodeid.removeprefix("tests/")
+    return next((place for place, slow in enumerate(SLOW) if path.startswith(slow)), len(SLOW))
 
 
 def pytest_collection_finish() -> None:
