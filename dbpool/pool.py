@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import drivers, options, stats
 from ._connect import retire
-from ._connect.backoff import Backoff
-from ._connect.outage import Reach
+from ._connect.outage import Outage
 from ._lend import fill, give_back
 from ._lend.acquire import acquire, look_again
 from ._lend.loan import Lease, ReturningLease
@@ -47,6 +46,17 @@ _numbers = itertools.count(1)
 def _not_lent() -> object:
     """Stand for the entry of what is not lent, and refer to no connection; None could be given."""
     return _not_lent
+
+
+def _waker(ref: Callable[[], ConnectionPool | None]) -> Callable[[], object]:
+    """Return what has the pool connect at once, and does not keep the pool alive."""
+
+    def wake() -> None:
+        pool = ref()
+        if pool is not None:
+            keeper.schedule(pool, 0.0)
+
+    return wake
 
 
 _NOT_LENT: Any = _not_lent
@@ -157,13 +167,19 @@ class ConnectionPool(_Typed[Conn]):
         self._last_host: Any = None  # the one that served last, where there are several
         self._address: Any = None  # of the last connect, as the driver has it
         self._prober: Attached | None = None  # made by the first health check
-        self._backoff = Backoff()
+        self._outage = Outage(
+            self.name,
+            self._max_connecting,
+            self._down_wait,
+            self.reconnect_timeout,
+            _waker(self._ref) if self._background else _not_lent,
+        )
         self._store = Inventory(
             self.name,
             self._driver,
             values["min_size"],
             values["max_size"],
-            emptied=self._backoff.hurry,
+            emptied=self._outage.emptied,
         )
         admission: Admission | None = None
         if values["admission"] == "codel":
@@ -183,13 +199,12 @@ class ConnectionPool(_Typed[Conn]):
         """Start with nothing; also in a forked child, where the old locks may be held for ever."""
         self._store.clear()
         self._queue.clear()
-        self._backoff.clear()
+        self._outage.clear()
         # What each acquire and return reads: the very same objects, one attribute nearer.
         self._in_use = self._store.in_use
         self._idle, self._take = self._queue.idle, self._queue.take
         self._waiters = self._queue.waiters
         self._popped: dict[str, Any] = {}
-        self._reach = Reach()
         self._due = math.inf if self._background else -math.inf  # else callers see to it
         self._threads_refused = False
         self._owned = False  # whether anybody has answered for a loan
@@ -411,7 +426,7 @@ class ConnectionPool(_Typed[Conn]):
         unforked or start_anew()
         if self._queue.shut:
             return self._store.phase
-        return "paused" if self._reach.paused else self._reach.name
+        return "paused" if self._outage.paused else self._outage.name
 
     @property
     def driver(self) -> Driver:

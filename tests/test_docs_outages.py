@@ -92,9 +92,11 @@ def test_every_line_of_the_log_that_is_shown_is_logged_like_that(
             pool.getconn()
         inside.put(pool, proved_at=-math.inf)  # a second later
         assert health.respond("GET", "/healthz/db", "", [], "")[0] == 503
-        logging.getLogger("dbpool.pool").warning(inside.outage(pool).is_full(pool, 0.0))
+        full = inside.Failure(StubError("full"), "too_many_connections")
+        line = inside.connect_failed(pool, 0.0, 0.0, full, alive=True)
+        logging.getLogger("dbpool.pool").warning(line)
         logging.getLogger("dbpool.pool").warning(
-            inside.outage(pool).still(pool, time.monotonic() + 30)
+            inside.outage(pool).reminder(time.monotonic() + 30)
         )
         stub.hooks.clear()
         inside.put(inside.outage(pool), full_until=0.0)

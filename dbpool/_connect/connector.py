@@ -84,8 +84,8 @@ def connect(pool: ConnectionPool, name: str, attempt: Attempt, *, spare: bool = 
         raise
     pool._address = where
     if where is not None:
-        pool._reach.found(pool, (driver.name, where))
-        if pool._reach.silent and not spare:
+        pool._outage.use_server((driver.name, where))
+        if pool._outage.silent and not spare:
             _wait_for_answer(pool, attempt, where)
     attempt.allow(seconds)
     failed: Exception | None = None
@@ -187,9 +187,7 @@ def _admit(pool: ConnectionPool, attempt: Attempt, conn: Any, started: float) ->
             return None
         store.entries.add(entry)  # first the one, then the other: the sum must never fall
         attempt.arrived = True
-        if not pool._backoff.checking:  # else it has yet to pass the check that others failed
-            pool._backoff.clear()
-        line = pool._reach.connected(pool, now)
+        line = pool._outage.connected(now)
         store.proved_at = now
     if line:
         logger.warning("%s", line)
@@ -202,6 +200,6 @@ def _opened(pool: ConnectionPool) -> None:
     store.event("opened")
     if len(store.entries) >= store.min_size:
         pool._queue.tell_filled(None)
-    pool._reach.tell_others()
+    pool._outage.tell_others()
     if pool._background:
         keeper.schedule(pool, monotonic() + 1.0)

@@ -16,7 +16,7 @@ from .outage import DOWN, RECOVERING
 if TYPE_CHECKING:
     from ..pool import ConnectionPool
 
-__all__ = ["connect_all", "grow", "insist", "settle", "start_connectors"]
+__all__ = ["connect_all", "finish_recovery", "grow", "grow_or_start", "start_connectors"]
 
 PATIENCE = 0.025  # seconds the oldest waiter waits before a second connect joins the first
 LATE = 0.4  # seconds after which nobody waits for the keeper any more
@@ -39,7 +39,7 @@ def grow(pool: ConnectionPool) -> None:
             connect_all(pool)
 
 
-def insist(pool: ConnectionPool, asked_at: float, now: float) -> None:
+def grow_or_start(pool: ConnectionPool, asked_at: float, now: float) -> None:
     """Grow; do the keeper's part where it has not come since `asked_at`.
 
     It blocks nowhere, but a log handler of the user's may: no pool needs the keeper to be correct.
@@ -78,7 +78,7 @@ def _run(ref: weakref.ref[ConnectionPool], attempt: Attempt) -> None:
 
 def _make(pool: ConnectionPool, attempt: Attempt) -> None:
     if connector.make(pool, attempt):
-        settle(pool)
+        finish_recovery(pool)
 
 
 def connect_all(pool: ConnectionPool) -> None:
@@ -94,14 +94,8 @@ def _reserve(pool: ConnectionPool) -> Attempt | None:
     with store.lock:
         if not _wanted(pool, now):
             return None
-        if pool._reach.name == DOWN:
-            if not pool._reach.server.claim(pool, now):
-                pool._backoff.retry_at = pool._reach.server.due(pool)
-                return None
-        else:
-            pool._reach.server.started(now)
-        if pool._backoff.checking:
-            pool._backoff.retry_at = now + pool._backoff.pause  # one at a time, until one passes
+        if not pool._outage.begins(now):
+            return None
         attempt = Attempt(now, pool._connect_timeout)
         store.attempts[id(attempt)] = weakref.ref(attempt)
         timely = sum(each.overdue_at > now for each in store.under_way())
@@ -117,16 +111,16 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
     """
     store = pool._store
     with store.lock:
-        reach = pool._reach
-        if store.phase != "open" or reach.paused or now < pool._backoff.retry_at:
+        outage = pool._outage
+        if store.phase != "open" or outage.paused or now < outage.retry_at:
             return False
         attempts = store.under_way()
         timely = sum(attempt.overdue_at > now for attempt in attempts)
-        if not stuck.may_join(pool, attempts, timely, reach.room(pool, now), now):
+        if not stuck.may_join(pool, attempts, timely, outage.capacity(store, now), now):
             return False
         # Who is about to be served queues still.
         waiting = len(pool._queue.waiters) - len(store.under_way(arrived=True))
-        if reach.name == DOWN and not pool._backoff.given_up:
+        if outage.name == DOWN and not outage.given_up:
             return True  # the one prober: it waits for nobody's demand
         # What serves a waiter counts towards the minimum, so one connect meets both.
         if max(waiting, _missing(pool, now)) <= timely:
@@ -138,18 +132,18 @@ def _wanted(pool: ConnectionPool, now: float) -> bool:
         )
 
 
-def settle(pool: ConnectionPool) -> None:
+def finish_recovery(pool: ConnectionPool) -> None:
     """End a recovery that has no more to do."""
-    if pool._reach.name == RECOVERING:
+    if pool._outage.name == RECOVERING:
         with pool._store.lock:
             idle = not pool._queue.waiters and not _missing(pool, monotonic())
-            pool._reach.settle(idle)
+            pool._outage.finish_recovery(idle)
 
 
 def _missing(pool: ConnectionPool, now: float) -> int:
     """Return how many connections the minimum lacks, those that end in a moment included."""
     store = pool._store
-    if store.min_size == 0 or pool._backoff.given_up:
+    if store.min_size == 0 or pool._outage.given_up:
         return 0
     soon = now + replace_before(pool)
     return max(

@@ -59,13 +59,13 @@ def examine(
     if reason not in ("connect_failed", "connect_timeout"):
         return Answer(reason)
     words = hash(str(error))
-    known: Answer | None = pool._reach.words.get(words)
+    known: Answer | None = pool._outage.words.get(words)
     if known is None:
         known = _look(endpoints, refusal)
         if not known.silent:  # the next one may find the host well
-            if len(pool._reach.words) >= WORDS:
-                pool._reach.words.clear()
-            pool._reach.words[words] = known
+            if len(pool._outage.words) >= WORDS:
+                pool._outage.words.clear()
+            pool._outage.words[words] = known
     return known
 
 

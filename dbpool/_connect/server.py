@@ -6,12 +6,9 @@ import random
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .._runtime import process
-
-if TYPE_CHECKING:
-    from ..pool import ConnectionPool
 
 __all__ = ["Server", "forget_servers", "server_at"]
 
@@ -19,7 +16,14 @@ PER_SECOND = 3  # connects to a server that is down, over all pools of the proce
 WITHIN = 1.02  # seconds: a little over one, for a thread may take its time from here to the connect
 SPACING = WITHIN / PER_SECOND  # seconds between two of them where they fail at once
 SLOWEST = 2.0  # seconds between two of them at most
-TURN = 0.05  # seconds that a pool leaves to the one whose turn it is
+TURN = 0.05  # seconds that those wait longer whose turn it is not
+
+
+class Down(Protocol):
+    """The outage of one pool, which waits for its turn to try."""
+
+    def try_now(self) -> None:
+        """Have the pool try at once."""
 
 
 class Server:
@@ -31,28 +35,28 @@ class Server:
         self._next_at = 0.0
         self._pause = 0.0
         # The pools that are down, in the order in which it is their turn; by id.
-        self._down: dict[int, weakref.ref[ConnectionPool]] = {}
+        self._down: dict[int, weakref.ref[Down]] = {}
 
     def started(self, now: float) -> None:
         """A connect begins, whatever the state."""
         with self._lock:
             self._started.append(now)
 
-    def due(self, pool: ConnectionPool) -> float:
+    def due(self, outage: Down) -> float:
         """Return when this pool may try again."""
         with self._lock:
             due = self._next_at
             if len(self._started) == PER_SECOND:
                 due = max(due, self._started[0] + WITHIN)
-            return due if next(iter(self._down), id(pool)) == id(pool) else due + TURN
+            return due if next(iter(self._down), id(outage)) == id(outage) else due + TURN
 
-    def claim(self, pool: ConnectionPool, now: float) -> bool:
+    def claim(self, outage: Down, now: float) -> bool:
         """Take the next attempt, if it is due."""
         with self._lock:
-            if now < self.due(pool):
+            if now < self.due(outage):
                 return False
             # It goes to the end, and so does one that has missed its turn: closed, or given up.
-            for key in {next(iter(self._down), id(pool)), id(pool)}:
+            for key in {next(iter(self._down), id(outage)), id(outage)}:
                 if (ref := self._down.pop(key, None)) is not None and ref() is not None:
                     self._down[key] = ref
             self._next_at = now + SPACING
@@ -61,7 +65,7 @@ class Server:
 
     def failed(
         self,
-        pool: ConnectionPool,
+        outage: Down,
         now: float,
         since: float,
         *,
@@ -75,9 +79,9 @@ class Server:
         whether it was refused in words that nobody here understands: then longer, too.
         """
         with self._lock:
-            known = self._down.get(id(pool))
-            if known is None or known() is not pool:
-                self._down[id(pool)] = weakref.ref(pool)
+            known = self._down.get(id(outage))
+            if known is None or known() is not outage:
+                self._down[id(outage)] = weakref.ref(outage)
             soon = now + SPACING * random.uniform(0.9, 1.0)
             if answered or (now - since < SPACING and not unclear):
                 self._pause = 0.0
@@ -86,17 +90,17 @@ class Server:
             self._pause = min(max(2 * self._pause, SPACING), SLOWEST)
             self._next_at = max(soon, since + self._pause * random.uniform(0.75, 1.0))
 
-    def leave(self, pool: ConnectionPool) -> None:
+    def leave(self, outage: Down) -> None:
         """Leave the turns of those that are down."""
         with self._lock:
-            self._down.pop(id(pool), None)
+            self._down.pop(id(outage), None)
 
-    def answered(self, pool: ConnectionPool) -> list[ConnectionPool]:
+    def answered(self, outage: Down) -> list[Down]:
         """It takes connections again. Return the other pools that are down: they may try now."""
         with self._lock:
             self._pause = self._next_at = 0.0
             self._started.clear()
-            self.leave(pool)
+            self.leave(outage)
             return [other for ref in self._down.values() if (other := ref()) is not None]
 
 

@@ -39,7 +39,7 @@ def may_join(
     Arguments: `timely`, how many of them are not given up; `size`, how many connections there may
     be.
     """
-    at_once = pool._reach.at_once(pool)
+    at_once = pool._outage.parallel_connects(pool._store)
     hanging = len(attempts) - timely
     if (
         len(pool._store.entries) + len(attempts) < size
@@ -54,7 +54,7 @@ def may_join(
 def next_try(pool: ConnectionPool, hanging: list[Attempt]) -> float:
     """Return when it is time to try in spite of those that hang; under the lock."""
     # What connected since has shown that the older ones hang for a reason that is gone.
-    since = [each.since for each in hanging if each.since >= pool._reach.fresh_since]
+    since = [each.since for each in hanging if each.since >= pool._outage.fresh_since]
     if len(hanging) >= MOST:
         since = [each.since for each in hanging]
     if not since:
@@ -65,32 +65,32 @@ def next_try(pool: ConnectionPool, hanging: list[Attempt]) -> float:
 
 def count(pool: ConnectionPool, now: float) -> int:
     """Count the connects that hang and were begun since one has last succeeded; under the lock."""
-    fresh = pool._reach.fresh_since
+    fresh = pool._outage.fresh_since
     return sum(a.overdue_at <= now and a.since >= fresh for a in pool._store.under_way())
 
 
 def tell(pool: ConnectionPool, now: float) -> None:
     """See whether connects hang; say so in the log, and in the pool's state if none is open."""
-    reach = pool._reach
+    outage = pool._outage
     alive = replies.any_alive(pool) if count(pool, now) >= IN_A_ROW else True
     lines = []
     with pool._store.lock:
-        reach.stuck = count(pool, now)
-        if reach.stuck < IN_A_ROW:
+        outage.stuck = count(pool, now)
+        if outage.stuck < IN_A_ROW:
             return
         hanging = [a for a in pool._store.under_way() if a.overdue_at <= now]
-        if reach.stuck > reach.told_stuck:
-            reach.told_stuck = reach.stuck
+        if outage.stuck > outage.told_stuck:
+            outage.told_stuck = outage.stuck
             where = (
                 "in conninfo, kwargs or configure, which are yours"
                 if all(each.in_callback for each in hanging)
                 else "in the driver, in a name's look-up or a wait callback say"
             )
             lines.append(
-                f"pool {pool.name!r}: {reach.stuck} connects do not end, {where}; the oldest has "
+                f"pool {pool.name!r}: {outage.stuck} connects do not end, {where}; the oldest has "
                 f"hung for {now - min(each.since for each in hanging):.0f} s, and the next one is "
                 f"tried in {max(0.0, next_try(pool, hanging) - now):.0f} s"
             )
-        lines.append(reach.connects_stuck(pool, now, alive))
+        lines.append(outage.connects_stuck(pool._store, now, alive))
     for line in filter(None, lines):
         logger.warning("%s", line)

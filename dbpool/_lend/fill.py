@@ -27,13 +27,13 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
     with store.lock:
         if store.phase != "open":
             raise pool._closed_error()
-        pool._backoff.given_up = False
+        pool._outage.asked()
         if len(store.entries) >= store.min_size:
             return
         pool._queue.filling.append(waiter)
     while True:
         now = monotonic()
-        growth.insist(pool, started, now)
+        growth.grow_or_start(pool, started, now)
         left = started + timeout - now
         if waiter.wait(min(left, nap(pool, now, started))) or left <= 0:
             break
@@ -45,10 +45,10 @@ def wait(pool: ConnectionPool, timeout: float) -> None:
         return
     if answer is not GONE:
         raise refusal(pool, answer, monotonic() - started)
-    failure = pool._backoff.failure
+    failure = pool._outage.failure
     size = len(store.entries)
     why = f"; connecting fails ({failure.reason})" if failure else ""
-    if pool._reach.paused:
+    if pool._outage.paused:
         why = "; the pool is paused: call resume() first"
     error = pool._error(PoolTimeout)(
         f"pool {pool.name!r}: {size} of min_size={store.min_size} connections were open after "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .._connect.failure import CHECK_FAILED, Failure
 from .._connect.outage import DOWN, STUCK
 from .._runtime.clock import monotonic
+from .._store.attempt import CHECK_FAILED, Failure
 from .._store.waiter import CLOSED, GONE, OVERLOADED
 from ..errors import ConnectFailed, Misconfigured, PoolClosed, PoolDown, PoolOverloaded, PoolTimeout
 from .holders import held
@@ -61,19 +61,20 @@ def refusal(
         return _overloaded(pool, waited)
     size, in_use = len(store.entries), len(store.in_use)
     others = max(0, len(pool._queue.waiters) - in_queue)
-    failure = pool._backoff.failure
-    reach = pool._reach
-    down = reach.name == DOWN and not reach.paused and (failure is not None or reach.cause == STUCK)
-    if reach.paused:
+    outage = pool._outage
+    failure = outage.failure
+    down = outage.name == DOWN and not outage.paused
+    down = down and (failure is not None or outage.cause == STUCK)
+    if outage.paused:
         why = "the pool is paused: call resume()"
-    elif reach.stuck:
+    elif outage.stuck:
         why = (
-            f"{reach.stuck} connects do not end (connect_stuck): see the log for where they hang, "
+            f"{outage.stuck} connects do not end (connect_stuck): see the log for where they hang, "
             "and set a timeout there"
         )
     elif failure is not None:
-        why = _failing(pool, failure, f", {reach.attempts} times by now" if down else "")
-    elif reach.full:
+        why = _failing(pool, failure, f", {outage.attempts} times by now" if down else "")
+    elif outage.full:
         why = f"the server has no room for more connections (too_many_connections): {_FULL}"
     elif allowed <= 0 and in_use < store.max_size:
         why = "none is idle just now, and there was no time to wait for one"
@@ -96,7 +97,7 @@ def refusal(
     with store.lock:
         store.counters.count_timeout(down=down)
         if down:
-            pool._reach.tell(error, now, pool._backoff.retry_at)
+            pool._outage.fill_error(error, now)
     if not down:  # else it is no word about the pool's size
         store.timed_out_at = now
     return error  # type: ignore[no-any-return]

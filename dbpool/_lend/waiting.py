@@ -54,7 +54,7 @@ def wait_for_connection(
     try:
         if store.phase != "open":
             raise pool._closed_error()
-        if again or pool.max_waiting or pool._backoff.failure is not None:
+        if again or pool.max_waiting or pool._outage.failure is not None:
             _enqueue_with_care(pool, waiter, again)
         else:  # the ordinary case of a busy pool, without its lock
             queue.waiters.append(waiter)
@@ -88,8 +88,8 @@ def _enqueue_with_care(pool: ConnectionPool, waiter: Waiter, again: bool) -> Non
     store = pool._store
     waiters = pool._queue.waiters
     with store.lock:
-        failure = pool._backoff.permanent
-        if failure is not None and not store.entries and waiter.since < pool._backoff.retry_at:
+        failure = pool._outage.permanent
+        if failure is not None and not store.entries and waiter.since < pool._outage.retry_at:
             raise refusal(pool, failure, 0.0)
         if 0 < pool.max_waiting <= len(waiters) and not again and _full(pool, waiters):
             raise pool._error(TooManyRequests)(
@@ -97,7 +97,7 @@ def _enqueue_with_care(pool: ConnectionPool, waiter: Waiter, again: bool) -> Non
                 f"(max_waiting={pool.max_waiting}, {len(store.in_use)} of {store.max_size} in "
                 "use): try again later, or make max_size or max_waiting larger"
             )
-        pool._backoff.given_up = False  # somebody asks: connecting goes on
+        pool._outage.asked()
         if again:
             waiters.appendleft(waiter)
         else:
@@ -121,14 +121,14 @@ def _sleep(pool: ConnectionPool, waiter: Waiter, deadline: float) -> None:
         if pool._owned:
             reclaim(pool)
         now = monotonic()
-        left = min(deadline, pool._reach.patience(pool, waiter.since)) - now
+        left = min(deadline, pool._outage.gives_up_at(waiter.since)) - now
         # A connect made here takes time that must be left; down_wait need not be, since without
         # a thread nobody else would find out that the server is back.
         if pool._background or now < deadline:
-            growth.insist(pool, waiter.since, now)
+            growth.grow_or_start(pool, waiter.since, now)
         if waiter.wait(min(left, nap(pool, now, waiter.since))):
             return
-        if min(deadline, pool._reach.patience(pool, waiter.since)) <= monotonic():
+        if min(deadline, pool._outage.gives_up_at(waiter.since)) <= monotonic():
             return
         # It holds the GIL: not in an outage, where nothing is open that could have been dropped.
         if not collected and left <= 2 * BELT and store.entries:
@@ -147,7 +147,7 @@ def nap(pool: ConnectionPool, now: float, since: float) -> float:
         return BELT
     if pool._threads_refused:  # callers connect themselves, and who cannot start a thread is slow
         return SOON
-    pause = pool._backoff.retry_at - now
+    pause = pool._outage.retry_at - now
     if pause > 0:
         return min(pause, BELT)
     if not 0 < len(store.attempts) < pool._max_connecting:

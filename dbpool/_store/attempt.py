@@ -9,8 +9,9 @@ from .._runtime.clock import monotonic
 if TYPE_CHECKING:
     from ..drivers.base import Mistake
 
-__all__ = ["OVERRUN", "Answer", "Attempt"]
+__all__ = ["CHECK_FAILED", "OVERRUN", "Answer", "Attempt", "Failure"]
 
+CHECK_FAILED = "check_failed"  # a Failure's reason where connecting itself went well
 OVERRUN = 2.0  # seconds past connect_timeout (name resolution) after which one is given up
 
 
@@ -54,3 +55,25 @@ class Attempt:
     def allow(self, seconds: float) -> None:
         """Be overdue no sooner than that from now on, and the usual allowance."""
         self.overdue_at = max(self.overdue_at, monotonic() + seconds + OVERRUN)
+
+
+class Failure:
+    """Why connecting failed, as a waiter is told; each raises an exception of its own."""
+
+    __slots__ = ("at", "error", "mistake", "reason", "silent", "unclear")
+
+    def __init__(
+        self,
+        error: BaseException,
+        reason: str,
+        mistake: Mistake | None = None,
+        *,
+        silent: bool = False,
+        unclear: bool = False,
+    ) -> None:
+        self.at = monotonic()
+        self.error = error
+        self.reason = reason
+        self.mistake = mistake  # of the configuration: it says nothing about the server
+        self.silent = silent  # whether nothing has answered
+        self.unclear = unclear  # whether something has, in words that nobody here understands

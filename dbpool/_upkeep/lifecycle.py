@@ -95,12 +95,11 @@ def resize(pool: ConnectionPool, min_size: int, max_size: int) -> None:
         for entry in order[: max(0, len(order) - max_size)]:
             entry.mark_for_closing("excess")
         store.min_size, store.max_size = min_size, max_size
-        if pool._reach.name == DOWN and len(store.entries) >= max_size:
-            pool._reach.recover(pool)  # it has all that it may have: no connect would tell it
-            pool._backoff.clear()
+        if pool._outage.name == DOWN and len(store.entries) >= max_size:
+            pool._outage.resume()  # it has all that it may have: no connect would tell it
     _end_idle(pool)
     growth.grow(pool)
-    growth.settle(pool)
+    growth.finish_recovery(pool)
 
 
 def _end_idle(pool: ConnectionPool) -> None:
@@ -126,7 +125,7 @@ def pause(pool: ConnectionPool, seconds: float) -> bool:
     with store.lock:
         if store.phase != "open":
             raise pool._closed_error()
-        pool._reach.paused = True
+        pool._outage.paused = True
         for entry in list(store.entries):
             entry.mark_for_closing("paused")
         for attempt in store.under_way():
@@ -146,21 +145,18 @@ def pause(pool: ConnectionPool, seconds: float) -> bool:
 def resume(pool: ConnectionPool) -> None:
     """Lend again; the server may just have started, so not all at once."""
     with pool._store.lock:
-        if not pool._reach.paused:
+        if not pool._outage.paused:
             return
-        pool._reach.paused = False
-        pool._reach.recover(pool)
-        pool._backoff.clear()
+        pool._outage.paused = False
+        pool._outage.resume()
     growth.grow(pool)
-    growth.settle(pool)
+    growth.finish_recovery(pool)
 
 
 def check(pool: ConnectionPool) -> None:
     """Ask the server on every idle connection now."""
     with pool._store.lock:
-        pool._backoff.given_up = False
-        pool._backoff.retry_at = 0.0
-        pool._reach.fresh_since = monotonic()  # connects that hang do not put it off either
+        pool._outage.try_anew(monotonic())
     for _ in range(len(pool._queue.idle)):
         try:
             held = pool._queue.idle.popleft()

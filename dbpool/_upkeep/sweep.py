@@ -26,10 +26,10 @@ LOOK_EVERY = 10.0  # seconds between two looks at the idle connections of a quie
 def upkeep(pool: ConnectionPool, now: float) -> float:
     """Do what is due for the pool; return when to come back. No network I/O, never blocks long."""
     sweep(pool, now)
-    growth.settle(pool)
+    growth.finish_recovery(pool)
     if pool._store.attempts:
         stuck.tell(pool, now)
-    if line := pool._reach.still(pool, now):
+    if line := pool._outage.reminder(now):
         logger.warning("%s", line)
     if pool._background:
         growth.start_connectors(pool)
@@ -67,7 +67,7 @@ def _verdict(pool: ConnectionPool, entry: Entry, now: float) -> str | None:
     if now >= entry.expires_at:
         # Its successor first, where there is room; it is not handed out any more in any case.
         replaced = growth._missing(pool, now) == 0 or not entry.expires_at
-        room = len(store.entries) < store.max_size and not pool._backoff.failing_since
+        room = len(store.entries) < store.max_size and not pool._outage.failing_since
         if replaced or not room or pool._queue.waiters:
             return entry.why
         return None
@@ -108,10 +108,10 @@ def _next_due(pool: ConnectionPool, now: float) -> float:
             if attempt.overdue_at > now:
                 due = min(due, attempt.overdue_at)
         if growth._missing(pool, now) or pool._queue.waiters:
-            due = min(due, max(pool._backoff.retry_at, now + 0.5))
-        if pool._reach.name == DOWN:
-            due = min(due, pool._reach.tell_at)
-            if not (pool._backoff.given_up or pool._reach.paused):
-                due = min(due, max(pool._backoff.retry_at, now + 0.01))
+            due = min(due, max(pool._outage.retry_at, now + 0.5))
+        if pool._outage.name == DOWN:
+            due = min(due, pool._outage.reminder_at)
+            if not (pool._outage.given_up or pool._outage.paused):
+                due = min(due, max(pool._outage.retry_at, now + 0.01))
     # What could not be done at its time (an expired one that is lent) waits for the next look.
     return due if due > now else now + 1.0

@@ -58,9 +58,9 @@ def usable(pool: ConnectionPool, held: Held, now: float, deadline: float) -> boo
     except BaseException:
         retire(pool, held, "broken")
         raise
-    if pool._backoff.checking:
+    if pool._outage.checking:
         with pool._store.lock:
-            pool._backoff.clear()
+            pool._outage.connects_well()
     return True
 
 

@@ -118,7 +118,7 @@ class Prober:
 
     def _role_due(self, pool: ConnectionPool, now: float, known: Verdict) -> bool:
         """Return whether the role should be asked for, though all is known to be well."""
-        if known.status == FAIL or pool._reach.paused:
+        if known.status == FAIL or pool._outage.paused:
             return False
         if self._good and now - self._good.at < ROLE_EVERY:
             return False
@@ -191,7 +191,7 @@ class Prober:
                 if not finding.reason:
                     self._good = finding
                 # Without threads nobody would close it when it has been unused for a minute.
-                if pool._store.phase == "closed" or pool._reach.paused or not pool._background:
+                if pool._store.phase == "closed" or pool._outage.paused or not pool._background:
                     unwanted, self._spare = self._spare, None
             flight.finding = finding
         flight.done.set()

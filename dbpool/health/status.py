@@ -59,8 +59,8 @@ def judge(
     store = pool._store
     if store.phase != "open":
         return Verdict(FAIL, ("closed" if store.phase == "closed" else "starting",))
-    reach = pool._reach
-    if reach.paused:  # an operator's doing: callers queue, and elsewhere they would as well
+    outage = pool._outage
+    if outage.paused:  # an operator's doing: callers queue, and elsewhere they would as well
         return Verdict(WARN, ("recovering",))
     # A round trip that failed does not make it ill, but what was seen before proves nothing.
     proved = store.proved_at if store.proved_at > store.doubted_at else -math.inf
@@ -69,9 +69,9 @@ def judge(
     if now - proved < limits.ttl:
         return _well(pool, good, now, limits)
     # The pool has a prober of its own at work: another connect would tell no more.
-    if reach.name == DOWN and pool._background and not pool._backoff.given_up:
+    if outage.name == DOWN and pool._background and not pool._outage.given_up:
         # A driver of the user's own may have words of its own.
-        return Verdict(FAIL, (reach.cause if reach.cause in REASONS[FAIL] else "connect_failed",))
+        return Verdict(FAIL, (outage.cause if outage.cause in REASONS[FAIL] else "connect_failed",))
     return None
 
 
@@ -85,11 +85,11 @@ def read(pool: ConnectionPool, finding: Finding, now: float, limits: Limits) -> 
 def _well(pool: ConnectionPool, good: Finding | None, now: float, limits: Limits) -> Verdict:
     """Return the verdict on a pool whose server answers."""
     reasons = []
-    if pool._reach.name == RECOVERING:
+    if pool._outage.name == RECOVERING:
         reasons.append("recovering")
-    elif pool._reach.name == DOWN or _connects_fail(pool, now):  # but what is open works
+    elif pool._outage.name == DOWN or _connects_fail(pool, now):  # but what is open works
         reasons.append("probe_unavailable")
-    if pool._reach.stuck:  # what is open works, and there may be no more of it
+    if pool._outage.stuck:  # what is open works, and there may be no more of it
         reasons.append("connect_stuck")
     if _is_saturated(pool, now):
         reasons.append("saturated")
@@ -102,7 +102,7 @@ def _well(pool: ConnectionPool, good: Finding | None, now: float, limits: Limits
 
 def _connects_fail(pool: ConnectionPool, now: float) -> bool:
     """Return whether no new connection has been had for a while, though it was tried."""
-    failure, since = pool._backoff.failure, pool._backoff.failing_since
+    failure, since = pool._outage.failure, pool._outage.failing_since
     return (
         failure is not None
         and since is not None

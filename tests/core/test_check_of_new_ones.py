@@ -50,7 +50,7 @@ def test_several_that_are_refused_together_put_the_next_one_off_once(
     gate.wait(3)
     gate.open()
     wait_until(lambda: pool.get_stats()["connections_lost"] == 3, PATIENCE)
-    assert inside.backoff(pool).pause < 0.2, "as after one failure"
+    assert inside.outage(pool).pause_for < 0.2, "as after one failure"
     for caller in callers:
         pool.putconn(caller.result(PATIENCE))
 
@@ -58,8 +58,8 @@ def test_several_that_are_refused_together_put_the_next_one_off_once(
 @pytest.mark.parametrize("reason", sorted(REASONS))
 def test_no_other_failure_is_taken_for_such_a_refusal(reason: str) -> None:
     """Who waited for the last open connection waits for a connect when that has gone."""
-    backoff = inside.Backoff()
-    backoff.failed(1000.0, inside.Failure(StubError(reason), reason))
-    assert not backoff.checking
-    backoff.hurry()
-    assert backoff.retry_at == 0.0
+    outage = inside.outage_alone()
+    outage.put_off(1000.0, inside.Failure(StubError(reason), reason))
+    assert not outage.checking
+    outage.emptied()
+    assert outage.retry_at == 0.0

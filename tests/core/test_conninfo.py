@@ -583,7 +583,7 @@ def test_an_unescaped_password_is_refused_or_taken_for_nothing_but_a_password(
 
 def failure(pool: ConnectionPool) -> BaseException:
     """Return the error of a caller after a connect has failed."""
-    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
+    gave_up_until(lambda: inside.outage(pool).failure is not None, pool)
     with pytest.raises((PoolTimeout, ConnectFailed)) as caught:
         pool.getconn(timeout=0)
     return caught.value

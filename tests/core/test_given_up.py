@@ -43,7 +43,7 @@ def test_who_waits_for_the_minimum_has_it_connect_again(given_up: ConnectionPool
 
 
 def test_check_has_it_connect_at_once_whatever_the_pause(given_up: ConnectionPool) -> None:
-    inside.backoff(given_up).retry_at = time.monotonic() + 100 * PATIENCE
+    inside.outage(given_up).retry_at = time.monotonic() + 100 * PATIENCE
     given_up.check()
     wait_until(lambda: given_up.get_stats()["pool_available"] == 2, PATIENCE / 2)
 
@@ -60,11 +60,11 @@ def test_it_is_told_after_reconnect_timeout_and_not_before(
         """Have it begun so long ago, and return when two attempts have failed since."""
         tries = pool.get_stats()["connections_errors"]
         with inside.lock(pool):
-            inside.backoff(pool).failing_since = time.monotonic() - seconds
+            inside.outage(pool).failing_since = time.monotonic() - seconds
         wait_until(lambda: pool.get_stats()["connections_errors"] >= tries + 2, PATIENCE)
 
-    wait_until(lambda: inside.backoff(pool).failing_since is not None, PATIENCE)
+    wait_until(lambda: inside.outage(pool).failing_since is not None, PATIENCE)
     began(900.0)
     assert not told.is_set()
-    inside.backoff(pool).failing_since = time.monotonic() - 1001.0
+    inside.outage(pool).failing_since = time.monotonic() - 1001.0
     assert told.wait(PATIENCE)

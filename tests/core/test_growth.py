@@ -378,13 +378,13 @@ def test_a_second_connect_joins_the_first_when_a_burst_would_be_over(
     gate.open()
     pool, held = one_lent(stub_pool, connect_timeout=10_000.0)
     gate.shut()
-    inside.backoff(pool).retry_at = math.inf  # until all of them wait
+    inside.outage(pool).retry_at = math.inf  # until all of them wait
     callers = [in_thread(use, pool) for _ in range(2)]
     wait_for_waiters(pool, 2)
     then = time.monotonic() + 3600.0  # by a clock of its own: till then nobody waits for long
     for waiter in list(inside.waiters(pool)):
         waiter.since = then
-    inside.backoff(pool).retry_at = 0.0
+    inside.outage(pool).retry_at = 0.0
     inside.start_connectors(pool)
     assert len(inside.attempts(pool)) == 1
     assert not inside.wanted(pool, then + 0.02)
@@ -500,9 +500,9 @@ def test_connecting_to_a_server_that_does_not_answer_ends_by_connect_timeout(
     breakable_postgres.freeze()
     with pytest.raises(PoolTimeout):
         pool.getconn(timeout=0.1)
-    wait_until(lambda: inside.backoff(pool).failure, PATIENCE, "the connect is given up")
-    assert inside.backoff(pool).failure is not None
-    assert inside.backoff(pool).failure.reason == "connect_timeout"
+    wait_until(lambda: inside.outage(pool).failure, PATIENCE, "the connect is given up")
+    assert inside.outage(pool).failure is not None
+    assert inside.outage(pool).failure.reason == "connect_timeout"
     breakable_postgres.thaw()
     expect_full_capacity(pool)
 
@@ -527,7 +527,7 @@ def test_a_failed_connect_is_tried_again_until_it_succeeds(
         caller.result(PATIENCE)
     assert len(tries) >= 3
     assert tries[1] - tries[0] >= 0.1 or tries[2] - tries[0] >= 0.1
-    assert inside.backoff(pool).failure is None
+    assert inside.outage(pool).failure is None
     expect_full_capacity(pool)
 
 
@@ -557,15 +557,15 @@ def test_the_pauses_between_failing_connects_grow_to_a_limit_and_vary() -> None:
     pauses: list[list[float]] = []
     for seed in range(50):
         random.seed(seed)
-        backoff = inside.Backoff()
+        outage = inside.outage_alone()
         pauses.append([])
         for _ in range(12):
-            backoff.failed(1000.0, failure)
-            pauses[-1].append(backoff.retry_at - 1000.0)
-        backoff.clear()
-        assert backoff.retry_at == 0.0
-        backoff.failed(2000.0, failure)
-        assert backoff.retry_at - 2000.0 < 0.2, "an outage begins with a short pause"
+            outage.put_off(1000.0, failure)
+            pauses[-1].append(outage.retry_at - 1000.0)
+        outage.connects_well()
+        assert outage.retry_at == 0.0
+        outage.put_off(2000.0, failure)
+        assert outage.retry_at - 2000.0 < 0.2, "an outage begins with a short pause"
     for row in pauses:
         assert 0.1 <= row[0] <= 0.2
         assert max(row) <= 5.0
@@ -596,7 +596,7 @@ def test_an_error_that_no_retry_mends_reaches_all_waiters_at_once(
         assert isinstance(caught.value.__cause__, StubError)
     assert len({id(caller.exception()) for caller in callers}) == waiting
     del stub.hooks["connect"]
-    wait_until(lambda: time.monotonic() > inside.backoff(pool).retry_at, PATIENCE)
+    wait_until(lambda: time.monotonic() > inside.outage(pool).retry_at, PATIENCE)
     expect_full_capacity(pool)
 
 
@@ -630,9 +630,9 @@ def test_a_server_that_is_down_is_waited_for(
     breakable_postgres.stop("immediate")
     pool = new_pool(breakable_postgres.dsn(), min_size=1, max_size=3, down_wait=PATIENCE)
     callers = [in_thread(use, pool) for _ in range(4)]
-    wait_until(lambda: inside.backoff(pool).failure, PATIENCE, "connecting fails")
-    assert inside.backoff(pool).failure is not None
-    assert inside.backoff(pool).failure.reason == "connect_refused"
+    wait_until(lambda: inside.outage(pool).failure, PATIENCE, "connecting fails")
+    assert inside.outage(pool).failure is not None
+    assert inside.outage(pool).failure.reason == "connect_refused"
     with pytest.raises(PoolTimeout, match="connecting fails") as caught:
         pool.getconn(timeout=0.01)
     assert caught.value.__cause__ is not None
@@ -659,7 +659,7 @@ def test_a_failing_server_is_logged_once_per_outage(
 
 
 def fast_backoff(pool: ConnectionPool) -> None:
-    inside.backoff(pool).lowest = inside.backoff(pool).highest = 0.02  # type: ignore[misc]
+    inside.outage(pool).lowest = inside.outage(pool).highest = 0.02  # type: ignore[misc]
 
 
 def test_reconnect_failed_is_called_once_per_outage_and_the_pool_goes_on(
@@ -1002,7 +1002,7 @@ def test_an_unrelated_status_of_a_new_connection_is_no_reason_to_hang(
         conn.closed = True
 
     pool = stub_pool(configure=configure)
-    gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
+    gave_up_until(lambda: inside.outage(pool).failure is not None, pool)
     with pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0.02)
     assert caught.value.__cause__ is not None

@@ -37,7 +37,7 @@ def full_capacity(pool: ConnectionPool, driver: StubDriver) -> Check:
     def check(where: str) -> None:
         gc.collect()
         inside.find_lost(pool)
-        inside.backoff(pool).retry_at = 0.0  # the interrupted connect may have put the next one off
+        inside.outage(pool).retry_at = 0.0  # the interrupted connect may have put the next one off
         taken = [pool.getconn(timeout=10) for _ in range(pool.max_size)]
         assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
         with pytest.raises(PoolTimeout):
@@ -327,13 +327,13 @@ def _connector_thread(run: Run) -> Check:
     """The body of a connector thread, run here so that it can be traced."""
     pool, driver = make()
     waiter = threading.Thread(target=_take_one, args=(pool,))
-    inside.backoff(pool).retry_at = time.monotonic() + 60  # the waiter itself must not connect
+    inside.outage(pool).retry_at = time.monotonic() + 60  # the waiter itself must not connect
     waiter.start()
     while not inside.waiters(pool):
         time.sleep(0.0002)
-    inside.backoff(pool).retry_at = 0.0
+    inside.outage(pool).retry_at = 0.0
     run(lambda: inside.connect_all(pool))
-    inside.backoff(pool).retry_at = 0.0
+    inside.outage(pool).retry_at = 0.0
     inside.connect_all(pool)
     waiter.join(10)
     assert not waiter.is_alive(), "the waiter was forgotten"

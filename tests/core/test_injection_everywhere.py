@@ -72,7 +72,7 @@ def at_full_capacity(pool: ConnectionPool) -> Check:
     def check(where: str) -> None:
         gc.collect()
         inside.find_lost(pool)
-        inside.backoff(pool).retry_at = 0.0
+        inside.outage(pool).retry_at = 0.0
         taken = [pool.getconn(timeout=PATIENT) for _ in range(pool.max_size)]
         assert len({id(conn) for conn in taken}) == pool.max_size, "one connection lent twice"
         with pytest.raises(PoolTimeout):
@@ -122,7 +122,8 @@ def _first_use_after_silence(conninfo: str) -> Scenario:
         is_whole = at_full_capacity(pool)
 
         def check(where: str) -> None:
-            inside.outage(pool).server.answered(pool)  # as many attempts as the check needs
+            outage = inside.outage(pool)
+            outage.server.answered(outage)  # as many attempts as the check needs
             is_whole(where)
 
         return check

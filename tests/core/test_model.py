@@ -429,7 +429,7 @@ class Machine(RuleBasedStateMachine):
         left = [c for c in [*self.idle, *self.lent] if now < c.ends]
         assert not late or len(left) <= pool.min_size
         healthy = not self.driver.refusing and now - self.failed_at >= LONGEST_BACKOFF
-        if healthy and not pool.closed and not inside.backoff(pool).given_up:
+        if healthy and not pool.closed and not inside.outage(pool).given_up:
             there = [c for c in [*self.idle, *self.lent] if now < c.ends]
             room = pool.max_size - len(self.idle) - len(self.lent)
             assert len(there) >= pool.min_size or room <= 0, "fewer than min_size"

@@ -120,18 +120,19 @@ def test_who_waits_already_is_told_down_wait_after_it_came(
     pool = stub_pool(down_wait=5.0)
     reach = inside.outage(pool)
     reach.name, reach.since = "down", 100.0
-    assert reach.patience(pool, 110.0) == 115.0
-    assert reach.patience(pool, 99.0) == 104.0, "not after a second down_wait"
+    assert reach.gives_up_at(110.0) == 115.0
+    assert reach.gives_up_at(99.0) == 104.0, "not after a second down_wait"
     # Nor at once, where it has waited long for another reason: a blip costs no error.
-    assert reach.patience(pool, 90.0) == 102.5
+    assert reach.gives_up_at(90.0) == 102.5
     reach.name = "ok"
 
 
 def test_next_attempt_is_what_is_left_until_the_prober_connects(stub_pool: MakePool) -> None:
     reach, error = inside.outage(stub_pool()), PoolDown()
-    reach.tell(error, 100.0, 101.5)
+    reach.retry_at = 101.5
+    reach.fill_error(error, 100.0)
     assert error.next_attempt == 1.5
-    reach.tell(error, 102.0, 101.5)
+    reach.fill_error(error, 102.0)
     assert error.next_attempt == 0.0
 
 
@@ -313,10 +314,10 @@ def test_three_attempts_a_second_at_most_over_all_pools_of_a_server(
     granted: list[tuple[float, str]] = []
     claim = inside.Server.claim
 
-    def spied(server: inside.Server, pool: ConnectionPool, now: float) -> bool:
-        given = claim(server, pool, now)
+    def spied(server: inside.Server, outage: inside.Outage, now: float) -> bool:
+        given = claim(server, outage, now)
         if given:
-            granted.append((now, pool.name))
+            granted.append((now, outage.pool_name))
         return given
 
     begun: list[float] = []
@@ -364,7 +365,7 @@ def test_three_attempts_a_second_at_most_over_all_pools_of_a_server(
 def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
     stub_pool: MakePool,
 ) -> None:
-    pool, server = stub_pool(open=False), inside.Server()
+    pool, server = inside.outage(stub_pool(open=False)), inside.Server()
     pauses = []
     for n in range(8):
         server.failed(pool, 1000.0 * n + 0.4, since=1000.0 * n)
@@ -381,7 +382,7 @@ def test_attempts_that_hang_are_put_off_ever_longer_up_to_two_seconds(
 
 def test_while_one_pool_tries_the_next_one_waits_its_turn(stub_pool: MakePool) -> None:
     """However long the first one hangs: what it has met with is not known yet."""
-    first, second = stub_pool(open=False), stub_pool(open=False)
+    first, second = (inside.outage(stub_pool(open=False)) for _ in range(2))
     server, now = inside.Server(), 1000.0
     assert server.claim(first, now)
     assert not server.claim(second, now)
@@ -405,7 +406,7 @@ def test_a_server_that_refuses_slowly_is_asked_as_often_as_one_that_refuses_at_o
     pauses = []
     # What is read late is only read as shorter.
     while inside.outage(pool).attempts < 5:
-        pauses.append(inside.outage(pool).server.due(pool) - time.monotonic())
+        pauses.append(inside.outage(pool).server.due(inside.outage(pool)) - time.monotonic())
         time.sleep(0.005)
     assert max(pauses) <= 1.1 * inside.SPACING
 
@@ -425,11 +426,11 @@ def test_the_first_pool_that_connects_again_wakes_the_others_of_its_server(
     long = time.monotonic() + 1000
     with inside.lock(first), inside.lock(second):  # as after attempts that hung
         inside.put(server, next_at=long)
-        inside.backoff(first).retry_at = inside.backoff(second).retry_at = long
+        inside.outage(first).retry_at = inside.outage(second).retry_at = long
         stub.hooks.clear()
     assert (first.state, second.state) == ("down", "down")
     inside.put(server, next_at=0.0)
-    inside.backoff(first).retry_at = 0.0
+    inside.outage(first).retry_at = 0.0
     inside.upkeep(first, time.monotonic())
     wait_until(lambda: (first.state, second.state) == ("ok", "ok"), PATIENCE, "both are back")
 
@@ -558,7 +559,7 @@ def test_a_failure_in_recovery_makes_it_one_at_a_time_again(
         ramp.refuse = True
         ramp.let_go()
         wait_until(lambda: pool.get_stats()["connections_errors"] > before, PATIENCE)
-        assert inside.outage(pool).at_once(pool) == 1
+        assert inside.outage(pool).parallel_connects(inside.store(pool)) == 1
     finally:
         ramp.refuse = False
         ramp.let_go(100)
@@ -582,7 +583,7 @@ def test_it_is_logged_on_the_way_down_every_half_minute_and_on_the_way_up(
     inside.outage(pool).since = now = time.monotonic()
     inside.put(inside.outage(pool), told_at=now)
     for seconds in (29, 31, 32, 60, 62):  # 30 and 60 s after the way down
-        line = inside.outage(pool).still(pool, now + seconds)
+        line = inside.outage(pool).reminder(now + seconds)
         lines += [line] if line else []
     assert [line.partition(":")[0] for line in lines[1:]] == [
         "pool 'shop' has been down for 31 s",
@@ -594,7 +595,7 @@ def test_it_is_logged_on_the_way_down_every_half_minute_and_on_the_way_up(
     up = [r.getMessage() for r in caplog.records if "up again after" in r.getMessage()]
     assert len(up) == 1
     assert "attempts, 4 callers refused" in up[0]
-    assert inside.outage(pool).still(pool, now + 1000) == ""
+    assert inside.outage(pool).reminder(now + 1000) == ""
 
 
 def test_the_keeper_tells_of_an_outage_that_lasts(

@@ -23,9 +23,7 @@ def pool(stub_pool: MakePool) -> ConnectionPool:
 def fail(pool: ConnectionPool, reason: str, *, alive: bool, now: float = START) -> str:
     """Have a connect fail that began a moment before; return the state."""
     failure = inside.Failure(StubError(reason), reason, silent=reason == SILENT)
-    with inside.lock(pool):
-        inside.backoff(pool).failed(now, failure)
-        inside.outage(pool).connect_failed(pool, now, now - 0.01, failure, alive)
+    inside.connect_failed(pool, now, now - 0.01, failure, alive=alive)
     return state(pool)
 
 
@@ -35,7 +33,7 @@ def state(pool: ConnectionPool) -> str:
 
 def connect(pool: ConnectionPool, now: float = START) -> str:
     with inside.lock(pool):
-        inside.outage(pool).connected(pool, now)
+        inside.outage(pool).connected(now)
     return state(pool)
 
 
@@ -74,7 +72,7 @@ def test_one_that_is_refused_for_good(reason: str, alive: bool, pool: Connection
 def test_an_error_that_is_none_of_the_drivers(pool: ConnectionPool) -> None:
     failure = inside.Failure(KeyError("a bug"), FAILED)
     for _ in range(9):
-        inside.outage(pool).connect_failed(pool, START, START, failure, False)
+        inside.connect_failed(pool, START, START, failure, alive=False)
     assert state(pool) == "ok"
 
 
@@ -91,16 +89,16 @@ def test_one_that_is_answered_while_it_is_down_and_something_works(pool: Connect
     inside.put(pool, proved_at=START + 4.5)
     assert fail(pool, REFUSED, alive=False, now=START + 5) == "down"
     assert fail(pool, REFUSED, alive=True, now=START + 6) == "recovering"
-    assert inside.backoff(pool).retry_at > START + 6, "it has its pauses"
+    assert inside.outage(pool).retry_at > START + 6, "it has its pauses"
 
 
 def test_a_full_server_while_it_is_down_and_something_works(pool: ConnectionPool) -> None:
     fail(pool, SILENT, alive=True)
     assert fail(pool, SILENT, alive=True) == "down"
-    inside.outage(pool).is_full(pool, START + 1)
+    fail(pool, "too_many_connections", alive=True, now=START + 1)
     assert state(pool) == "down"
     inside.put(pool, proved_at=START + 1.5)
-    inside.outage(pool).is_full(pool, START + 2)
+    fail(pool, "too_many_connections", alive=True, now=START + 2)
     assert state(pool) == "recovering"
 
 
@@ -110,24 +108,24 @@ def test_recovery_from_the_first_that_succeeds(pool: ConnectionPool) -> None:
     ramp = []
     for _ in range(2):
         assert connect(pool) == "recovering"
-        ramp.append(outage.at_once(pool))
+        ramp.append(outage.parallel_connects(inside.store(pool)))
     assert fail(pool, REFUSED, alive=True) == "recovering"
-    ramp.append(outage.at_once(pool))
+    ramp.append(outage.parallel_connects(inside.store(pool)))
     assert [connect(pool) for _ in range(2)] == ["recovering", "ok"]
     assert ramp == [1, 2, 1]
-    assert outage.at_once(pool) == 4
+    assert outage.parallel_connects(inside.store(pool)) == 4
 
 
 def test_connects_that_do_not_end(pool: ConnectionPool) -> None:
     outage = inside.outage(pool)
     outage.stuck = 2
-    assert outage.connects_stuck(pool, START, alive=True) == ""
+    assert outage.connects_stuck(inside.store(pool), START, alive=True) == ""
     assert state(pool) == "ok"
-    assert "2 connects do not end" in outage.connects_stuck(pool, START, alive=False)
+    assert "2 connects do not end" in outage.connects_stuck(inside.store(pool), START, alive=False)
     assert (state(pool), outage.cause) == ("down", "connect_stuck")
-    assert outage.connects_stuck(pool, START, alive=False) == "", "told once"
+    assert outage.connects_stuck(inside.store(pool), START, alive=False) == "", "told once"
     assert fail(pool, AUTH, alive=False) == "ok", "that is no outage"
-    outage.connects_stuck(pool, START, alive=False)
+    outage.connects_stuck(inside.store(pool), START, alive=False)
     assert fail(pool, REFUSED, alive=False) == "down"
     assert (outage.cause, outage.attempts) == (REFUSED, 1)
     assert fail(pool, AUTH, alive=False) == "down", "the server had not been there"
@@ -136,8 +134,8 @@ def test_connects_that_do_not_end(pool: ConnectionPool) -> None:
 def test_a_paused_pool_goes_nowhere(pool: ConnectionPool) -> None:
     outage = inside.outage(pool)
     outage.paused = True
-    assert outage.connects_stuck(pool, START, alive=False) == ""
-    assert outage.patience(pool, 0.0) == math.inf
+    assert outage.connects_stuck(inside.store(pool), START, alive=False) == ""
+    assert outage.gives_up_at(0.0) == math.inf
 
 
 def test_who_is_alive_is_seen_and_not_counted(stub_pool: MakePool, stub: StubDriver) -> None:

@@ -128,10 +128,8 @@ def silent_for_long(pool: ConnectionPool) -> None:
     error = pool.driver.OperationalError("timeout expired")
     failure = inside.Failure(error, "connect_timeout", silent=True)
     now = time.monotonic()
-    with inside.lock(pool):
-        for _ in range(2):
-            inside.backoff(pool).failed(now, failure)
-            inside.outage(pool).connect_failed(pool, now, now - 5.0, failure, alive=False)
+    for _ in range(2):
+        inside.connect_failed(pool, now, now - 5.0, failure, alive=False)
     assert pool.state == "down"
 
 

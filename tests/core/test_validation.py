@@ -448,10 +448,10 @@ def test_a_check_that_nothing_passes_is_tried_ever_less_often_and_is_blamed(
     # The first three were not known to fail when they were made.
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(tries[3:]))
     assert len(tries) <= 3 + 15, "1.5 s of pauses of a tenth"
-    assert inside.backoff(pool).pause > 0.15, "they do not grow"
+    assert inside.outage(pool).pause_for > 0.15, "they do not grow"
     wrong.clear()
     expect_full_capacity(pool)
-    assert inside.backoff(pool).failure is None
+    assert inside.outage(pool).failure is None
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -473,10 +473,10 @@ def test_new_connections_that_answer_no_ping_are_no_storm_of_connects(
             caller.result(PATIENCE)
         assert str(e.value.__cause__) == "no server behind it"
     assert len(stub.made) <= 3 + 15, "1.5 s of pauses of a tenth"
-    assert inside.backoff(pool).pause > 0.15, "they do not grow"
+    assert inside.outage(pool).pause_for > 0.15, "they do not grow"
     away.clear()
     expect_full_capacity(pool)
-    assert inside.backoff(pool).failure is None
+    assert inside.outage(pool).failure is None
 
 
 def test_a_used_connection_that_fails_its_check_puts_no_connect_off(
@@ -491,7 +491,7 @@ def test_a_used_connection_that_fails_its_check_puts_no_connect_off(
         conn.alive = False
     del conn
     with pool.connection(PATIENCE):
-        assert inside.backoff(pool).failure is None
+        assert inside.outage(pool).failure is None
 
 
 def test_what_a_check_leaves_behind_is_cleaned_up(pg_pool: MakePool) -> None:

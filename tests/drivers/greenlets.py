@@ -180,9 +180,9 @@ def a_black_hole_keeps_nobody() -> None:
         with ticking():
             with pytest.raises(PoolTimeout, match="connecting takes too long"):
                 pool.getconn(timeout=0.5)
-        wait_until(lambda: inside.backoff(pool).failure, PATIENCE, "the connect ends by itself")
-        assert inside.backoff(pool).failure
-        assert inside.backoff(pool).failure.reason == "connect_timeout"
+        wait_until(lambda: inside.outage(pool).failure, PATIENCE, "the connect ends by itself")
+        assert inside.outage(pool).failure
+        assert inside.outage(pool).failure.reason == "connect_timeout"
         pool.close()
 
 

@@ -352,8 +352,8 @@ def test_what_the_user_set_wins(driver: str, postgres: Postgres, new_pool: MakeP
 def failure_of(conninfo: str, driver: str, **options: Any) -> tuple[str, BaseException]:
     """Return the word and the error of a connect that fails."""
     with ConnectionPool(conninfo, driver=driver, open=False, **options) as pool:
-        gave_up_until(lambda: inside.backoff(pool).failure is not None, pool)
-        failure = inside.backoff(pool).failure
+        gave_up_until(lambda: inside.outage(pool).failure is not None, pool)
+        failure = inside.outage(pool).failure
         assert failure
         return failure.reason, failure.error
 

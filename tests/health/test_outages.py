@@ -178,7 +178,7 @@ def test_a_recovery_is_a_warning_until_it_is_over(postgres: Postgres) -> None:
     with ConnectionPool(postgres.url()) as pool:
         check = check_of(pool, ttl=60.0)
         idle(pool, 1)
-        inside.outage(pool).recover(pool)
+        inside.outage(pool).recover()
         assert ask(check) == ("warn", ("recovering",))
         inside.upkeep(pool, time.monotonic())  # nobody waits, and nothing is missing
         assert ask(check) == PASS

@@ -24,10 +24,8 @@ from dbpool._connect import replies as _answer
 from dbpool._connect import retire as _ending
 from dbpool._connect import server as _server
 from dbpool._connect import stuck as _stuck
-from dbpool._connect.backoff import Backoff as Backoff
-from dbpool._connect.failure import Failure as Failure
 from dbpool._connect.outage import DOWN as DOWN
-from dbpool._connect.outage import Reach as Outage
+from dbpool._connect.outage import Outage as Outage
 from dbpool._connect.server import SPACING as SPACING
 from dbpool._connect.server import WITHIN as WITHIN
 from dbpool._connect.server import Server as Server
@@ -53,6 +51,7 @@ from dbpool._store import inventory as _inventory
 from dbpool._store import waiter as _waiter
 from dbpool._store.admission import CoDel as CoDel
 from dbpool._store.attempt import Attempt as Attempt
+from dbpool._store.attempt import Failure as Failure
 from dbpool._store.audit import audit as _audit
 from dbpool._store.entry import NEVER as NEVER
 from dbpool._store.entry import Entry as Entry
@@ -101,7 +100,6 @@ MAX_NAP = _waiting.BELT
 # -- the state of a pool
 
 admission: Callable[[ConnectionPool], Admission | None] = attrgetter("_queue.admission")
-backoff: Callable[[ConnectionPool], Backoff] = attrgetter("_backoff")
 connecting: Callable[[ConnectionPool], dict[int, Any]] = attrgetter("_store.attempts")
 conninfo: Callable[[ConnectionPool], Any] = attrgetter("_conninfo")
 counters: Callable[[ConnectionPool], Counters] = attrgetter("_store.counters")
@@ -111,9 +109,10 @@ entries: Callable[[ConnectionPool], set[Entry]] = attrgetter("_store.entries")
 filling: Callable[[ConnectionPool], list[Waiter]] = attrgetter("_queue.filling")
 idle: Callable[[ConnectionPool], deque[Held]] = attrgetter("_queue.idle")
 in_use: Callable[[ConnectionPool], dict[int, Entry]] = attrgetter("_store.in_use")
-outage: Callable[[ConnectionPool], Outage] = attrgetter("_reach")
+outage: Callable[[ConnectionPool], Outage] = attrgetter("_outage")
 prober: Callable[[ConnectionPool], Prober | None] = attrgetter("_prober")
 proved_at: Callable[[ConnectionPool], float] = attrgetter("_store.proved_at")
+store: Callable[[ConnectionPool], _Inventory] = attrgetter("_store")
 use_limit: Callable[[ConnectionPool], UseLimit | None] = attrgetter("_use_limit")
 waiters: Callable[[ConnectionPool], deque[Any]] = attrgetter("_queue.waiters")
 
@@ -128,6 +127,21 @@ def audit(pool: ConnectionPool) -> None:
 
 def clear(pool: ConnectionPool) -> None:
     pool._clear()
+
+
+def connect_failed(
+    pool: ConnectionPool, now: float, since: float, failure: Failure, *, alive: bool
+) -> str:
+    """Tell a pool of a failed connect that began at `since`; return what its log is told."""
+    known = isinstance(failure.error, pool.driver.OperationalError)
+    with lock(pool):
+        told = outage(pool).failed(store(pool), now, since, failure, alive=alive, known=known)
+    return told.line
+
+
+def outage_alone() -> Outage:
+    """Return the machine that tells an outage, of no pool."""
+    return Outage("alone", 4, 1.0, 300.0, wake=list)
 
 
 def find_lost(pool: ConnectionPool) -> None:
@@ -276,9 +290,9 @@ SPOTS: dict[str, tuple[Any, ...]] = {
     "FORK_PATIENCE": (_fork_gate, "PATIENCE"),
     "LATE_LOAN_PATIENCE": ("dbpool_flask._late", "PATIENCE"),
     "MAX_NAP": (_waiting, "BELT"),
-    "MAX_PAUSE": (Backoff, "highest"),
+    "MAX_PAUSE": (Outage, "highest"),
     "MIN_ASK": (_validation, "LEAST"),
-    "MIN_PAUSE": (Backoff, "lowest"),
+    "MIN_PAUSE": (Outage, "lowest"),
     "NEW": (_failing, "NEW"),
     "OVERRUN": (_attempt, "OVERRUN"),
     "REMINDER_EVERY": (_state, "TELL_EVERY"),
