@@ -27,7 +27,7 @@ def arming(pool: ConnectionPool, conn: Any) -> float:
     for _ in range(200):
         started = time.perf_counter()
         for _ in range(200):
-            with inside.TimeLimit(pool, conn, 2.0):
+            with inside.TimeLimit(pool.driver, conn, 2.0):
                 pass
         best = min(best, (time.perf_counter() - started) / 200)
     return best * 1e6

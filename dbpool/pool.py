@@ -8,26 +8,37 @@ import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import drivers, options, stats
-from ._connect import retire
+from ._connect.connector import Connector
+from ._connect.failure import Failures
+from ._connect.growth import Growth
 from ._connect.outage import Outage
-from ._lend import fill, give_back
-from ._lend.acquire import acquire, look_again
+from ._connect.replies import Replies
+from ._lend import fill
+from ._lend.acquire import Lender
+from ._lend.give_back import Returns
 from ._lend.loan import Lease, ReturningLease
+from ._lend.refusal import Refusals
+from ._lend.waiting import Waiting
 from ._runtime import forks
 from ._runtime.clock import monotonic
 from ._runtime.frames import forget_locals
 from ._runtime.process import notices_forks, start_anew, unforked
+from ._runtime.runner import Background, InCaller, Runner
 from ._runtime.scheduler import keeper
 from ._store.admission import Admission
 from ._store.handoff import FREE_THREADED, Handoff
 from ._store.inventory import Inventory
-from ._upkeep import lifecycle, recheck, sweep
+from ._store.settings import Settings
+from ._upkeep.cleaning import Cleaner
+from ._upkeep.lifecycle import Lifecycle, closed_error
 from ._upkeep.max_use import UseLimit
+from ._upkeep.sweep import Sweep
+from ._upkeep.usable import Inspector
 from .drivers.base import IDLE
-from .errors import PoolClosed, PoolError, for_driver
+from .errors import PoolError, for_driver
 
 if TYPE_CHECKING:
     from typing import Generic
@@ -44,19 +55,11 @@ _numbers = itertools.count(1)
 
 
 def _not_lent() -> object:
-    """Stand for the entry of what is not lent, and refer to no connection; None could be given."""
+    """Stand for the entry of a connection that is not lent: `entry() is conn` is then False.
+
+    Not None, because a caller may give None back.
+    """
     return _not_lent
-
-
-def _waker(ref: Callable[[], ConnectionPool | None]) -> Callable[[], object]:
-    """Return what has the pool connect at once, and does not keep the pool alive."""
-
-    def wake() -> None:
-        pool = ref()
-        if pool is not None:
-            keeper.schedule(pool, 0.0)
-
-    return wake
 
 
 _NOT_LENT: Any = _not_lent
@@ -77,13 +80,6 @@ else:
 
         __slots__ = ()
         __class_getitem__ = classmethod(GenericAlias)
-
-
-class Attached(Protocol):
-    """What is closed with the pool: the prober of its health check."""
-
-    def close(self) -> None:
-        """Close what it has open; it may be used again."""
 
 
 class ConnectionPool(_Typed[Conn]):
@@ -124,91 +120,99 @@ class ConnectionPool(_Typed[Conn]):
     ) -> None:
         try:
             values = options.checked(options_)
-            self._driver, self._conninfo, self._kwargs = drivers.accepted(conninfo, driver, kwargs)
-            self._settings = options.server_settings(values)
+            self._driver, conninfo, kwargs = drivers.accepted(conninfo, driver, kwargs)
             if values["check"] is self.check_connection:  # psycopg_pool's; the pool knows how
                 values["check"], values["validate"] = None, "ping"
-            if self._settings and not self._driver.takes_settings:
+            self.settings = Settings.of(values, values["name"] or f"pool-{next(_numbers)}")
+            if self.settings.server and not self._driver.takes_settings:
                 raise ValueError(
-                    f"{', '.join(self._settings)}: the driver {self._driver.name!r} has no such "
-                    "setting"
+                    f"{', '.join(self.settings.server)}: the driver {self._driver.name!r} has no "
+                    "such setting"
                 )
+            self._build(values, conninfo, kwargs)
         except BaseException as error:
             forget_locals(error)
             raise
         finally:
             del conninfo, driver, kwargs, options_  # what follows may fail, too
-        self.name: str = values["name"] or f"pool-{next(_numbers)}"
-        self.timeout: float = values["timeout"]
-        self.max_waiting: int = values["max_waiting"]
-        self.role: str | None = values["role"]
-        self.max_lifetime: float | None = values["max_lifetime"]
-        self.max_idle: float | None = values["max_idle"]
-        self.reconnect_timeout: float = values["reconnect_timeout"]
-        self._validate: str = values["validate"]
-        self._ping_after: float = values["ping_after"]
-        self._ping_timeout: float = values["ping_timeout"]
-        # A check, or a ping each time, is due at every hand-out: nothing is good until later.
-        always = values["check"] is not None or self._validate == "ping"
-        self._looks = self._validate == "poll" and not always and values["background"]
-        self._validate_after: float = 0.0 if always else values["validate_after"]
-        self._max_connecting: int = values["max_connecting"]
-        self._connect_timeout: float = values["connect_timeout"]
-        self._down_wait: float = values["down_wait"]
-        self._reconnect_failed = values["reconnect_failed"]
-        self._configure = values["configure"]
-        self._check = values["check"]
         self._reset = None if values["reset"] == "rollback" else values["reset"]
-        self._close_returns: bool = values["close_returns"]
-        self._lease = ReturningLease if self._close_returns else Lease
-        self._background: bool = values["background"]
-        self._ref = weakref.ref(self)
         self._settled = self._driver.settled
-        self._last_host: Any = None  # the one that served last, where there are several
-        self._address: Any = None  # of the last connect, as the driver has it
-        self._prober: Attached | None = None  # made by the first health check
-        self._outage = Outage(
-            self.name,
-            self._max_connecting,
-            self._down_wait,
-            self.reconnect_timeout,
-            _waker(self._ref) if self._background else _not_lent,
-        )
-        self._store = Inventory(
-            self.name,
-            self._driver,
-            values["min_size"],
-            values["max_size"],
-            emptied=self._outage.emptied,
-        )
-        admission: Admission | None = None
-        if values["admission"] == "codel":
-            admission = Admission(
-                self.name, values["admission_target"], values["admission_interval"]
-            )
-        self._queue = Handoff(self._store, values["reuse"], admission)
-        max_use = values["max_use"]
-        self._use_limit = None if max_use is None else UseLimit(self._store, max_use)
+        self._validate_after = self.settings.validate_after
         self._clear()
         unforked or start_anew()  # it is not the parent's, as all are that are known by now
         forks.watch(self)
         if values["open"]:
             self.open()
 
+    def _build(
+        self,
+        values: Mapping[str, Any],
+        conninfo: str | Callable[[], str],
+        kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """Put the rooms together, from the bottom up. None refers back to the pool."""
+        settings, ref = self.settings, weakref.ref(self)
+        self._runner: Runner = Background() if values["background"] else InCaller()
+        self._outage = outage = Outage(
+            settings.name,
+            settings.max_connecting,
+            settings.down_wait,
+            settings.reconnect_timeout,
+            wake=_waker(self._runner),
+        )
+        self._store = store = Inventory(
+            settings.name,
+            self._driver,
+            values["min_size"],
+            values["max_size"],
+            emptied=outage.emptied,
+        )
+        admission: Admission | None = None
+        if values["admission"] == "codel":
+            admission = Admission(
+                settings.name, values["admission_target"], values["admission_interval"]
+            )
+        self._queue = queue = Handoff(store, values["reuse"], admission)
+        self._use_limit: UseLimit | None = None
+        if values["max_use"] is not None:
+            self._use_limit = UseLimit(store, values["max_use"])
+        self._lease = ReturningLease if values["close_returns"] else Lease
+        self._give_back = _returner(ref) if values["close_returns"] else None
+        replies = Replies(store, settings.role)
+        failures = Failures(
+            queue, outage, replies, self._runner, _caller(ref, values["reconnect_failed"])
+        )
+        self._connector = Connector(
+            queue,
+            outage,
+            settings,
+            self._runner,
+            replies,
+            failures,
+            conninfo,
+            kwargs,
+            self._give_back,
+        )
+        self._growth = growth = Growth(self._connector)
+        self._cleaner = Cleaner(store, settings, self._runner)
+        self._sweep = sweep = Sweep(growth, replies)
+        self._inspector = Inspector(sweep, self._cleaner, failures)
+        self._lifecycle = Lifecycle(self._inspector)
+        self._waiting = Waiting(growth, Refusals(queue, outage, settings))
+        self._lender = Lender(self._inspector, self._waiting)
+        self._returns = Returns(sweep, self._cleaner)
+
     def _clear(self) -> None:
         """Start with nothing; also in a forked child, where the old locks may be held for ever."""
         self._store.clear()
         self._queue.clear()
         self._outage.clear()
+        self._sweep.clear()
         # What each acquire and return reads: the very same objects, one attribute nearer.
         self._in_use = self._store.in_use
         self._idle, self._take = self._queue.idle, self._queue.take
         self._waiters = self._queue.waiters
         self._popped: dict[str, Any] = {}
-        self._due = math.inf if self._background else -math.inf  # else callers see to it
-        self._threads_refused = False
-        self._owned = False  # whether anybody has answered for a loan
-        self._stranger_told_at = -math.inf
 
     # -- acquire and return
 
@@ -224,17 +228,17 @@ class ConnectionPool(_Typed[Conn]):
         """
         unforked or start_anew()
         if not self._idle:  # asked first: an IndexError costs as much as all of this
-            conn, entry, now = acquire(self, timeout)
+            conn, entry, now = self._lender.acquire(timeout)
         else:
             take = self._take  # a local name, here and below: CPython looks methods up first
             try:
                 conn, entry = take()
             except IndexError:  # somebody was quicker
-                conn, entry, now = acquire(self, timeout)
+                conn, entry, now = self._lender.acquire(timeout)
             else:
                 now = monotonic()
                 if now >= entry.good_until:
-                    conn, entry, now = look_again(self, (conn, entry), now, timeout)
+                    conn, entry, now = self._lender.look_again((conn, entry), now, timeout)
         entry.since = now
         entry.uses += 1.0
         self._in_use[entry.key] = entry  # after both: max_use and reclaim read them from there
@@ -267,11 +271,11 @@ class ConnectionPool(_Typed[Conn]):
             or entry.holder != get_ident()
             or self._reset is not None
         ):
-            if not give_back.accept(self, entry, conn, close):
+            if not self._returns.accept(entry, conn, close, self._reset):
                 return
             now = monotonic()
         if now >= entry.renew_at and not entry.renew(now, self._validate_after):
-            retire.retire(self, (conn, entry), entry.why)
+            self._growth.retire((conn, entry), entry.why)
             return
         waiters = self._waiters
         if waiters:
@@ -307,12 +311,12 @@ class ConnectionPool(_Typed[Conn]):
                 f"owner is of type {type(owner).__name__}: it takes an object with is_alive()"
             )
         entry.owner = (entry.uses, owner)
-        self._owned = True
+        self._store.owned = True
 
     def _refuse(self, conn: Any, entry: Any) -> None:
         """Answer a return that is none."""
         if entry is not _NOT_LENT:  # a dropped connection had the id that this stranger has now
-            retire.find_lost(self)
+            self._growth.find_lost()
         if self._store.inherited.pop(id(conn), None) is not None:
             return  # lent before a fork: the parent's, and cut off from it already
         raise ValueError(
@@ -331,15 +335,15 @@ class ConnectionPool(_Typed[Conn]):
         """
         with self._store.lock:
             if self._store.phase == "closed":
-                raise self._closed_error()
+                raise closed_error(self._store)
             self._store.phase = "open"
-        if self._background:
-            keeper.register(self)
+        if self._runner.threads:
+            keeper.register(self._sweep)
             for watched in (self._use_limit, self._queue.admission):
                 if watched is not None:
                     keeper.register(watched)
-            if self.min_size:
-                keeper.schedule(self, 0.0)
+            if self._store.min_size:
+                self._runner.wake(0.0)
         if wait:
             self.wait(timeout)
 
@@ -351,7 +355,7 @@ class ConnectionPool(_Typed[Conn]):
         Raises PoolTimeout (and closes the pool) if that takes longer; ConnectFailed where waiting
         cannot help; PoolClosed.
         """
-        fill.wait(self, timeout)
+        fill.wait(self._waiting, self.close, timeout)
 
     @notices_forks
     def close(self, timeout: float = 5.0) -> None:
@@ -360,12 +364,12 @@ class ConnectionPool(_Typed[Conn]):
         What is lent closes when it comes back. Harmless if it is closed.
         Arguments: `timeout`, seconds to wait for connects that are under way; 0 does not wait.
         """
-        lifecycle.close(self, timeout)
+        self._lifecycle.close(timeout)
 
     @notices_forks
     def drain(self) -> None:
         """Renew all connections: idle ones close now, lent ones when they come back."""
-        lifecycle.drain(self)
+        self._lifecycle.drain()
 
     @notices_forks
     def resize(self, min_size: int, max_size: int | None = None) -> None:
@@ -374,7 +378,7 @@ class ConnectionPool(_Typed[Conn]):
         Arguments: as in the constructor. Raises ValueError for impossible sizes, and for a
         min_size alone that is below max_size: to psycopg_pool that is a max_size, too.
         """
-        lifecycle.resize(self, *options.new_sizes(min_size, max_size, self.max_size))
+        self._lifecycle.resize(*options.new_sizes(min_size, max_size, self.max_size))
 
     @notices_forks
     def pause(self, wait: float = 0.0) -> bool:
@@ -385,12 +389,12 @@ class ConnectionPool(_Typed[Conn]):
         Arguments: `wait`, seconds to wait for what is lent and for connects under way.
         Returns whether nothing is open any more. Raises PoolClosed if the pool is not open.
         """
-        return lifecycle.pause(self, wait)
+        return self._lifecycle.pause(wait)
 
     @notices_forks
     def resume(self) -> None:
         """Lend again, after `pause`: connecting begins with one at a time. Harmless otherwise."""
-        lifecycle.resume(self)
+        self._lifecycle.resume()
 
     @notices_forks
     def check(self) -> None:
@@ -399,7 +403,44 @@ class ConnectionPool(_Typed[Conn]):
         Takes up to ping_timeout for each that does not. Connecting, if it was given up after
         reconnect_timeout, goes on.
         """
-        lifecycle.check(self)
+        self._lifecycle.check()
+
+    @property
+    def name(self) -> str:
+        """As in logs and statistics."""
+        return self.settings.name
+
+    @property
+    def timeout(self) -> float:
+        """How many seconds a caller waits, if it does not say otherwise."""
+        return self.settings.timeout
+
+    @property
+    def max_waiting(self) -> int:
+        """How many callers may queue; 0 is no limit."""
+        return self.settings.max_waiting
+
+    @property
+    def role(self) -> str | None:
+        """What the server is to the pool."""
+        return self.settings.role
+
+    @property
+    def reconnect_timeout(self) -> float:
+        """After how many seconds of failed connects `reconnect_failed` is called."""
+        return self.settings.reconnect_timeout
+
+    @property
+    def max_lifetime(self) -> float | None:
+        """How many seconds a connection lives; None is for ever."""
+        seconds = self.settings.max_lifetime
+        return None if seconds == math.inf else seconds
+
+    @property
+    def max_idle(self) -> float | None:
+        """How many seconds a connection above min_size stays unused; None is for ever."""
+        seconds = self.settings.max_idle
+        return None if seconds == math.inf else seconds
 
     @property
     def min_size(self) -> int:
@@ -504,30 +545,56 @@ class ConnectionPool(_Typed[Conn]):
         before it is lent next. `connection()` reports by itself.
         Returns whether the session is over. Never raises for a connection that is not lent.
         """
-        return recheck.report(self, conn, error)
+        return self._sweep.report(conn, error)
 
-    # -- small things that the rooms of the pool share
-
-    def _upkeep(self, now: float) -> float:
-        return sweep.upkeep(self, now)
-
-    def _find_lost(self) -> None:
-        retire.find_lost(self)
+    # -- forks and the end of the process
 
     def _start_in_child(self) -> None:
-        lifecycle.start_in_child(self)
+        """Leave what is open to the parent process, and start empty; called at a fork."""
+        inherited = self._lifecycle.leave_to_parent()
+        self._clear()
+        if self._use_limit is not None:
+            self._use_limit.due = 0.0  # which the parent's keeper may just have been about to write
+        self._store.inherited = inherited
+        if self._store.phase == "open" and self._runner.threads:
+            keeper.register(self._sweep)
+            if self._store.min_size:
+                self._sweep.due = 0.0  # from the first use on: no thread starts in the fork itself
 
     def _at_exit(self) -> None:
-        lifecycle.at_exit(self)
+        self._lifecycle.at_exit()
 
     def _error(self, error: type[_E]) -> type[_E]:
         return for_driver(error, self._driver.OperationalError)
 
-    def _closed_error(self) -> PoolError:
-        new = self._store.phase == "new"
-        return self._error(PoolClosed)(
-            f"pool {self.name!r} is not open yet: call open(), or use it in a with statement"
-            if new
-            else f"pool {self.name!r} is closed, and a closed pool cannot be opened again: make "
-            "a new one"
-        )
+
+def _waker(runner: Runner) -> Callable[[], object]:
+    return lambda: runner.wake(0.0)
+
+
+def _returner(ref: weakref.ref[ConnectionPool]) -> Callable[[Any], bool]:
+    """Return what gives a lent connection back, and does not keep the pool alive."""
+
+    def give_back(conn: Any) -> bool:
+        pool = ref()
+        if pool is None or pool._store.entry_of(conn) is None:
+            return False
+        pool.putconn(conn)
+        return True
+
+    return give_back
+
+
+def _caller(
+    ref: weakref.ref[ConnectionPool], callback: Callable[[ConnectionPool], object] | None
+) -> Callable[[], object] | None:
+    """Return what calls one of the user's with the pool, and does not keep that alive."""
+    if callback is None:
+        return None
+
+    def call() -> None:
+        pool = ref()
+        if pool is not None:
+            callback(pool)
+
+    return call

@@ -70,7 +70,7 @@ def measure(wrapper: Any, rounds: int) -> Timings:
     supplier = wrapper._dbpool_supplier()
     opener, connect = supplier.opener, []
     asked: dict[str, Any] = {
-        "timeout": supplier.pool._connect_timeout,
+        "timeout": supplier.pool.settings.connect_timeout,
         "name": f"dbpool:{supplier.pool.name}",
     }
     for _ in range(min(rounds, 5)):

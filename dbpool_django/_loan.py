@@ -7,8 +7,7 @@ import weakref
 from typing import Any
 
 from dbpool import ConnectionPool
-from dbpool._runtime.time_limit import Guard
-from dbpool._upkeep.cleaning import clean_session, roll_back
+from dbpool._lend.loan import clean_session, limit, roll_back
 from dbpool.drivers.base import IDLE
 
 from ._opener import Opener
@@ -139,7 +138,7 @@ class Loan:
         # One that is still in somebody's hands would reach into the next borrower's session.
         pool = self.supplier.pool
         for cursor in self.open_cursors():
-            guard = Guard(pool, conn, pool._ping_timeout)  # the server may be frozen
+            guard = limit(pool, conn)  # the server may be frozen
             try:
                 if getattr(cursor, "name", None):
                     with guard:

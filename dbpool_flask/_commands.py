@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import AppGroup
 
-from dbpool._connect.explained import explained
+from dbpool._explained import explained
 from dbpool._runtime.clock import monotonic
 
 if TYPE_CHECKING:

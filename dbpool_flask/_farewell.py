@@ -40,17 +40,17 @@ class _Farewell:
     def __init__(self, name: str, pools: Mapping[str, ConnectionPool]) -> None:
         self.name = name
         self._pools = pools
-        self._due = math.inf
+        self.due = math.inf
 
     def ask(self) -> None:
         """Run by the finaliser: nothing here takes a lock, waits or can fail."""
         _asked.append(self)
-        self._due = 0.0
+        self.due = 0.0
         inbox = keeper._inbox
         if inbox is not None:
             inbox.put(None)
 
-    def _upkeep(self, now: float) -> float:
+    def run(self, now: float) -> float:
         _close_asked()
         return math.inf
 

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
-from dbpool._lend.loan import check
+from dbpool._lend.loan import check, clean_session, roll_back
 from dbpool._runtime.clock import monotonic
-from dbpool._upkeep.cleaning import clean_session, roll_back
 from dbpool.drivers.base import ACTIVE, IDLE, INTRANS
 
 from . import _dialect

@@ -7,10 +7,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from dbpool import TransactionAborted
-from dbpool._lend.loan import check, commit_checked
+from dbpool._lend.loan import check, clean_session, commit_checked, limit, roll_back
 from dbpool._runtime.process import start_anew, unforked
-from dbpool._runtime.time_limit import Guard
-from dbpool._upkeep.cleaning import clean_session, roll_back
 from dbpool._upkeep.session import SessionWatch
 from dbpool.drivers.base import IDLE, INERROR, INTRANS
 
@@ -208,7 +206,7 @@ class ContextLease:
         try:
             if self.lost or self.status() == IDLE:
                 return False
-            with Guard(self.pool, self.conn, self.pool._ping_timeout):
+            with limit(self.pool, self.conn):
                 return self.may_have_written()
         except Exception:  # the link is gone, and with it the transaction
             return True
@@ -304,7 +302,7 @@ class ContextLease:
     def _let_write(self, conn: Any) -> bool:
         """Undo `make_read_only`, within the pool's deadline. False if that did not succeed."""
         try:
-            with Guard(self.pool, conn, self.pool._ping_timeout):
+            with limit(self.pool, conn):
                 _dialect.restore_access(conn, self._was_read_only)
         except Exception:  # the pool replaces it
             return False

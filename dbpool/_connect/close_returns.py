@@ -7,13 +7,14 @@ psycopg_pool.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..drivers.base import Mistake
 
 if TYPE_CHECKING:
     from .._store.attempt import Attempt
-    from ..pool import ConnectionPool
+    from ..drivers.base import Driver
 
 __all__ = ["attach"]
 
@@ -21,20 +22,16 @@ __all__ = ["attach"]
 class _Close:
     """What stands in the place of a connection's own close(). It holds neither it nor the pool."""
 
-    __slots__ = ("_conn", "_driver", "_pool")
+    __slots__ = ("_conn", "_driver", "_give_back")
 
-    def __init__(self, pool: ConnectionPool, conn: Any) -> None:
-        self._driver = pool._driver
-        self._pool = pool._ref
+    def __init__(self, driver: Driver, conn: Any, give_back: Callable[[Any], bool]) -> None:
+        self._driver = driver
+        self._give_back = give_back
         self._conn = weakref.ref(conn)
 
     def __call__(self) -> None:
-        pool, conn = self._pool(), self._conn()
-        if conn is None:
-            return
-        entry = None if pool is None else pool._store.in_use.get(id(conn))
-        if pool is not None and entry is not None and entry() is conn:
-            pool.putconn(conn)
+        conn = self._conn()
+        if conn is None or self._give_back(conn):
             return
         # The pool itself closes it, or nobody is left to return it to.
         self._driver.replace_close(conn, None)
@@ -44,13 +41,16 @@ class _Close:
             self._driver.replace_close(conn, self)  # it may be opened anew
 
 
-def attach(pool: ConnectionPool, conn: Any, attempt: Attempt | None = None) -> None:
+def attach(
+    driver: Driver, conn: Any, give_back: Callable[[Any], bool], attempt: Attempt | None = None
+) -> None:
     """Have close() return this connection. Raises TypeError where that is not possible.
 
-    Arguments: `attempt`, of one that is new.
+    Arguments: `give_back`, which returns a lent connection to its pool, and False for any other;
+    `attempt`, of one that is new.
     """
     try:
-        pool._driver.replace_close(conn, _Close(pool, conn))
+        driver.replace_close(conn, _Close(driver, conn, give_back))
     except (AttributeError, TypeError):
         error = TypeError(
             f"close_returns=True is not possible with connections of type {type(conn).__name__}: "

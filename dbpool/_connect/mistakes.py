@@ -7,7 +7,7 @@ driver's error is one is for the driver to say (`Driver.mistake`); nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import drivers
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .._store.attempt import Attempt
-    from ..pool import ConnectionPool
+    from ..drivers.base import Driver
 
 __all__ = ["asked", "in_callback", "users_part"]
 
@@ -31,17 +31,21 @@ _CALLED = {
 }
 
 
-def asked(pool: ConnectionPool, attempt: Attempt | None) -> tuple[str, Mapping[str, Any]]:
+def asked(
+    driver: Driver,
+    conninfo: str | Callable[[], str],
+    kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    attempt: Attempt,
+) -> tuple[str, Mapping[str, Any]]:
     """Return conninfo and kwargs for a connect; where they are callables, by calling them.
 
     Raises TypeError or ValueError for what they return that is none; whatever they raise.
     """
-    conninfo, kwargs = pool._conninfo, pool._kwargs
     if callable(conninfo):
-        conninfo = call(attempt, "conninfo", conninfo)
-        if conninfo is None:  # what choose() takes for one that comes later
+        said: str | None = call(attempt, "conninfo", conninfo)
+        if said is None:  # what choose() takes for one that comes later
             raise TypeError("the conninfo callable returned None: it must return a string")
-        conninfo = drivers.choose(conninfo, pool._driver)[1] or ""
+        conninfo = drivers.choose(said, driver)[1] or ""
     if callable(kwargs):
         kwargs = call(attempt, "kwargs", kwargs)
         if not isinstance(kwargs, Mapping):
@@ -52,19 +56,17 @@ def asked(pool: ConnectionPool, attempt: Attempt | None) -> tuple[str, Mapping[s
     return conninfo, kwargs
 
 
-def call(attempt: Attempt | None, what: str, callback: Any, *args: Any) -> Any:
+def call(attempt: Attempt, what: str, callback: Any, *args: Any) -> Any:
     """Call one of the user's, whose error is none of the server's."""
-    if attempt is None:
-        return callback(*args)
     attempt.in_callback = what
     answer = callback(*args)
     attempt.in_callback = ""
     return answer
 
 
-def before_connect(attempt: Attempt | None, error: Exception) -> None:
+def before_connect(attempt: Attempt, error: Exception) -> None:
     """Note an error from before the driver's connect: it cannot be a server's."""
-    if attempt is None or attempt.in_callback:
+    if attempt.in_callback:
         return
     if frames.is_ours(error) and isinstance(error, (TypeError, ValueError)):
         attempt.mistake = Mistake(str(error))
@@ -73,18 +75,16 @@ def before_connect(attempt: Attempt | None, error: Exception) -> None:
 
 
 def of_connect(
-    pool: ConnectionPool,
-    attempt: Attempt | None,
+    driver: Driver,
+    attempt: Attempt,
     error: Exception,
     conninfo: str,
     kwargs: Mapping[str, Any],
 ) -> Exception:
     """Note whether the driver's connect has failed by what it was given; return what to raise."""
-    if attempt is None:
-        return error
-    attempt.mistake = mistake = pool._driver.mistake(error, conninfo, kwargs)
+    attempt.mistake = mistake = driver.mistake(error, conninfo, kwargs)
     if mistake is not None and mistake.quotes:
-        return pool._driver.OperationalError(mistake.said)
+        return driver.OperationalError(mistake.said)
     return error
 
 

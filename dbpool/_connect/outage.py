@@ -61,7 +61,7 @@ from ..drivers.base import PERMANENT
 from .server import Server, server_at
 
 if TYPE_CHECKING:
-    from .._store.attempt import Answer, Failure
+    from .._store.attempt import Failure
     from .._store.inventory import Inventory
     from .server import Down
 
@@ -123,7 +123,6 @@ class Outage:
         self.full = False  # whether the server had no room for more when last asked
         self._full_until = -math.inf
         self._limit = 0
-        self.words: dict[int, Answer] = {}  # what refusals mean, by the hash of their texts
         self.stuck = 0  # connects that do not end, and stand in the way of others
         self.told_stuck = 0  # how many of them the log knows of
         self.fresh_since = -math.inf  # connects begun before this say nothing any more

@@ -18,9 +18,9 @@ from . import role
 
 if TYPE_CHECKING:
     from .._store.attempt import Attempt
-    from ..pool import ConnectionPool
+    from .._store.inventory import Inventory
 
-__all__ = ["SILENCE", "any_alive", "examine", "of"]
+__all__ = ["SILENCE", "Replies"]
 
 LOOK = 1.0  # seconds that a host has to answer where the connect has just failed at once
 WORDS = 50  # refusals whose meaning a pool remembers
@@ -29,44 +29,72 @@ WORDS = 50  # refusals whose meaning a pool remembers
 SILENCE = Answer("connect_timeout", silent=True)
 
 
-def of(pool: ConnectionPool, attempt: Attempt, error: BaseException) -> Answer:
-    """Return what is known of an attempt's failure, wherever in it that was."""
-    return attempt.answer or Answer(pool._driver.reason(error))
+class Replies:
+    """What one pool makes of what its server answers.
 
-
-def examine(
-    pool: ConnectionPool,
-    error: Exception,
-    where: Any,
-    timed_out: bool,
-    refusal: Callable[[], str | None],
-) -> Answer:
-    """Find out what the driver's connect has met with; the host may be looked at again.
-
-    Arguments: `where`, the address; `timed_out` and `refusal`, what the driver's methods of these
-    names say, the second only if it is asked.
+    Arguments: `role`, the option of the pool.
     """
-    driver = pool._driver
-    reason = driver.reason(error)
-    if not isinstance(error, driver.OperationalError):
-        return Answer(reason)
-    endpoints = driver.endpoints(where)
-    if timed_out:
-        # The C library may take longer than that to find out that a name does not resolve.
-        if not any_alive(pool) or host_probe.resolves(endpoints):
-            return SILENCE
-        return Answer("dns")
-    if reason not in ("connect_failed", "connect_timeout"):
-        return Answer(reason)
-    words = hash(str(error))
-    known: Answer | None = pool._outage.words.get(words)
-    if known is None:
-        known = _look(endpoints, refusal)
-        if not known.silent:  # the next one may find the host well
-            if len(pool._outage.words) >= WORDS:
-                pool._outage.words.clear()
-            pool._outage.words[words] = known
-    return known
+
+    def __init__(self, store: Inventory, role: str | None) -> None:
+        self._store = store
+        self._driver = store.driver
+        self._role = role
+        self._words: dict[int, Answer] = {}  # what refusals mean, by the hash of their texts
+
+    def of(self, attempt: Attempt, error: BaseException) -> Answer:
+        """Return what is known of an attempt's failure, wherever in it that was."""
+        return attempt.answer or Answer(self._driver.reason(error))
+
+    def examine(
+        self, error: Exception, where: Any, timed_out: bool, refusal: Callable[[], str | None]
+    ) -> Answer:
+        """Find out what the driver's connect has met with; the host may be looked at again.
+
+        Arguments: `where`, the address; `timed_out` and `refusal`, what the driver's methods of
+        these names say, the second only if it is asked.
+        """
+        driver = self._driver
+        reason = driver.reason(error)
+        if not isinstance(error, driver.OperationalError):
+            return Answer(reason)
+        endpoints = driver.endpoints(where)
+        if timed_out:
+            # The C library may take longer than that to find out that a name does not resolve.
+            if not self.any_alive() or host_probe.resolves(endpoints):
+                return SILENCE
+            return Answer("dns")
+        if reason not in ("connect_failed", "connect_timeout"):
+            return Answer(reason)
+        words = hash(str(error))
+        known = self._words.get(words)
+        if known is None:
+            known = _look(endpoints, refusal)
+            if not known.silent:  # the next one may find the host well
+                if len(self._words) >= WORDS:
+                    self._words.clear()
+                self._words[words] = known
+        return known
+
+    def any_alive(self) -> bool:
+        """Return whether a connection is open that has not been seen dead; no round trip.
+
+        Those that are lent included: their sockets are only looked at.
+        """
+        driver = self._driver
+        for entry in list(self._store.entries):
+            conn = entry()
+            if conn is None or (entry.why == "broken" and not entry.expires_at):
+                continue
+            fd = driver.fileno(conn)
+            if fd is None:
+                dead = driver.transaction_status(conn) == UNKNOWN
+            else:
+                # A poll object of its own: the entry's is its borrower's, and refuses to be used
+                # twice.
+                dead = sockets.look(sockets.poller(fd)) == sockets.DEAD
+            if not dead and role.fits(driver, self._role, conn):
+                return True
+        return False
 
 
 def _look(endpoints: list[tuple[str, str]], refusal: Callable[[], str | None]) -> Answer:
@@ -83,24 +111,3 @@ def _look(endpoints: list[tuple[str, str]], refusal: Callable[[], str | None]) -
     except TimeoutError:
         return SILENCE
     return Answer(word or "connect_failed", unclear=word == "connect_failed")
-
-
-def any_alive(pool: ConnectionPool) -> bool:
-    """Return whether a connection is open that has not been seen dead; no round trip.
-
-    Those that are lent included: their sockets are only looked at.
-    """
-    driver = pool._driver
-    for entry in list(pool._store.entries):
-        conn = entry()
-        if conn is None or (entry.why == "broken" and not entry.expires_at):
-            continue
-        fd = driver.fileno(conn)
-        if fd is None:
-            dead = driver.transaction_status(conn) == UNKNOWN
-        else:
-            # A poll object of its own: the entry's is its borrower's, and refuses to be used twice.
-            dead = sockets.look(sockets.poller(fd)) == sockets.DEAD
-        if not dead and role.fits(pool, conn):
-            return True
-    return False

@@ -15,12 +15,13 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from . import replies
 from .outage import IN_A_ROW
 
 if TYPE_CHECKING:
     from .._store.attempt import Attempt
-    from ..pool import ConnectionPool
+    from .._store.inventory import Inventory
+    from .outage import Outage
+    from .replies import Replies
 
 __all__ = ["REPLACED", "count", "may_join", "next_try", "tell"]
 
@@ -32,29 +33,32 @@ MOST = 16  # that hang at once, before those of old troubles count as well
 
 
 def may_join(
-    pool: ConnectionPool, attempts: list[Attempt], timely: int, size: int, now: float
+    store: Inventory,
+    outage: Outage,
+    attempts: list[Attempt],
+    timely: int,
+    size: int,
+    now: float,
 ) -> bool:
     """Return whether one more connect may be under way beside these; under the lock.
 
     Arguments: `timely`, how many of them are not given up; `size`, how many connections there may
     be.
     """
-    at_once = pool._outage.parallel_connects(pool._store)
+    at_once = outage.parallel_connects(store)
     hanging = len(attempts) - timely
-    if (
-        len(pool._store.entries) + len(attempts) < size
-        and timely + max(0, hanging - REPLACED) < at_once
-    ):
+    there = len(store.entries)
+    if there + len(attempts) < size and timely + max(0, hanging - REPLACED) < at_once:
         return True
     # Those that hang must not stand in the way for ever.
-    alone = not timely and len(pool._store.entries) < size
-    return alone and now >= next_try(pool, attempts)
+    alone = not timely and there < size
+    return alone and now >= next_try(outage, attempts)
 
 
-def next_try(pool: ConnectionPool, hanging: list[Attempt]) -> float:
+def next_try(outage: Outage, hanging: list[Attempt]) -> float:
     """Return when it is time to try in spite of those that hang; under the lock."""
     # What connected since has shown that the older ones hang for a reason that is gone.
-    since = [each.since for each in hanging if each.since >= pool._outage.fresh_since]
+    since = [each.since for each in hanging if each.since >= outage.fresh_since]
     if len(hanging) >= MOST:
         since = [each.since for each in hanging]
     if not since:
@@ -63,22 +67,21 @@ def next_try(pool: ConnectionPool, hanging: list[Attempt]) -> float:
     return first + LONGER * (last - first)
 
 
-def count(pool: ConnectionPool, now: float) -> int:
+def count(store: Inventory, outage: Outage, now: float) -> int:
     """Count the connects that hang and were begun since one has last succeeded; under the lock."""
-    fresh = pool._outage.fresh_since
-    return sum(a.overdue_at <= now and a.since >= fresh for a in pool._store.under_way())
+    fresh = outage.fresh_since
+    return sum(a.overdue_at <= now and a.since >= fresh for a in store.under_way())
 
 
-def tell(pool: ConnectionPool, now: float) -> None:
+def tell(store: Inventory, outage: Outage, replies: Replies, now: float) -> None:
     """See whether connects hang; say so in the log, and in the pool's state if none is open."""
-    outage = pool._outage
-    alive = replies.any_alive(pool) if count(pool, now) >= IN_A_ROW else True
+    alive = replies.any_alive() if count(store, outage, now) >= IN_A_ROW else True
     lines = []
-    with pool._store.lock:
-        outage.stuck = count(pool, now)
+    with store.lock:
+        outage.stuck = count(store, outage, now)
         if outage.stuck < IN_A_ROW:
             return
-        hanging = [a for a in pool._store.under_way() if a.overdue_at <= now]
+        hanging = [a for a in store.under_way() if a.overdue_at <= now]
         if outage.stuck > outage.told_stuck:
             outage.told_stuck = outage.stuck
             where = (
@@ -87,10 +90,10 @@ def tell(pool: ConnectionPool, now: float) -> None:
                 else "in the driver, in a name's look-up or a wait callback say"
             )
             lines.append(
-                f"pool {pool.name!r}: {outage.stuck} connects do not end, {where}; the oldest has "
+                f"pool {store.name!r}: {outage.stuck} connects do not end, {where}; the oldest has "
                 f"hung for {now - min(each.since for each in hanging):.0f} s, and the next one is "
-                f"tried in {max(0.0, next_try(pool, hanging) - now):.0f} s"
+                f"tried in {max(0.0, next_try(outage, hanging) - now):.0f} s"
             )
-        lines.append(outage.connects_stuck(pool._store, now, alive))
+        lines.append(outage.connects_stuck(store, now, alive))
     for line in filter(None, lines):
         logger.warning("%s", line)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .._connect.retire import retire
 from .._runtime.clock import monotonic
-from .._upkeep import recheck, trust
-from .._upkeep.cleaning import clean, tidy
+from .._upkeep import trust
 from ..drivers.base import INERROR, INTRANS
 
 if TYPE_CHECKING:
     from .._store.entry import Entry
-    from ..pool import ConnectionPool
+    from .._upkeep.cleaning import Cleaner
+    from .._upkeep.sweep import Sweep
 
-__all__ = ["accept"]
+__all__ = ["Returns"]
 
 logger = logging.getLogger("dbpool.pool")
 
@@ -25,58 +25,68 @@ TOLD_EVERY = 60.0  # seconds between two warnings of a pool about returns by oth
 _STATES = {INTRANS: "an open transaction", INERROR: "a failed transaction"}
 
 
-def accept(pool: ConnectionPool, entry: Entry, conn: Any, close: bool | None) -> bool:
-    """Take back a connection that is not simply idle. False if it had to be closed.
+class Returns:
+    """Takes connections of one pool back that are not simply idle. Any thread may call it."""
 
-    Arguments: `close`, as putconn has it; None is False, of a block that has ended in this thread.
-    """
-    keep = False
-    try:
-        if not close:
-            if close is not None:
-                _warn_of_stranger(pool, entry)
-            state = _STATES.get(pool._driver.transaction_status(conn))
-            if state:
-                logger.warning(
-                    "pool %r: a connection came back in %s: rolled back", pool.name, state
-                )
-            keep = tidy(pool, entry, conn) and clean(pool, entry, conn, pool._reset)
-    finally:
-        if not keep:
-            reason = "returned_closed" if close else "broken"
-            if entry.why == "max_use":  # cut off by the pool itself: the server may be well
-                reason = entry.why
-            elif trust.is_dead(pool, entry, conn):  # and so may all the others be
-                recheck.suspect(pool)
+    def __init__(self, sweep: Sweep, cleaner: Cleaner) -> None:
+        self.store = sweep.store
+        self._sweep = sweep
+        self._growth = sweep.growth
+        self._cleaner = cleaner
+        self._told_at = -math.inf  # of returns by other threads
+
+    def accept(self, entry: Entry, conn: Any, close: bool | None, reset: Any) -> bool:
+        """Take back a connection that is not simply idle. False if it had to be closed.
+
+        Arguments: `close`, as putconn has it; None is False, of a block that has ended in this
+        thread; `reset`, as the option has it.
+        """
+        keep, cleaner = False, self._cleaner
+        try:
             if not close:
-                pool.note_failure()
-                with pool._store.lock:
-                    pool._store.counters.count_bad_return()
-            retire(pool, (conn, entry), reason)
-    return keep
+                if close is not None:
+                    self._warn_of_stranger(entry)
+                state = _STATES.get(self.store.driver.transaction_status(conn))
+                if state:
+                    logger.warning(
+                        "pool %r: a connection came back in %s: rolled back", self.store.name, state
+                    )
+                keep = cleaner.restore(entry, conn) and cleaner.reset(entry, conn, reset)
+        finally:
+            if not keep:
+                reason = "returned_closed" if close else "broken"
+                if entry.why == "max_use":  # cut off by the pool itself: the server may be well
+                    reason = entry.why
+                elif trust.is_dead(self.store.driver, entry, conn):  # and so may all the others be
+                    self._sweep.recheck_all()
+                if not close:
+                    self.store.note_failure()
+                    with self.store.lock:
+                        self.store.counters.count_bad_return()
+                self._growth.retire((conn, entry), reason)
+        return keep
 
+    def _warn_of_stranger(self, entry: Entry) -> None:
+        """Warn of a return by a thread that is not the holder while the holder lives.
 
-def _warn_of_stranger(pool: ConnectionPool, entry: Entry) -> None:
-    """Warn of a return by a thread that is not the holder while the holder lives.
-
-    Now and then, since nobody can tell whether it was meant so: worker threads hand on what they
-    have borrowed (`asyncio.to_thread`), with the next one at each return.
-    """
-    if entry.holder == threading.get_ident() or entry.owner is not None:
-        return
-    now = monotonic()
-    if now - pool._stranger_told_at < TOLD_EVERY:
-        return
-    for thread in threading.enumerate():
-        if thread.ident == entry.holder:
-            pool._stranger_told_at = now
-            logger.warning(
-                "pool %r: thread %r returned a connection that thread %r borrowed, and would lend "
-                "to somebody else if it is still using it; that is well where one hands it to the "
-                "other (told once in %g s)",
-                pool.name,
-                threading.current_thread().name,
-                thread.name,
-                TOLD_EVERY,
-            )
+        Now and then, since nobody can tell whether it was meant so: worker threads hand on what
+        they have borrowed (`asyncio.to_thread`), with the next one at each return.
+        """
+        if entry.holder == threading.get_ident() or entry.owner is not None:
             return
+        now = monotonic()
+        if now - self._told_at < TOLD_EVERY:
+            return
+        for thread in threading.enumerate():
+            if thread.ident == entry.holder:
+                self._told_at = now
+                logger.warning(
+                    "pool %r: thread %r returned a connection that thread %r borrowed, and would "
+                    "lend to somebody else if it is still using it; that is well where one hands "
+                    "it to the other (told once in %g s)",
+                    self.store.name,
+                    threading.current_thread().name,
+                    thread.name,
+                    TOLD_EVERY,
+                )
+                return

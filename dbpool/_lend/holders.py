@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..pool import ConnectionPool
+    from .._store.inventory import Inventory
 
 __all__ = ["held"]
 
@@ -14,12 +14,12 @@ NAMED = 3  # threads named in one message
 LENGTH = 40  # characters of a name
 
 
-def held(pool: ConnectionPool, now: float) -> str:
+def held(store: Inventory, now: float) -> str:
     """Return for how long connections are held, and by which threads; "" if none is.
 
     A thread that lives on without returning what it has taken stands first.
     """
-    loans = sorted((entry.since, entry.holder) for entry in list(pool._store.in_use.values()))
+    loans = sorted((entry.since, entry.holder) for entry in list(store.in_use.values()))
     if not loans:
         return ""
     names = {thread.ident: thread.name for thread in threading.enumerate()}

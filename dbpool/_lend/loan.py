@@ -9,17 +9,25 @@ from .._connect import close_returns
 from .._runtime import sockets
 from .._runtime.clock import monotonic
 from .._runtime.process import start_anew, unforked
-from .._runtime.time_limit import Guard
-from .._upkeep.cleaning import roll_back
 from ..drivers.base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INERROR, INTRANS, UNKNOWN
 from ..errors import CommitUnknown, TransactionAborted
 from .left_early import left_early
 
 if TYPE_CHECKING:
-    from .._store.entry import Entry
+    from .._runtime.time_limit import TimeLimit
+    from .._upkeep.session import SessionWatch
     from ..pool import ConnectionPool
 
-__all__ = ["Lease", "ReturningLease", "check", "commit", "commit_checked"]
+__all__ = [
+    "Lease",
+    "ReturningLease",
+    "check",
+    "clean_session",
+    "commit",
+    "commit_checked",
+    "limit",
+    "roll_back",
+]
 
 
 # What is said of an UNKNOWN connection. The call that told its driver of the loss may have been a
@@ -66,7 +74,7 @@ class Lease:
         unforked or start_anew()
         pool, conn, self._conn = self._pool, self._conn, None
         early = error is not None and left_early(error, traceback)
-        if early and _entry_of(pool, conn) is None:
+        if early and pool._store.entry_of(conn) is None:
             return  # found by the collector in a cycle with its generator, and dropped with it
         # After anything but an Exception (KeyboardInterrupt, a greenlet's timeout) a query may
         # have been cut short with its answer on the wire, whatever the status says.
@@ -86,6 +94,21 @@ class Lease:
             pool.putconn(conn, close)  # type: ignore[arg-type]
 
 
+def limit(pool: ConnectionPool, conn: Any) -> TimeLimit:
+    """Return a context manager that bounds an operation of the pool's own, by `ping_timeout`."""
+    return pool._runner.limit(pool.driver, conn, pool.settings.ping_timeout)
+
+
+def roll_back(pool: ConnectionPool, conn: Any) -> bool:
+    """Roll back what is open, within a limit. True if the connection is of no use."""
+    return pool._cleaner.roll_back(conn)
+
+
+def clean_session(pool: ConnectionPool, conn: Any, watch: SessionWatch) -> bool:
+    """Make the session of a lent connection as it was when it was opened; see `Cleaner`."""
+    return pool._cleaner.clean_session(conn, watch)
+
+
 def commit(pool: ConnectionPool, conn: Any) -> None:
     """Commit, never silently rolling back.
 
@@ -100,9 +123,9 @@ def commit_checked(pool: ConnectionPool, conn: Any, status: int) -> None:
     if status == UNKNOWN:  # its borrower has closed it, with nothing left to be committed
         return
     try:
-        pool._driver.commit(conn)
+        pool.driver.commit(conn)
     except Exception as error:
-        if status == IDLE or not pool._driver.is_disconnect(conn, error):
+        if status == IDLE or not pool.driver.is_disconnect(conn, error):
             raise
         raise pool._error(CommitUnknown)(
             "the link to the server was lost during COMMIT: whether the transaction was committed "
@@ -120,7 +143,7 @@ def check(pool: ConnectionPool, conn: Any) -> int:
     silent ROLLBACK) or is known, from the driver or the socket, to have been lost with its link;
     CommitUnknown if it was lost where statements commit by themselves.
     """
-    status = pool._driver.transaction_status(conn)
+    status = pool.driver.transaction_status(conn)
     if status == INERROR:
         raise pool._error(TransactionAborted)(
             "the transaction has failed (a database error was caught and not rolled back), so "
@@ -141,26 +164,20 @@ def check(pool: ConnectionPool, conn: Any) -> int:
 
 def _check_closed(pool: ConnectionPool, conn: Any) -> None:
     """Return only if an UNKNOWN connection was closed by its borrower after all was committed."""
-    how = pool._driver.how_closed(conn)
+    how = pool.driver.how_closed(conn)
     if how == CLOSED:
         return
     if how == CLOSED_IN_TRANSACTION:
         raise pool._error(TransactionAborted)(_CLOSED)
-    if pool._driver.in_autocommit(conn):
+    if pool.driver.in_autocommit(conn):
         raise pool._error(CommitUnknown)(_LOST_IN_AUTOCOMMIT)
     raise pool._error(TransactionAborted)(_LOST)
 
 
 def _is_cut_off(pool: ConnectionPool, conn: Any) -> bool:
     """Return whether the socket of a lent connection shows its end; no round trip."""
-    entry = _entry_of(pool, conn)
+    entry = pool._store.entry_of(conn)
     return entry is not None and sockets.look(entry.poll) == sockets.DEAD
-
-
-def _entry_of(pool: ConnectionPool, conn: Any) -> Entry | None:
-    """Return the entry of a lent connection; None also once the collector has found it."""
-    entry = pool._store.in_use.get(id(conn))
-    return entry if entry is not None and entry() is conn else None
 
 
 def _farewell(pool: ConnectionPool, conn: Any) -> Exception | None:
@@ -169,8 +186,8 @@ def _farewell(pool: ConnectionPool, conn: Any) -> Exception | None:
     It reads them only when it sends something, and a ROLLBACK does no harm, wherever it goes.
     """
     try:
-        with Guard(pool, conn, pool._ping_timeout):
-            pool._driver.rollback(conn)
+        with limit(pool, conn):
+            pool.driver.rollback(conn)
     except Exception as error:
         return error.with_traceback(None)
     return None
@@ -183,7 +200,7 @@ class ReturningLease(Lease):
 
     def __enter__(self) -> Any:
         conn = super().__enter__()
-        self._pool._driver.replace_close(conn, None)
+        self._pool.driver.replace_close(conn, None)
         return conn
 
     def __exit__(
@@ -193,6 +210,8 @@ class ReturningLease(Lease):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            close_returns.attach(self._pool, self._conn)
+            give_back = self._pool._give_back
+            assert give_back is not None
+            close_returns.attach(self._pool.driver, self._conn, give_back)
         finally:
             super().__exit__(kind, error, traceback)

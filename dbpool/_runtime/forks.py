@@ -12,26 +12,34 @@ import atexit
 import logging
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from . import process, sockets, threads
 from .process import start_anew, unforked
-
-if TYPE_CHECKING:
-    from ..pool import ConnectionPool
 
 __all__ = ["abandon", "bereave", "on_child", "watch"]
 
 logger = logging.getLogger("dbpool.pool")
 
+
+class Watched(Protocol):
+    """What begins anew in a forked child, and ends with the process: a pool."""
+
+    def _start_in_child(self) -> None:
+        """Leave to the parent what is its own, and start empty."""
+
+    def _at_exit(self) -> None:
+        """Close what is idle, without waiting."""
+
+
 # A plain dict: single operations on it are atomic, and a fork can come between any two.
-_pools: dict[int, weakref.ref[ConnectionPool]] = {}
+_pools: dict[int, weakref.ref[Watched]] = {}
 _callbacks: list[Callable[[], object]] = []
 _kept: list[Any] = []  # their destructors may wait for locks of threads that do not exist here
 _bereft: list[Any] = []  # owners of what was lent at the fork, to be told of it
 
 
-def watch(pool: ConnectionPool) -> None:
+def watch(pool: Watched) -> None:
     """Have the pool start anew in forked children."""
     key = id(pool)
     _pools[key] = weakref.ref(pool, lambda ref: _pools.pop(key, None))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from . import process, threads
 from .clock import monotonic
 
-__all__ = ["Keeper", "Limit", "Watched", "keeper"]
+__all__ = ["Keeper", "Limit", "Task", "keeper"]
 
 logger = logging.getLogger("dbpool.keeper")
 
@@ -27,13 +27,13 @@ _STARVED = 1.0  # seconds late that are worth a word
 _STARTING = 1.0  # seconds after which a thread that has not started never will: see start
 
 
-class Watched(Protocol):
+class Task(Protocol):
     """What the keeper looks after: a pool, or the spare connection of a pool's health check."""
 
     name: str
-    _due: float
+    due: float
 
-    def _upkeep(self, now: float) -> float:
+    def run(self, now: float) -> float:
         """Do what is due, without blocking; return when to come back."""
 
 
@@ -42,7 +42,7 @@ class Dropped(Protocol):
 
     @property
     def home(self) -> Callable[[], Any]:
-        """Return a reference to what finds it, by `_find_lost`; None once that is gone."""
+        """Return a reference to what finds it, by `find_lost`; None once that is gone."""
 
 
 class Limit(Protocol):
@@ -58,7 +58,7 @@ class Keeper:
     """Holds only weak references to pools; its thread starts on first need, ends with them."""
 
     def __init__(self) -> None:
-        self.pools: dict[int, weakref.ref[Watched]] = {}
+        self.pools: dict[int, weakref.ref[Task]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -90,7 +90,7 @@ class Keeper:
 
     # -- pools
 
-    def register(self, pool: Watched) -> None:
+    def register(self, pool: Task) -> None:
         """Know a pool from now on; without starting anything.
 
         Nor is the inbox made here: this runs in forked children, too, and gunicorn's gevent worker
@@ -106,18 +106,18 @@ class Keeper:
 
         pools[key] = weakref.ref(pool, gone)
 
-    def forget(self, pool: Watched) -> None:
+    def forget(self, pool: Task) -> None:
         """A pool is closed: nothing is due for it any more."""
         self.pools.pop(id(pool), None)
         if self._inbox is not None:
             self._inbox.put(None)
 
-    def schedule(self, pool: Watched, when: float) -> bool:
+    def schedule(self, pool: Task, when: float) -> bool:
         """Call the pool's upkeep at `when` (monotonic), or sooner; starts the thread.
 
         False where no thread can be started.
         """
-        pool._due = min(pool._due, when)
+        pool.due = min(pool.due, when)
         if when < self._wake_at:
             if not self.start():
                 return False
@@ -184,7 +184,7 @@ class Keeper:
             # From here on whoever adds something due wakes the thread; see arm and schedule.
             self._wake_at = math.inf
             now = monotonic()
-            due = min(self._sever_overdue(now), self._upkeep(now))
+            due = min(self._sever_overdue(now), self._run_due(now))
             with self._lock:
                 if not self.pools and not self._guards and inbox.empty():
                     if self._thread is threading.current_thread():
@@ -203,7 +203,7 @@ class Keeper:
                 continue
             pool = None if entry is None else entry.home()
             if pool is not None:
-                pool._find_lost()
+                pool.find_lost()
             del entry, pool
 
     def _sever_overdue(self, now: float) -> float:
@@ -225,21 +225,21 @@ class Keeper:
                             self._guards.pop(key, None)
         return due
 
-    def _upkeep(self, now: float) -> float:
+    def _run_due(self, now: float) -> float:
         """Look after the pools whose time has come; return when the next one is due."""
         due = math.inf
         for ref in list(self.pools.values()):
             pool = ref()
             if pool is None:
                 continue
-            if pool._due <= now:
-                pool._due = math.inf
+            if pool.due <= now:
+                pool.due = math.inf
                 try:
-                    pool._due = min(pool._due, pool._upkeep(now))
+                    pool.due = min(pool.due, pool.run(now))
                 except Exception:
                     logger.exception("upkeep of pool %r failed; it goes on in 10 s", pool.name)
-                    pool._due = now + 10.0
-            due = min(due, pool._due)
+                    pool.due = now + 10.0
+            due = min(due, pool.due)
         return due
 
 

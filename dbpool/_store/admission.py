@@ -108,7 +108,7 @@ class Admission:
         """Know nothing of this queue yet; also in a forked child, where the lock may be held."""
         self._queue = weakref.ref(queue)
         self._codel = CoDel(self.target, self.interval, monotonic())
-        self._due = 0.0  # looked at first when the keeper first runs
+        self.due = 0.0  # looked at first when the keeper first runs
         self.empty = self._codel.empty
 
     @property
@@ -129,7 +129,7 @@ class Admission:
         waiter.deliver(OVERLOADED)
         return True
 
-    def _upkeep(self, now: float) -> float:
+    def run(self, now: float) -> float:
         """Refuse those who have waited for too long, if nobody is served; return when to return."""
         queue = self._queue()
         if queue is None or queue.shut:

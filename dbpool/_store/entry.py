@@ -97,10 +97,10 @@ class Entry(weakref.ref[Any]):
         # Read again after both are written: a suspicion, drain, resize and close write them the
         # other way. Until it has answered a ping, what is suspect has no credit.
         if self.proved_at == NEVER:
-            self.doubt()
+            self.mark_untrusted()
         return now < self.expires_at
 
-    def doubt(self) -> None:
+    def mark_untrusted(self) -> None:
         """Have it looked at before it is handed out next."""
         self.good_until = self.renew_at = 0.0
 

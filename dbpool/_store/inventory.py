@@ -67,6 +67,7 @@ class Inventory:
         self.in_use: dict[int, Entry] = {}  # by id of the connection
         self.inherited: dict[int, Any] = {}  # connections of a parent process, kept from harm
         self.counters = Counters()
+        self.owned = False  # whether anybody has ever answered for a loan
         # Evidence of the server, on the monotonic clock.
         self.proved_at = -math.inf  # of the last round trip that was seen to complete
         self.doubted_at = -math.inf  # of the last one that failed

@@ -5,85 +5,96 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .._runtime.time_limit import Guard
 from ..drivers.base import IDLE, INERROR, INTRANS
 
 if TYPE_CHECKING:
+    from .._runtime.runner import Runner
+    from .._runtime.time_limit import TimeLimit
     from .._store.entry import Entry
-    from ..pool import ConnectionPool
+    from .._store.inventory import Inventory
+    from .._store.settings import Settings
     from .session import SessionWatch
 
-__all__ = ["clean", "clean_session", "roll_back", "tidy"]
+__all__ = ["Cleaner"]
 
 logger = logging.getLogger("dbpool.pool")
 
 
-def roll_back(pool: ConnectionPool, conn: Any) -> bool:
-    """Roll back what is open, within the pool's deadline. True if the connection is of no use."""
-    status = pool._driver.transaction_status(conn)
-    if status in (INTRANS, INERROR):
-        try:
-            with Guard(pool, conn, pool._ping_timeout):
-                pool._driver.rollback(conn)
-        except Exception:
-            return True
-        pool.note_success()
-        status = pool._driver.transaction_status(conn)
-    return bool(status != IDLE)
+class Cleaner:
+    """Makes a connection of one pool what the next borrower expects. Any thread may use it."""
 
+    def __init__(self, store: Inventory, settings: Settings, runner: Runner) -> None:
+        self.store = store
+        self._settled = store.driver.settled
+        self._configure = settings.configure
+        self._seconds = settings.ping_timeout
+        self._runner = runner
 
-def tidy(pool: ConnectionPool, entry: Entry, conn: Any) -> bool:
-    """Leave no transaction and no changed setting behind. False if the connection is no good."""
-    # A query or COPY in flight, or a broken link: an answer may still be on the wire.
-    if roll_back(pool, conn):
-        return False
-    if not pool._settled(conn, entry.attributes):
-        try:
-            with Guard(pool, conn, pool._ping_timeout):
-                pool._driver.restore(conn, entry.attributes)
-        except Exception:
+    def _limit(self, conn: Any) -> TimeLimit:
+        return self._runner.limit(self.store.driver, conn, self._seconds)
+
+    def roll_back(self, conn: Any) -> bool:
+        """Roll back what is open, within a limit. True if the connection is of no use."""
+        status = self.store.driver.transaction_status(conn)
+        if status in (INTRANS, INERROR):
+            try:
+                with self._limit(conn):
+                    self.store.driver.rollback(conn)
+            except Exception:
+                return True
+            self.store.note_success()
+            status = self.store.driver.transaction_status(conn)
+        return bool(status != IDLE)
+
+    def restore(self, entry: Entry, conn: Any) -> bool:
+        """Leave no transaction and no changed setting. False if the connection is no good."""
+        # A query or COPY in flight, or a broken link: an answer may still be on the wire.
+        if self.roll_back(conn):
             return False
-    return pool._settled(conn, entry.attributes)
+        if not self._settled(conn, entry.attributes):
+            try:
+                with self._limit(conn):
+                    self.store.driver.restore(conn, entry.attributes)
+            except Exception:
+                return False
+        return self._settled(conn, entry.attributes)
 
+    def reset(self, entry: Entry, conn: Any, how: Any) -> bool:
+        """Clean the session as `how` says. False if that failed or left something open.
 
-def clean(pool: ConnectionPool, entry: Entry, conn: Any, reset: Any) -> bool:
-    """Clean the session as `reset` says. False if that failed or left something open.
+        Arguments: `conn`, restored; `how`, as the option has it, None being "rollback".
+        """
+        if how is None:
+            return True
+        try:
+            with self._limit(conn):
+                if how == "discard":
+                    self.store.driver.discard_session(conn)
+                    if self._configure is not None:
+                        self._configure(conn)
+                else:
+                    how(conn)
+        except Exception as error:
+            self._warn_of_reset(f"failed with {type(error).__name__}")
+            return False
+        if self.store.driver.transaction_status(conn) != IDLE:
+            self._warn_of_reset("left a transaction open")
+            return False
+        return self.restore(entry, conn)
 
-    Arguments: `conn`, tidied; `reset`, as the option has it, None being "rollback".
-    """
-    if reset is None:
-        return True
-    try:
-        with Guard(pool, conn, pool._ping_timeout):
-            if reset == "discard":
-                pool._driver.discard_session(conn)
-                if pool._configure is not None:
-                    pool._configure(conn)
-            else:
-                reset(conn)
-    except Exception as error:
-        _warn_of_reset(pool, f"failed with {type(error).__name__}")
-        return False
-    if pool._driver.transaction_status(conn) != IDLE:
-        _warn_of_reset(pool, "left a transaction open")
-        return False
-    return tidy(pool, entry, conn)
+    def _warn_of_reset(self, what: str) -> None:
+        logger.warning("pool %r: reset %s; the connection is replaced", self.store.name, what)
 
+    def clean_session(self, conn: Any, watch: SessionWatch) -> bool:
+        """Make the session of a lent connection as it was when it was opened.
 
-def _warn_of_reset(pool: ConnectionPool, what: str) -> None:
-    logger.warning("pool %r: reset %s; the connection is replaced", pool.name, what)
-
-
-def clean_session(pool: ConnectionPool, conn: Any, watch: SessionWatch) -> bool:
-    """Make the session of a lent connection as it was when it was opened.
-
-    The connection is not in a transaction. Returns False if that did not succeed, or cannot: then
-    it is of no further use. Bounded by `ping_timeout`; raises nothing.
-    """
-    entry = pool._store.in_use.get(id(conn))
-    return (
-        entry is not None
-        and not watch.spoilt(conn)
-        and tidy(pool, entry, conn)
-        and clean(pool, entry, conn, "discard")
-    )
+        The connection is not in a transaction. Returns False if that did not succeed, or cannot:
+        then it is of no further use. Bounded by `ping_timeout`; raises nothing.
+        """
+        entry = self.store.entry_of(conn)
+        return (
+            entry is not None
+            and not watch.spoilt(conn)
+            and self.restore(entry, conn)
+            and self.reset(entry, conn, "discard")
+        )

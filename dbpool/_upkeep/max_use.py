@@ -43,12 +43,12 @@ class UseLimit:
         self.name = store.name
         self.seconds = seconds
         self._store = store
-        self._due = 0.0  # looked at first when the keeper first runs
+        self.due = 0.0  # looked at first when the keeper first runs
         # By loan: when it is cut off. The keeper's alone.
         self._cancelled: dict[tuple[Entry, Any], float] = {}
         self._told_at = -math.inf
 
-    def _upkeep(self, now: float) -> float:
+    def run(self, now: float) -> float:
         """Cancel and cut off what is overdue; return when to come back."""
         in_use = self._store.in_use
         if self._store.phase != "open" and not in_use:

@@ -15,7 +15,7 @@ from psycopg2 import extensions
 
 from .._runtime import sockets
 from .._runtime.clock import monotonic
-from .._runtime.time_limit import Guard
+from .._runtime.time_limit import TimeLimit
 from ..drivers import _hosts
 
 if TYPE_CHECKING:
@@ -67,18 +67,14 @@ class Making:
                 dsn = extensions.make_dsn(**given)
 
 
-class _Deadline(Guard):
+class _Deadline(TimeLimit):
     """`with _Deadline(...):` the connect inside has so long for each host."""
 
     __slots__ = ("cut",)
 
     def __init__(self, driver: Driver, conn: Any, seconds: float) -> None:
-        self._driver = driver
-        self._watched = True
-        self._conn = conn
-        self._seconds = seconds
-        self.deadline = monotonic() + seconds
-        self.fired = False
+        super().__init__(driver, conn, seconds)
+        self._driver: Driver = driver
         self.cut: Any = None  # the host that was cut off last
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:

@@ -18,7 +18,7 @@ from .._runtime.process import notices_forks
 from ..options import unknown
 from ..pool import ConnectionPool
 from . import document, prober
-from .prober import Flight
+from .prober import Flight, known_prober
 from .status import FAIL, PASS, REASONS, WARN, Limits, Verdict
 
 __all__ = ["REASONS", "Answer", "HealthCheck", "is_draining", "respond", "set_draining"]
@@ -265,7 +265,7 @@ def _described(
     checks: dict[str, list[dict[str, Any]]] = {}
     for name, verdict in verdicts.items():
         pool = pools[name]
-        prober: Any = pool._prober
+        prober = known_prober(pool)
         good = prober.good if prober is not None else None
         checks |= document.described(name, pool, verdict, good)
     return document.document(worst.status, checks)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._connect import connector, replies
 from .._runtime import sockets
 from .._runtime.clock import monotonic
-from .._runtime.time_limit import Guard
 from .._store.attempt import Attempt
-from .._upkeep import usable
 from ..drivers.base import IDLE, REASONS
 
 if TYPE_CHECKING:
@@ -54,7 +51,7 @@ def probe(pool: ConnectionPool, prober: Prober, flight: Flight) -> Finding:
     """Ask the server once; raises nothing that it should know how to name."""
     until = flight.started + flight.deadline
     while monotonic() < until:
-        held = usable.take_idle(pool)
+        held = pool._inspector.take_idle()
         if held is None:
             break
         flight.stage = "query_timeout"
@@ -78,7 +75,7 @@ def _ask_idle(pool: ConnectionPool, held: Held, seconds: float) -> Finding:
     conn, entry = held
     finding = _ask(pool, conn, seconds)
     if finding.broken:
-        usable.found_dead(pool, held)
+        pool._inspector.found_dead(held)
     else:
         if not finding.reason:
             entry.proved_at = finding.at
@@ -105,11 +102,11 @@ def _drop(pool: ConnectionPool, prober: Prober, spare: Spare) -> None:
 
 def _ask_new_spare(pool: ConnectionPool, prober: Prober, flight: Flight) -> Finding:
     flight.stage = "connect_timeout"
-    attempt = Attempt(monotonic(), pool._connect_timeout)
+    attempt = Attempt(monotonic(), pool.settings.connect_timeout)
     try:
-        conn = connector.connect(pool, prober.name, attempt, spare=True)
+        conn = pool._connector.connect(prober.name, attempt, spare=True)
     except Exception as error:
-        answer = replies.of(pool, attempt, error)
+        answer = pool._connector.replies.of(attempt, error)
         now = monotonic()
         return Finding(now, _refused(pool, answer, now), type(error).__name__)
     flight.stage = "query_timeout"
@@ -124,7 +121,7 @@ def _refused(pool: ConnectionPool, answer: Answer, now: float) -> str:
     doubted = store.doubted_at > store.proved_at
     # The server is full, or lets no new one in, while those of the pool are at work.
     if (now - store.proved_at < ALIVE_FOR and not doubted) or (
-        not answer.silent and replies.any_alive(pool)
+        not answer.silent and pool._connector.replies.any_alive()
     ):
         return "probe_unavailable"
     # A missing database has no word of its own: the page must not tell which ones there are.
@@ -134,7 +131,7 @@ def _refused(pool: ConnectionPool, answer: Answer, now: float) -> str:
 def _ask(pool: ConnectionPool, conn: Any, seconds: float) -> Finding:
     driver = pool.driver
     started = monotonic()
-    guard = Guard(pool, conn, seconds)
+    guard = pool._runner.limit(driver, conn, seconds)
     try:
         with guard:
             writable = driver.probe(conn)

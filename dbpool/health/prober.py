@@ -12,7 +12,7 @@ import math
 import threading
 import traceback
 import weakref
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from .._runtime import forks, threads
 from .._runtime.clock import monotonic
@@ -25,7 +25,7 @@ from .status import FAIL, PASS, WARN, Limits, Verdict, is_primary, judge, read
 if TYPE_CHECKING:
     from ..pool import ConnectionPool
 
-__all__ = ["Flight", "Prober", "describe", "prober_of"]
+__all__ = ["Flight", "Prober", "describe", "known_prober", "prober_of"]
 
 logger = logging.getLogger("dbpool.health")
 
@@ -68,7 +68,7 @@ class Prober:
         self._good: Finding | None = None  # of the last probe that reached the server
         self._told: tuple[str, float] | None = None  # the status that the log knows, since when
         self._spare: probe.Spare | None = None
-        self._due = math.inf
+        self.due = math.inf
 
     @property
     def good(self) -> Finding | None:
@@ -156,7 +156,7 @@ class Prober:
         """Probe in a thread; here, where there may be none or none is to be had."""
         started = False
         try:
-            if pool._background:
+            if pool._runner.threads:
                 name = f"dbpool-prober-{pool.name}"
                 thread = threads.Thread(self._fly, (pool, flight), name)
                 try:
@@ -191,19 +191,19 @@ class Prober:
                 if not finding.reason:
                     self._good = finding
                 # Without threads nobody would close it when it has been unused for a minute.
-                if pool._store.phase == "closed" or pool._outage.paused or not pool._background:
+                if pool._store.phase == "closed" or pool._outage.paused or not pool._runner.threads:
                     unwanted, self._spare = self._spare, None
             flight.finding = finding
         flight.done.set()
         if unwanted is not None:
             self._driver.close(unwanted.conn)
-        elif self._spare is not None and self._due == math.inf:
+        elif self._spare is not None and self.due == math.inf:
             keeper.register(self)
             keeper.schedule(self, monotonic() + SPARE_IDLE)
 
     # -- the spare connection's end
 
-    def _upkeep(self, now: float) -> float:
+    def run(self, now: float) -> float:
         """Close the spare connection if it is unused; return when to look again. The keeper's."""
         with self._lock:
             spare = self._spare
@@ -245,13 +245,21 @@ def describe(error: BaseException) -> str:
 _probers: dict[int, weakref.ref[Prober]] = {}  # for a forked child; single operations only
 
 
+def known_prober(pool: ConnectionPool) -> Prober | None:
+    """Return the pool's prober, if it has ever been asked for."""
+    attached = pool._lifecycle.attached
+    return next((each for each in attached if isinstance(each, Prober)), None)
+
+
 def prober_of(pool: ConnectionPool) -> Prober:
     """Return the pool's one prober."""
-    prober = cast("Prober | None", pool._prober)
+    prober = known_prober(pool)
     if prober is None:
         mine = Prober(pool)
         with pool._store.lock:
-            pool._prober = prober = cast("Prober | None", pool._prober) or mine
+            prober = known_prober(pool) or mine
+            if prober is mine:
+                pool._lifecycle.attached.append(mine)
         key = id(prober)
         _probers[key] = weakref.ref(prober, lambda ref: _probers.pop(key, None))
     return prober

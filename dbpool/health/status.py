@@ -69,7 +69,7 @@ def judge(
     if now - proved < limits.ttl:
         return _well(pool, good, now, limits)
     # The pool has a prober of its own at work: another connect would tell no more.
-    if outage.name == DOWN and pool._background and not pool._outage.given_up:
+    if outage.name == DOWN and pool._runner.threads and not pool._outage.given_up:
         # A driver of the user's own may have words of its own.
         return Verdict(FAIL, (outage.cause if outage.cause in REASONS[FAIL] else "connect_failed",))
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import psycopg2
 import pytest
@@ -168,11 +169,11 @@ def test_one_deadline_covers_queue_and_checks(
 ) -> None:
     """Who was served late gets no second timeout for the ping or for another try."""
     deadlines: list[float] = []
-    usable = inside.usable
+    usable = inside.original("usable")
 
-    def spied(pool: ConnectionPool, held: object, now: float, deadline: float) -> bool:
+    def spied(inspector: Any, held: object, now: float, deadline: float) -> bool:
         deadlines.append(deadline)
-        return usable(pool, held, now, deadline)  # type: ignore[arg-type]
+        return usable(inspector, held, now, deadline)  # type: ignore[no-any-return]
 
     pool = stub_pool(max_size=1, validate="ping")
     held = pool.getconn()

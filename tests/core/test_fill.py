@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -54,11 +55,11 @@ def test_who_waits_in_vain_does_not_wait_for_connects_after_it(
 ) -> None:
     pool, go = one_of_two
     waited: list[float] = []
-    close = inside.close_pool
+    close = inside.original("close_pool")
 
-    def noted(pool: ConnectionPool, timeout: float) -> None:
+    def noted(lifecycle: Any, timeout: float) -> None:
         waited.append(timeout)
-        close(pool, timeout)
+        close(lifecycle, timeout)
 
     inside.patch(monkeypatch, "close_pool", noted)
     with pytest.raises(PoolTimeout, match=r"1 of min_size=2 connections were open after 0\.10 s"):

@@ -44,7 +44,8 @@ ELSEWHERE = {
     "_runtime/clock.py": "a name for a function that the interpreter has",
     "_runtime/deadline.py": "has no connection: tests/core/test_deadline_of_a_request.py",
     "health/document.py": "health checks are in nobody's way: tests/health",
-    "_connect/explained.py": "as _shown.py, for an operator",
+    "_explained.py": "as _shown.py, for an operator",
+    "_store/settings.py": "made before there is a connection",
     "_runtime/frames.py": "empties an error's frames, before a pool is made or after it has failed",
     "_runtime/forks.py": "runs in a fork: tests/core/test_fork.py",
     "health/probe.py": "as health/document.py",
@@ -230,7 +231,7 @@ def _overdue(run: Run) -> Check:
     driver = WiredDriver()
     pool = _pool(driver=driver)
     box = [pool.getconn()]
-    guard = inside.TimeLimit(pool, box[0], -1.0)
+    guard = inside.TimeLimit(driver, box[0], -1.0)
     keeper = inside.Scheduler()
     inside.peek(keeper, "guards")[id(guard)] = weakref.ref(guard)
     run(lambda: inside.peek(keeper, "sever_overdue")(time.monotonic()))
@@ -249,15 +250,15 @@ def _the_keeper_itself(run: Run) -> Check:
     keeper = inside.Scheduler()
 
     class Last:
-        name, _due = "last", -1.0
+        name, due = "last", -1.0
 
-        def _upkeep(self, now: float) -> float:
+        def run(self, now: float) -> float:
             keeper.pools.clear()
             keeper.inbox.put(None)
             return now + 100
 
     last = Last()
-    keeper.register(pool)
+    keeper.register(inside.task(pool))
     keeper.register(last)
     inside.put(pool, due=-1.0)
     run(inside.peek(keeper, "run"))

@@ -306,18 +306,18 @@ def _bug_drain_writes_the_other_way_round(patch: pytest.MonkeyPatch) -> str:
 
 
 def _bug_a_larger_pool_wakes_no_connector(patch: pytest.MonkeyPatch) -> str:
-    grow = inside.grow
+    grow = inside.original("grow")
 
-    def less(pool: Any) -> None:
-        if pool.max_size == 1 and inside.entries(pool):
-            grow(pool)
+    def less(growth: Any) -> None:
+        if growth.store.max_size == 1 and growth.store.entries:
+            grow(growth)
 
     inside.patch(patch, "grow", less)
     return "a larger pool and a caller"
 
 
 def _bug_a_closing_return_wakes_no_connector(patch: pytest.MonkeyPatch) -> str:
-    inside.patch(patch, "retire_returned", inside.close_connection)
+    inside.patch(patch, "retire_returned", lambda growth, *args: growth.store.close(*args))
     return "a closing return and a caller"
 
 

@@ -113,7 +113,7 @@ def test_one_failing_upkeep_is_logged_and_harms_no_other_pool(
         raise ZeroDivisionError
 
     inside.patch_of(monkeypatch, bad, "upkeep", fail)
-    inside.scheduler.schedule(bad, 0.0)
+    inside.scheduler.schedule(inside.task(bad), 0.0)
     wait_until(lambda: "upkeep of pool 'bad' failed" in caplog.text, PATIENCE)
     good.drain()
     wait_until(lambda: good.get_stats()["pool_available"] == 1, PATIENCE)
@@ -124,10 +124,10 @@ class Pool:
 
     def __init__(self) -> None:
         self.name = "watched"
-        self._due = math.inf
+        self.due = math.inf
         self.called = 0
 
-    def _upkeep(self, now: float) -> float:
+    def run(self, now: float) -> float:
         self.called += 1
         return math.inf
 
@@ -221,12 +221,9 @@ def test_a_callers_thread_is_never_kept_by_upkeep_of_other_pools(
 
 
 class Server:
-    """Stands for a pool, and its driver, whose connection is one end of a socket pair."""
-
-    _background = True
+    """Stands for a driver whose connection is one end of a socket pair."""
 
     def __init__(self, fd: int) -> None:
-        self._driver = self
         self._fd = fd
 
     cut_off = Driver.cut_off  # type: ignore[assignment]
@@ -301,8 +298,8 @@ def test_starvation_is_noticed_and_told(
     inside.patch(monkeypatch, "SCHEDULER_LATE", -1.0)  # everything counts as late
 
     class Soon(Pool):
-        def _upkeep(self, now: float) -> float:
-            super()._upkeep(now)
+        def run(self, now: float) -> float:
+            super().run(now)
             return now + 0.01
 
     watch, pool = inside.Scheduler(), Soon()

@@ -452,11 +452,11 @@ def test_a_quiet_pool_is_looked_at_now_and_then(
     pool = stub_pool(max_size=1)
     use(pool)
     looked: list[float] = []
-    sweep = inside.sweep
+    sweep = inside.original("sweep")
 
-    def spied(pool: ConnectionPool, now: float) -> None:
+    def spied(task: Any, now: float) -> None:
         looked.append(now)
-        sweep(pool, now)
+        sweep(task, now)
 
     inside.patch(monkeypatch, "sweep", spied)
     wait_until(lambda: len(looked) >= 3, PATIENCE, "the keeper comes back")

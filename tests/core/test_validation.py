@@ -139,9 +139,9 @@ def test_a_ping_may_take_what_is_left_of_the_timeout_and_a_twentieth_second_at_l
     given: list[float] = []
 
     class Watched(inside.TimeLimit):
-        def __init__(self, pool: ConnectionPool, conn: Any, seconds: float) -> None:
+        def __init__(self, driver: Any, conn: Any, seconds: float) -> None:
             given.append(seconds)
-            super().__init__(pool, conn, PATIENCE)
+            super().__init__(driver, conn, PATIENCE)
 
     unseen_by_the_keeper(pool)
     inside.patch(monkeypatch, "TimeLimit", Watched)

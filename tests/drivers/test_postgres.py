@@ -279,7 +279,7 @@ def test_each_operation_ends_at_its_deadline(operation: str, frozen: Any) -> Non
     )
 
     def bounded() -> None:
-        with inside.TimeLimit(pool, conn, 0.2):
+        with inside.TimeLimit(pool.driver, conn, 0.2):
             getattr(pool.driver, operation)(conn)
 
     with pytest.raises(pool.driver.OperationalError.__mro__[2]) as caught:

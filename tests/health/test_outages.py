@@ -323,5 +323,5 @@ def test_read_only_matters_where_a_pool_is_declared_primary(postgres: Postgres) 
     driver.writable = False
     with ConnectionPool(postgres.url(), driver=driver) as pool:
         assert ask(check_of(pool)) == PASS
-        pool.role = "primary"  # type: ignore[attr-defined]
+        inside.put(pool, role="primary")
         assert ask(check_of(pool)) == ("warn", ("read_only",))

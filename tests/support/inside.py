@@ -20,22 +20,21 @@ from dbpool._connect import connector as _connecting
 from dbpool._connect import failure as _failing
 from dbpool._connect import growth as _growth
 from dbpool._connect import outage as _state
-from dbpool._connect import replies as _answer
-from dbpool._connect import retire as _ending
 from dbpool._connect import server as _server
 from dbpool._connect import stuck as _stuck
+from dbpool._connect.growth import Growth as _Growth
 from dbpool._connect.outage import DOWN as DOWN
 from dbpool._connect.outage import Outage as Outage
 from dbpool._connect.server import SPACING as SPACING
 from dbpool._connect.server import WITHIN as WITHIN
 from dbpool._connect.server import Server as Server
-from dbpool._lend import fill as _fill
-from dbpool._lend import give_back as _returning
 from dbpool._lend import waiting as _waiting
+from dbpool._lend.waiting import Waiting as _Waiting
 from dbpool._runtime import fork_gate as _fork_gate
 from dbpool._runtime import forks as _fork
 from dbpool._runtime import host_probe as _knock
 from dbpool._runtime import process as _process
+from dbpool._runtime import runner as _runner
 from dbpool._runtime import scheduler as _keeper
 from dbpool._runtime import sockets as _socket
 from dbpool._runtime import threads as _threads
@@ -61,11 +60,11 @@ from dbpool._store.inventory import Inventory as _Inventory
 from dbpool._store.waiter import CLOSED as CLOSED
 from dbpool._store.waiter import GONE as GONE
 from dbpool._store.waiter import Waiter as Waiter
-from dbpool._upkeep import lifecycle as _lifecycle
 from dbpool._upkeep import max_use as _use_limit
 from dbpool._upkeep import sweep as _sweep
 from dbpool._upkeep import trust as _trust
 from dbpool._upkeep import usable as _validation
+from dbpool._upkeep.lifecycle import Lifecycle as _Lifecycle
 from dbpool._upkeep.session import SessionWatch as SessionWatch
 from dbpool.drivers import _hosts, _postgres
 from dbpool.drivers._statements import SPOILT as SPOILT
@@ -91,7 +90,7 @@ if TYPE_CHECKING:
     from dbpool.health.prober import Prober
 
 # Under the names that the field has for them.
-TimeLimit = _time_limit.Guard
+TimeLimit = _time_limit.TimeLimit
 Scheduler = _keeper.Keeper
 ProbeResult = _probe.Finding
 Probe = _prober.Flight
@@ -101,16 +100,15 @@ MAX_NAP = _waiting.BELT
 
 admission: Callable[[ConnectionPool], Admission | None] = attrgetter("_queue.admission")
 connecting: Callable[[ConnectionPool], dict[int, Any]] = attrgetter("_store.attempts")
-conninfo: Callable[[ConnectionPool], Any] = attrgetter("_conninfo")
+conninfo: Callable[[ConnectionPool], Any] = attrgetter("_connector._conninfo")
 counters: Callable[[ConnectionPool], Counters] = attrgetter("_store.counters")
 doubted_at: Callable[[ConnectionPool], float] = attrgetter("_store.doubted_at")
-due: Callable[[Any], float] = attrgetter("_due")
 entries: Callable[[ConnectionPool], set[Entry]] = attrgetter("_store.entries")
 filling: Callable[[ConnectionPool], list[Waiter]] = attrgetter("_queue.filling")
 idle: Callable[[ConnectionPool], deque[Held]] = attrgetter("_queue.idle")
 in_use: Callable[[ConnectionPool], dict[int, Entry]] = attrgetter("_store.in_use")
 outage: Callable[[ConnectionPool], Outage] = attrgetter("_outage")
-prober: Callable[[ConnectionPool], Prober | None] = attrgetter("_prober")
+prober: Callable[[ConnectionPool], Prober | None] = _prober.known_prober
 proved_at: Callable[[ConnectionPool], float] = attrgetter("_store.proved_at")
 store: Callable[[ConnectionPool], _Inventory] = attrgetter("_store")
 use_limit: Callable[[ConnectionPool], UseLimit | None] = attrgetter("_use_limit")
@@ -144,8 +142,18 @@ def outage_alone() -> Outage:
     return Outage("alone", 4, 1.0, 300.0, wake=list)
 
 
+def due(part: Any) -> float:
+    """Return when the upkeep of a pool, or of a part of one, is due."""
+    return task(part).due  # type: ignore[no-any-return]
+
+
+def task(part: Any) -> Any:
+    """Return what the scheduler runs for a pool, or for a part of one."""
+    return part._sweep if isinstance(part, ConnectionPool) else part
+
+
 def find_lost(pool: ConnectionPool) -> None:
-    pool._find_lost()
+    pool._growth.find_lost()
 
 
 def lock(part: Any) -> Any:
@@ -161,29 +169,36 @@ def error(pool: ConnectionPool, kind: type[PoolError]) -> type[PoolError]:
     return pool._error(kind)
 
 
-def upkeep(task: Any, now: float) -> float:
-    """Run what the scheduler runs when `task` is due: a pool, or what a pool has registered."""
-    return task._upkeep(now)  # type: ignore[no-any-return]
+def upkeep(part: Any, now: float) -> float:
+    """Run what the scheduler runs when `part` is due: a pool, or what a pool has registered."""
+    return task(part).run(now)  # type: ignore[no-any-return]
 
 
 def peek(part: Any, name: str) -> Any:
     """Read what a part of the pool keeps to itself; `part` comes from a function of this file."""
-    if isinstance(part, ConnectionPool) and hasattr(part._store, name):
-        return getattr(part._store, name)
-    return getattr(part, f"_{name}")
+    for owner, attribute in _places(part, name):
+        return getattr(owner, attribute)
+    raise AttributeError(f"{type(part).__name__} has no {name}")
 
 
 def put(part: Any, **values: Any) -> None:
     """Write the private state of a pool, or of a part of one."""
     for name, value in values.items():
-        known = False
-        if isinstance(part, ConnectionPool) and hasattr(part._store, name):
-            known = True
-            setattr(part._store, name, value)
-        if hasattr(part, f"_{name}"):  # of a pool also what it reads more directly
-            known = True
-            setattr(part, f"_{name}", value)
-        assert known, f"{type(part).__name__} has no {name}"
+        places = _places(part, name)
+        assert places, f"{type(part).__name__} has no {name}"
+        for owner, attribute in places:
+            object.__setattr__(owner, attribute, value)  # settings are frozen
+
+
+def _places(part: Any, name: str) -> list[tuple[Any, str]]:
+    """Return where something private is kept; of a pool also where it reads it more directly."""
+    places = [(part, f"_{name}")]
+    if isinstance(part, ConnectionPool):
+        places += [(part._store, name), (part.settings, name), (part._sweep, name)]
+        places += [(part._connector, f"_{name}")]
+    elif name == "due":  # of any task of the scheduler
+        places = [(part, name)]
+    return [place for place in places if hasattr(*place)]
 
 
 def verdicts(check: HealthCheck) -> dict[str, Verdict] | None:
@@ -192,41 +207,73 @@ def verdicts(check: HealthCheck) -> dict[str, Verdict] | None:
 
 @contextmanager
 def upkeep_instead(pool: ConnectionPool, run: Callable[[float], float]) -> Iterator[None]:
-    pool._upkeep = run  # type: ignore[method-assign, assignment]
+    found = task(pool)
+    found.run = run
     try:
         yield
     finally:
-        del pool._upkeep
-
-
-def close_connection(pool: ConnectionPool, held: Any, reason: str) -> None:
-    pool._store.close(held, reason)
+        del found.run
 
 
 # -- private functions and modules
 
-connect = _connecting.connect
-connect_all = _growth.connect_all
-grow = _growth.grow
-make = _connecting.make
-reserve = _growth._reserve
-start_connectors = _growth.start_connectors
-wanted = _growth._wanted
-next_try = _stuck.next_try
+next_try: Callable[[ConnectionPool, list[Attempt]], float] = lambda pool, hanging: (  # noqa: E731
+    _stuck.next_try(pool._outage, hanging)
+)
 
-reclaim = _ending.reclaim
-mark_all_untrusted = _trust.distrust
-sweep = _sweep.sweep
-usable = _validation.usable
-next_upkeep = _sweep.upkeep
-close_pool = _lifecycle.close
+
+def connect(pool: ConnectionPool, name: str, attempt: Attempt, **how: Any) -> Any:
+    return pool._connector.connect(name, attempt, **how)
+
+
+def connect_all(pool: ConnectionPool) -> None:
+    pool._growth.connect_all()
+
+
+def grow(pool: ConnectionPool) -> None:
+    pool._growth.grow()
+
+
+def make(pool: ConnectionPool, attempt: Attempt) -> bool:
+    return pool._connector.make(attempt)
+
+
+def reserve(pool: ConnectionPool) -> Attempt | None:
+    return pool._growth._reserve()
+
+
+def start_connectors(pool: ConnectionPool) -> None:
+    pool._growth.start_connectors()
+
+
+def wanted(pool: ConnectionPool, now: float) -> bool:
+    return pool._growth.wanted(now)
+
+
+def reclaim(pool: ConnectionPool) -> None:
+    pool._growth.reclaim()
+
+
+def mark_all_untrusted(pool: ConnectionPool) -> None:
+    _trust.mark_all_untrusted(pool._store)
+
+
+def sweep(pool: ConnectionPool, now: float) -> None:
+    pool._sweep.sweep(now)
+
+
+next_upkeep = upkeep
+
+
+def any_alive(pool: ConnectionPool) -> bool:
+    return pool._connector.replies.any_alive()
+
 
 ALIVE, DEAD, look, poller = _socket.ALIVE, _socket.DEAD, _socket.look, _socket.poller
 sever_of = _socket.sever_of
 CANCEL_GRACE, may_cancel = _use_limit.GRACE, _use_limit._has_place
 accepts = _knock.answers
 met, met_with = _knock.met, _knock._outcome
-any_alive = _answer.any_alive
 servers_lock: Callable[[], Any] = lambda: _server._servers_lock  # noqa: E731
 
 address, endpoints = _postgres.address, _postgres.endpoints
@@ -291,7 +338,7 @@ SPOTS: dict[str, tuple[Any, ...]] = {
     "LATE_LOAN_PATIENCE": ("dbpool_flask._late", "PATIENCE"),
     "MAX_NAP": (_waiting, "BELT"),
     "MAX_PAUSE": (Outage, "highest"),
-    "MIN_ASK": (_validation, "LEAST"),
+    "MIN_ASK": (_validation, "MIN_ASK"),
     "MIN_PAUSE": (Outage, "lowest"),
     "NEW": (_failing, "NEW"),
     "OVERRUN": (_attempt, "OVERRUN"),
@@ -310,23 +357,23 @@ SPOTS: dict[str, tuple[Any, ...]] = {
     # what is called
     "accepts": (_knock, "answers"),
     "answer_all": (_Handoff, "answer_all"),
-    "close_pool": (_lifecycle, "close"),
+    "close_pool": (_Lifecycle, "close"),
     "collect_garbage": (_waiting, "_collect"),
-    "fill_nap": (_fill, "nap"),
+    "fill_nap": (_Waiting, "nap", "dbpool._lend.fill"),
     "fork_sleep": (_fork_gate, "sleep"),
-    "grow": (_growth, "grow"),
+    "grow": (_Growth, "grow"),
     "judge": (_prober, "judge"),
     "look": (_socket, "look"),
     "mark_for_closing": (Entry, "mark_for_closing"),
     "match": (_Handoff, "match", "dbpool.pool"),
     "match_for_a_waiter": (_Handoff, "match", "dbpool._lend.waiting"),
-    "nap": (_waiting, "nap"),
+    "nap": (_Waiting, "nap"),
     "offer": (_Handoff, "offer"),
     "offer_again": (_Handoff, "offer", "dbpool._lend.waiting"),
     "probe_clock": (_probe, "monotonic"),
-    "retire_returned": (_returning, "retire"),
-    "sweep": (_sweep, "sweep"),
-    "usable": (_validation, "usable"),
+    "retire_returned": (_Growth, "retire", "dbpool._lend.give_back"),
+    "sweep": (_sweep.Sweep, "sweep"),
+    "usable": (_validation.Inspector, "is_usable"),
     # classes and their methods, and modules that are looked up at use
     "Entry": (_connecting, "Entry"),
     "Inventory.clear": (_Inventory, "clear"),
@@ -335,7 +382,7 @@ SPOTS: dict[str, tuple[Any, ...]] = {
     "Server.claim": (Server, "claim"),
     "Server.started": (Server, "started"),
     "Spare": (_probe, "Spare"),
-    "TimeLimit": (_validation, "Guard"),
+    "TimeLimit": (_runner, "TimeLimit"),
     "Waiter.init": (Waiter, "__init__"),
     "Waiter.wait": (Waiter, "wait"),
     "Waiter.withdraw": (Waiter, "withdraw"),
@@ -368,13 +415,10 @@ def _instead(before: Any, value: Any, module: str) -> Any:
     return called
 
 
-def patch_of(monkeypatch: pytest.MonkeyPatch, part: Any, name: str, value: Any) -> None:
-    """Replace a private method of one object: of a pool "event" or "upkeep"."""
-    assert name in ("event", "upkeep"), name
-    if name == "event":
-        monkeypatch.setattr(part._store, name, value)
-        return
-    monkeypatch.setattr(part, f"_{name}", value)
+def patch_of(monkeypatch: pytest.MonkeyPatch, part: ConnectionPool, name: str, value: Any) -> None:
+    """Replace a method of one pool: "event", what tells the log, or "upkeep"."""
+    owner, attribute = {"event": (part._store, "event"), "upkeep": (part._sweep, "run")}[name]
+    monkeypatch.setattr(owner, attribute, value)
 
 
 def _spot(name: str) -> tuple[Any, str]:

@@ -50,8 +50,8 @@ class Keeper:
         self.inbox = SimpleNamespace(put=lambda entry: None)
         self.bell: Any = None
 
-    def schedule(self, pool: ConnectionPool, when: float) -> bool:
-        inside.put(pool, due=min(inside.due(pool), when))
+    def schedule(self, task: Any, when: float) -> bool:
+        inside.put(task, due=min(inside.due(task), when))
         self.ring()
         return True
 
@@ -62,10 +62,10 @@ class Keeper:
             except RuntimeError:  # it has been rung already
                 pass
 
-    def register(self, pool: ConnectionPool) -> None:
+    def register(self, task: Any) -> None:
         pass
 
-    def forget(self, pool: ConnectionPool) -> None:
+    def forget(self, task: Any) -> None:
         pass
 
 
@@ -150,7 +150,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Keeper:
         id(inside.monotonic): clock.monotonic,
         # No thread of the pool's own: the real keeper would walk in between the steps.
         id(inside.scheduler): keeper,
-        id(inside.TimeLimit): lambda *args: nullcontext(),
+        id(inside.TimeLimit): lambda *args, **kwargs: nullcontext(),
     }
     for name, module in list(sys.modules.items()):
         if name.startswith("dbpool.") and module is not inside.scheduler_module:

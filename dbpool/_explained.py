@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..errors import PoolError
+from .errors import PoolError
 
 if TYPE_CHECKING:
-    from ..pool import ConnectionPool
+    from .pool import ConnectionPool
 
 __all__ = ["explained"]
 
@@ -36,7 +36,7 @@ def explained(pool: ConnectionPool, error: BaseException) -> tuple[str, str]:
         reason = driver.reason(cause) if cause is not None else "connect_failed"
     if cause is None:
         return reason, _said(error)
-    place = driver.place(pool._address)
+    place = driver.place(pool._connector.address)
     said = f"{_said(error)}; {type(cause).__name__}: {_said(cause)}"
     if reason != "misconfigured":  # what the pool makes of it tells no more than the reason
         said = _said(cause) or type(cause).__name__
