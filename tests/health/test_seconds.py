@@ -9,7 +9,7 @@ import pytest
 
 from dbpool import ConnectionPool
 from tests.support import inside
-from tests.support.stub_driver import StubDriver
+from tests.support.stub_driver import StubDriver, StubError
 
 LIMITS = inside.Limits(0.75, 1.0, 0.25)
 NOW = 1000.0
@@ -54,6 +54,26 @@ def test_a_slow_probe_is_told_of_for_ten_seconds_and_slow_is_above_a_quarter(
     assert reasons(pool, NOW + 9.99, inside.ProbeResult(NOW, seconds=0.26)) == ("slow",)
     assert reasons(pool, NOW + 10.0, inside.ProbeResult(NOW, seconds=0.26)) == ()
     assert reasons(pool, NOW, inside.ProbeResult(NOW, seconds=0.25)) == ()
+
+
+def test_failing_connects_are_told_of_after_a_second_of_them_and_for_ten_after_the_last(
+    pool: ConnectionPool,
+) -> None:
+    outage = inside.outage(pool)
+    outage.failure = failure = inside.Failure(StubError("no"), "connect_refused")
+    outage.failing_since = failure.at = NOW
+    assert reasons(pool, NOW + 0.99) == ()
+    assert reasons(pool, NOW + 1.0) == ("probe_unavailable",)
+    failure.at = NOW + 5.0
+    assert reasons(pool, NOW + 14.99) == ("probe_unavailable",)
+    assert reasons(pool, NOW + 15.0) == ()
+
+
+def test_how_long_a_probe_took_is_told_in_milliseconds(pool: ConnectionPool) -> None:
+    good = inside.ProbeResult(NOW, seconds=0.012345)
+    said = inside.described("default", pool, inside.Verdict("pass"), good)
+    (answer,) = said["default:responseTime"]
+    assert (answer["observedValue"], answer["observedUnit"]) == (12.35, "ms")
 
 
 def test_the_role_is_asked_for_every_ten_seconds_whatever_else_proves_the_server(

@@ -72,6 +72,7 @@ from dbpool.drivers._statements import leaves as leaves
 from dbpool.drivers._statements import remembered as remembered
 from dbpool.health import probe as _probe
 from dbpool.health import prober as _prober
+from dbpool.health.document import described as described
 from dbpool.health.probe import Spare as Spare
 from dbpool.health.prober import prober_of as prober_of
 from dbpool.health.status import Limits as Limits
