@@ -76,11 +76,9 @@ class Loan:
         )
 
     def add_cursor(self, cursor: Any) -> None:
-        """Know a cursor, so that it ends with the loan."""
+        """Know a cursor, so that it ends with the loan. The wrapper itself adds the first."""
         cursors = self.cursors
-        if cursors is None:
-            self.cursors = [weakref.ref(cursor)]
-            return
+        assert cursors is not None
         if len(cursors) >= 100:
             cursors[:] = [ref for ref in cursors if ref() is not None]
         cursors.append(weakref.ref(cursor))

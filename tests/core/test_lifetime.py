@@ -445,6 +445,13 @@ def test_sessions_end_on_the_server_when_connections_do(
     wait_until(lambda: count_sessions(postgres, "dbpool:ending sessions") == 0, PATIENCE)
 
 
+def test_the_next_look_is_due_when_there_is_something_to_see(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=1, max_idle=None, max_lifetime=None, background=False)
+    use(pool)
+    now = time.monotonic()
+    assert inside.next_upkeep(pool, now) == now + 10.0
+
+
 def test_a_quiet_pool_is_looked_at_now_and_then(
     stub_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,15 @@ def test_one_that_is_answered_while_it_is_down_and_something_works(pool: Connect
     assert inside.outage(pool).retry_at > START + 6, "it has its pauses"
 
 
+def test_the_end_of_an_outage_is_told_with_its_length_and_its_attempts(
+    pool: ConnectionPool,
+) -> None:
+    for _ in range(3):
+        fail(pool, SILENT, alive=True)
+    line = inside.outage(pool).connected(START + 5.0)
+    assert "is up again after 5.0 s: 4 attempts, 0 callers refused" in line
+
+
 def test_a_full_server_while_it_is_down_and_something_works(pool: ConnectionPool) -> None:
     fail(pool, SILENT, alive=True)
     assert fail(pool, SILENT, alive=True) == "down"

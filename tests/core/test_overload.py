@@ -104,6 +104,22 @@ def test_where_nothing_comes_back_the_keeper_refuses(stub_pool: MakePool) -> Non
     expect_full_capacity(pool)
 
 
+def test_it_is_the_head_of_the_queue_that_tells_whether_it_stands(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=1, background=False, **SOON)
+    admission = inside.admission(pool)
+    assert admission is not None
+    now = time.monotonic()
+    with lent(pool, 1):
+        inside.put(inside.peek(admission, "codel"), shortest=1.0, ends=now)
+        first = inside.Waiter(now - 10.0)
+        inside.waiters(pool).extend((first, inside.Waiter(now)))
+        inside.upkeep(admission, now)
+        inside.waiters(pool).append(inside.Waiter(now + 9.0))  # who comes last changes nothing
+        inside.upkeep(admission, now + 10.0)
+        assert first.withdraw() is not inside.GONE, "refused"
+        inside.waiters(pool).clear()
+
+
 def test_the_error_says_what_happened_and_when_to_come_back(stub_pool: MakePool) -> None:
     pool = stub_pool(max_size=1, name="shop", **SOON)
     with lent(pool, 1):

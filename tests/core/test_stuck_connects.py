@@ -178,6 +178,7 @@ def test_those_of_an_old_trouble_do_not_put_off_what_a_new_one_needs(stub_pool: 
     pool = stub_pool()
     inside.outage(pool).fresh_since = 5000.0
     assert inside.next_try(pool, begun(0.0, 10.0, 1000.0)) < 5000.0
+    assert inside.next_try(pool, begun(5000.0, 5008.0)) == 5012.0, "begun just then"
     assert inside.next_try(pool, begun(0.0, 10.0, 1000.0, 9000.0, 9008.0)) == 9012.0
     many = begun(*(10.0 * n for n in range(16)))
     assert inside.next_try(pool, many) == 225.0, "but there is an end to that"

@@ -115,7 +115,8 @@ def test_the_limit_is_that_of_a_loan_not_of_a_connection(
     limit = inside.use_limit(pool)
     assert limit is not None
     now = time.monotonic()
-    inside.upkeep(limit, now + 9.0)
+    since = inside.entry_of(pool, conn).since
+    assert inside.upkeep(limit, now + 9.0) == since + 10.0, "not sooner"
     assert cancelled == []
     pool.putconn(conn)
     conn = pool.getconn()

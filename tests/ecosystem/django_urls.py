@@ -29,6 +29,11 @@ def driver(request: HttpRequest) -> HttpResponse:
     return HttpResponse(driver_of(connection.connection).name)
 
 
+def proxied(request: HttpRequest) -> HttpResponse:
+    connection.ensure_connection()
+    return HttpResponse(str(hasattr(connection.connection, "__wrapped__")))
+
+
 def echo(request: HttpRequest, n: int) -> HttpResponse:
     return HttpResponse(str(one("SELECT %s::int FROM pg_sleep(0.002)", n)))
 
@@ -62,6 +67,7 @@ def broken(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("up", up),
+    path("proxied", proxied),
     path("driver", driver),
     path("echo/<int:n>", echo),
     path("rows/<int:n>", add),

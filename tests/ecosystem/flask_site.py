@@ -35,6 +35,11 @@ def create_app(url: str | None = None, **options: Any) -> Flask:
         with db.pools["default"].connection() as conn:
             return driver_of(conn).name
 
+    @app.get("/proxied")
+    def proxied() -> str:
+        with db.pools["default"].connection() as conn:
+            return str(hasattr(conn, "__wrapped__"))
+
     @app.get("/echo/<int:n>")
     def echo(n: int) -> str:
         return str(one("SELECT %s::int FROM pg_sleep(0.002)", n))

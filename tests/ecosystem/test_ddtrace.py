@@ -30,6 +30,7 @@ def test_a_site_under_ddtrace_run_with_dbm_comments_keeps_every_promise(
         *command, "--bind=127.0.0.1:{port}", f"tests.ecosystem.{framework}_site:app",
         url=field.address(framework), log=tmp_path / "log", framework=framework, **QUIET,
     ) as (address, _):  # fmt: skip
+        assert by_http(address)("GET", "/proxied") == (200, "True"), "no tracer is at work"
         hold(by_http(address), field)
         answers_are_its_own(by_http(address), 100, 4)
 
@@ -38,4 +39,4 @@ def test_a_plain_pool_of_a_patched_driver_commits_rolls_back_and_cleans(field: D
     from ddtrace import patch
 
     patch(psycopg=True)
-    a_plain_pool_commits_and_cleans(field)
+    a_plain_pool_commits_and_cleans(field, proxied=True)

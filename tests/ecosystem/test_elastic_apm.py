@@ -19,7 +19,7 @@ def _instrumented() -> None:
 
 
 def test_a_plain_pool_commits_rolls_back_and_cleans(field: Database) -> None:
-    a_plain_pool_commits_and_cleans(field)
+    a_plain_pool_commits_and_cleans(field, proxied=True)
 
 
 def test_a_flask_site_keeps_every_promise(field: Database) -> None:

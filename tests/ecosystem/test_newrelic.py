@@ -31,5 +31,6 @@ def test_a_site_under_newrelic_admin_keeps_every_promise(
         url=field.address(framework), log=tmp_path / "log", framework=framework,
         NEW_RELIC_CONFIG_FILE=str(tmp_path / "newrelic.ini"),
     ) as (address, _):  # fmt: skip
+        assert by_http(address)("GET", "/proxied") == (200, "True"), "no tracer is at work"
         hold(by_http(address), field)
         answers_are_its_own(by_http(address), 100, 4)

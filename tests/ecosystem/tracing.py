@@ -15,10 +15,14 @@ __all__ = [
 ]
 
 
-def a_plain_pool_commits_and_cleans(field: Database) -> None:
-    """Check the pool alone: a commit, a rollback, a cleaning, and one connection for all of it."""
+def a_plain_pool_commits_and_cleans(field: Database, *, proxied: bool = False) -> None:
+    """Check the pool alone: a commit, a rollback, a cleaning, and one connection for all of it.
+
+    Arguments: `proxied`, whether the tracer hands out proxies: else it is not at work.
+    """
     with ConnectionPool(field.url, max_size=1, reset="discard") as pool:
         with pool.connection() as conn:
+            assert hasattr(conn, "__wrapped__") is proxied
             conn.cursor().execute("INSERT INTO field_row VALUES (3)")
         try:
             with pool.connection() as conn:

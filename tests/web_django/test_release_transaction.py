@@ -86,6 +86,9 @@ def test_a_cursor_goes_on_with_another_connection(project: Project) -> None:
 
     cursor = connection.cursor()
     cursor.execute("SELECT generate_series(1, 3)")
+    one = cursor.cursor
+    cursor.execute("SELECT generate_series(1, 3)")
+    assert cursor.cursor is one, "while it has its connection it is the same"
     assert cursor.fetchmany(2) == [(1,), (2,)]
     assert _held() == 1  # a row is unread
     assert cursor.fetchall() == [(3,)]

@@ -256,6 +256,14 @@ def test_a_failed_init_app_leaves_the_app_as_it_was(database: Database) -> None:
             r"DBPOOL_DATABASES\['replica'\]: unknown pool option 'timeuot': did you mean 'timeout'",
         ),
         (
+            {
+                "DBPOOL_URL": NOWHERE,
+                "DBPOOL_DATABASES": {"replica": {"url": NOWHERE, "timeuot": 1}},
+            },
+            TypeError,
+            r"DBPOOL_DATABASES\['replica'\]: unknown pool option 'timeuot'",
+        ),
+        (
             {"DBPOOL_URL": NOWHERE, "DBPOOL_DATABASES": {"default": NOWHERE}},
             ValueError,
             "both name the default database",
@@ -264,6 +272,11 @@ def test_a_failed_init_app_leaves_the_app_as_it_was(database: Database) -> None:
         ({"DBPOOL_URL": "postgresql://app:sesame@db:sesame/shop"}, ValueError, "not a valid"),
         (
             {"DBPOOL_URL": NOWHERE, "DBPOOL_HEALTH_TTL": 0},
+            ValueError,
+            "DBPOOL_HEALTH_TTL: ttl=0 is",
+        ),
+        (
+            {"DBPOOL_URL": NOWHERE, "DBPOOL_HEALTH_TTL": 0, "DBPOOL_HEALTH_DEADLINE": 0.5},
             ValueError,
             "DBPOOL_HEALTH_TTL: ttl=0 is",
         ),
