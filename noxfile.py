@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
 
+from testproject.postgres import TEMPLATE, PostgresUnavailable, Template
 from tests.interpreters import VERSIONS, find, folders
 
 nox.needs_version = ">=2024.10"
@@ -40,16 +42,20 @@ def pytest(session: nox.Session, *arguments: str, **environ: str) -> None:
     """Run pytest, and give it the time to stop its servers when it is interrupted.
 
     With the bytecode written, and before workers start: hundreds of programs of the tests read it.
+    With a cluster to copy, for the hundred servers of the tests.
     """
     environ["PYTHONDONTWRITEBYTECODE"] = ""
     command = (_python(session), "-m", "pytest")
     if "-n" in arguments:
         alone = [*arguments[len(BESIDE) :], "--collect-only", "-qq"]
         session.run(*command, *alone, env=environ, external=True, silent=True, log=False)
-    session.run(
-        *command, *arguments,
-        env=environ, external=True, interrupt_timeout=30.0, terminate_timeout=10.0,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        with suppress(PostgresUnavailable):  # of this Python: the session's may have one
+            environ[TEMPLATE] = stack.enter_context(Template())
+        session.run(
+            *command, *arguments,
+            env=environ, external=True, interrupt_timeout=30.0, terminate_timeout=10.0,
+        )  # fmt: skip
 
 
 def _python(session: nox.Session) -> str:

@@ -22,12 +22,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from testproject._postgres_address import as_dsn, as_url, may_log_in
-from testproject._postgres_cluster import Cluster
+from testproject._postgres_cluster import TEMPLATE, Cluster, Template
 from testproject._postgres_guard import Process, processes, send
 from testproject._postgres_port import claim_port
 from testproject._postgres_programs import PostgresUnavailable, find_programs
 
-__all__ = ["PostgresServer", "PostgresUnavailable", "claim_port"]
+__all__ = ["TEMPLATE", "PostgresServer", "PostgresUnavailable", "Template", "claim_port"]
 
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -53,16 +53,16 @@ class PostgresServer:
         programs: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.password = secrets.token_hex(16) if password is None else password
         self.ssl = ssl
         self._cluster = Cluster(
             settings=conf or {},
-            password=self.password,
+            password=secrets.token_hex(16) if password is None else password,
             by_chance=password is None,
             ssl=ssl,
             programs=programs,
             environ=environ,
         )
+        self.password = self._cluster.password
         self.port, self._claim = claim_port()
         self._postmaster: subprocess.Popen[bytes] | None = None
         self._frozen: list[int] = []

@@ -21,7 +21,7 @@ import pytest
 
 from testproject import _postgres_guard as guard
 from testproject import _postgres_programs as programs
-from testproject.postgres import PostgresServer, PostgresUnavailable, claim_port
+from testproject.postgres import TEMPLATE, PostgresServer, PostgresUnavailable, Template, claim_port
 from tests.conftest import SCRAM_PASSWORD
 from tests.support.servers import GivenPostgres, count_sessions
 from tests.support.waiting import wait_until
@@ -168,6 +168,39 @@ def test_a_wheel_in_a_private_folder_is_copied_for_the_servers_account(tmp_path:
 
 
 # Gone afterwards
+
+
+def test_servers_are_copied_from_a_template_and_differ_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Template() as template:
+        monkeypatch.setenv(TEMPLATE, template)
+        with PostgresServer() as one, PostgresServer() as other:
+            one.sql("CREATE TABLE mine (i int)")
+            assert one.password == other.password != ""
+            assert other.sql("SELECT to_regclass('mine') IS NULL") == "t"
+            with PostgresServer(password="given") as third:
+                assert third.password == "given"
+                assert asked(third.dsn()) == 1
+            assert asked(other.dsn()) == 1
+    assert not Path(template).exists()
+
+
+@pytest.mark.parametrize("change", ["another version", "gone"])
+def test_a_template_that_does_not_fit_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    with Template() as template:
+        made = Path(template, "made")
+        _, password = made.read_text().split("\0")
+        if change == "gone":
+            made.unlink()
+        else:
+            made.write_text(f"postgres (PostgreSQL) 9.6\n\0{password}")
+        monkeypatch.setenv(TEMPLATE, template)
+        with PostgresServer() as server:
+            assert server.password != password
+            assert asked(server.dsn()) == 1
 
 
 @pytest.mark.parametrize(
