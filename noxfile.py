@@ -28,7 +28,7 @@ nox.options.sessions = ["tests", "psycopg"]
 PROJECT = Path(__file__).with_name("pyproject.toml")
 # Most tests wait most of their time, so there are more of them at once than cores. A file's tests
 # stay together: they share its server.
-WORKERS = min(3 * (os.cpu_count() or 1), 16)
+WORKERS = min(4 * (os.cpu_count() or 1), 16)
 BESIDE = (
     *("-p", "xdist", "-n", str(WORKERS)),
     *("--dist", "loadfile", "--no-loadscope-reorder"),  # in the order of tests/conftest.py

@@ -36,6 +36,9 @@ def run(script: str, *arguments: str) -> str:
     return ended.stdout
 
 
+pytestmark = pytest.mark.exhaustive  # no promise of a pool's, and half a minute
+
+
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     file = tmp_path_factory.mktemp("figures") / "figures.json"

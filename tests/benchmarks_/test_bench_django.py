@@ -40,6 +40,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
     return ended.stdout, json.loads(file.read_text())
 
 
+@pytest.mark.exhaustive
 def test_every_variant_is_measured_or_said_to_be_missing(printed: tuple[str, Any]) -> None:
     tables = printed[1]["tables"]
     assert [table["key"] for table in tables] == ["requests", "checkouts", "crowd"]
@@ -53,6 +54,7 @@ def test_every_variant_is_measured_or_said_to_be_missing(printed: tuple[str, Any
             assert f"\n  {name} " in printed[0]
 
 
+@pytest.mark.exhaustive
 def test_every_goal_is_judged_where_there_is_something_to_compare(
     printed: tuple[str, Any],
 ) -> None:

@@ -7,11 +7,14 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from benchmarks._flask_apps import APPS, PACKAGES
 from benchmarks.bench_flask import BEGIN, END
 from tests.benchmarks_.test_bench_core import run
 
 
+@pytest.mark.exhaustive
 def test_every_app_is_measured_or_said_to_be_missing(tmp_path: Path) -> None:
     file, page = tmp_path / "figures.json", tmp_path / "page.md"
     page.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")

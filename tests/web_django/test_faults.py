@@ -37,6 +37,7 @@ def test_the_same_cases_see_the_faults_of_a_persistent_connection(
     assert "crashes" not in said
 
 
+@pytest.mark.exhaustive
 def test_the_table_marks_what_is_a_fault() -> None:
     command = [sys.executable, str(SCRIPT), "--rows", "raw_begin", "--columns", OURS, "persistent"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)

@@ -19,7 +19,12 @@ GEVENT = ("--worker-class", "gevent")
 # The app is loaded before, so that to boot takes a worker no time that counts.
 KILLED_WHEN_STUCK = ("--preload", "--timeout", "2")
 every_worker = pytest.mark.parametrize(
-    "worker", [SYNC, GTHREAD, GEVENT], ids=["sync", "gthread", "gevent"]
+    "worker",
+    [
+        pytest.param(SYNC, id="sync", marks=pytest.mark.exhaustive),  # one request at a time
+        pytest.param(GTHREAD, id="gthread"),
+        pytest.param(GEVENT, id="gevent"),
+    ],
 )
 
 
