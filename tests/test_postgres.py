@@ -449,13 +449,16 @@ def test_scram_lets_in_the_password_and_nothing_else(scram_postgres: PostgresSer
             asked(scram_postgres.dsn(password=wrong))
 
 
-def test_nobody_gets_in_over_tcp_without_the_random_password(postgres: PostgresServer) -> None:
+def test_nobody_gets_in_over_tcp_without_the_random_password(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever has an account on the machine can reach the port, and a superuser runs programs."""
     if isinstance(postgres, GivenPostgres):
         pytest.skip("the server is somebody else's")
     for wrong in ({"password": ""}, {"password": "postgres"}, {"user": "nobody"}):
         with pytest.raises(psycopg2.OperationalError, match="password"):
             asked(postgres.dsn(**wrong))
+    monkeypatch.delenv(TEMPLATE, raising=False)  # the copies of one template share its password
     with PostgresServer() as another:
         assert another.password != postgres.password
         another.sql(f"CREATE ROLE visitor {another.login()}")
