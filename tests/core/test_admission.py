@@ -173,3 +173,11 @@ def overloaded() -> inside.CoDel:
     for now in (2.0, 3.0, 4.0):
         assert not ours.refuses(1.0, now, others=50)
     return ours
+
+
+def test_a_queue_whose_waits_are_short_refuses_nobody_by_the_timer() -> None:
+    codel = inside.CoDel(target=1.0, interval=10.0, now=0.0)
+    assert not codel.tick(0.0, 5.0)
+    assert not codel.tick(0.0, 10.0), "nobody has been seen to wait for longer than the target"
+    assert codel.tick(0.0, 20.0)
+    assert [codel.too_long(waited) for waited in (1.0, 2.0, 2.1)] == [False, False, True]

@@ -450,6 +450,15 @@ def test_the_next_look_is_due_when_there_is_something_to_see(stub_pool: MakePool
     use(pool)
     now = time.monotonic()
     assert inside.next_upkeep(pool, now) == now + 10.0
+    fresh = stub_pool(min_size=1, open=False, background=False)
+    assert inside.next_upkeep(fresh, now) == now + 0.5, "its minimum is missing"
+
+
+def test_a_successor_is_wanted_a_second_before_or_a_tenth_of_a_short_life(
+    stub_pool: MakePool,
+) -> None:
+    assert inside.replace_before(stub_pool(max_lifetime=3600.0)) == 1.0
+    assert inside.replace_before(stub_pool(max_lifetime=5.0)) == 0.5
 
 
 def test_a_quiet_pool_is_looked_at_now_and_then(

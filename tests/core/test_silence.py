@@ -90,6 +90,8 @@ def test_one_packet_tells_what_a_host_does_with_a_connect() -> None:
         assert inside.met([lost, here], PATIENCE) == "accepted", "the best of them counts"
     assert inside.met([here], PATIENCE) == "refused"
     assert inside.met([lost, here], PATIENCE) == "refused"
+    with full_listener() as port:
+        assert inside.met([here, ("127.0.0.1", port)], 0.2) == "refused", "it waits for no other"
     assert inside.met([lost], PATIENCE) == "no name"
     assert inside.met([("x" * 70, port)], PATIENCE) == "no name"
     assert inside.met([], PATIENCE) == "accepted", "let the connect find out"

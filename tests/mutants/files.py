@@ -30,7 +30,7 @@ _TESTS: dict[str, tuple[str, str]] = {
     "dbpool/_connect/close_returns.py": (_DRIVERS, "close_returns"),
     "dbpool/_connect/connector.py": (
         _CORE,
-        "stuck_connects growth outage check_of_new_ones callbacks",
+        "stuck_connects growth outage check_of_new_ones callbacks stats silence",
     ),
     "dbpool/_runtime/deadline.py": (_CORE, "deadline_of_a_request deadlines"),
     "dbpool/_explained.py": (_DRIVERS, "misconfigured tests/web_flask/test_commands.py"),

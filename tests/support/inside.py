@@ -251,6 +251,10 @@ def wanted(pool: ConnectionPool, now: float) -> bool:
     return pool._growth.wanted(now)
 
 
+def replace_before(pool: ConnectionPool) -> float:
+    return pool._growth.replace_before()
+
+
 def reclaim(pool: ConnectionPool) -> None:
     pool._growth.reclaim()
 

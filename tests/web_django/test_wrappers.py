@@ -194,3 +194,32 @@ def test_threads_that_outnumber_the_connections_wait_their_turn(site: Site) -> N
         thread.join()
     assert statuses == [200] * 120
     assert _free()
+
+
+@pytest.mark.project(tables=False)
+def test_cursors_that_are_dropped_are_not_remembered_for_ever() -> None:
+    from django.db import connection
+
+    for _ in range(500):
+        connection.cursor().execute("SELECT 1")
+    assert len(connection._dbpool_loan.cursors) <= 101
+    connection.close()
+
+
+@pytest.mark.project(tables=False)
+def test_one_that_somebody_has_put_in_the_place_of_ours_is_closed_with_the_wrapper() -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    other = connection.pool.getconn()
+    connection.pool.putconn(other)  # not lent: the pool does not take it
+    ours, connection.connection = connection.connection, other
+    connection.close()
+    assert other.closed
+    assert connection.connection is None
+    del ours  # dropped, and so its slot is free
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+    inside.audit(connection.pool)

@@ -197,6 +197,28 @@ def test_a_stream_that_is_kept_open_may_take_its_connection_itself(site: Site) -
     assert site.lent() == 0
 
 
+def test_a_stream_that_is_kept_open_keeps_its_connection_however_many_want_one(
+    make_site: MakeSite,
+) -> None:
+    site = make_site(DBPOOL_OPTIONS={"max_size": 1})
+
+    @site.app.post("/")
+    def view() -> Any:
+        site.write("kept")
+        return Response(site.db.keep_open(iter(["first ", "second"])))
+
+    environ = site.app.test_request_context("/", method="POST").request.environ
+    body: Any = site.app.wsgi_app(environ, lambda *args: lambda data: None)
+    chunks = iter(body)
+    assert next(chunks) == b"first "
+    with pytest.raises(PoolTimeout):
+        site.pool.getconn(timeout=1.0)
+    assert list(chunks) == [b"second"]
+    body.close()
+    assert site.database.notes() == ["kept"]
+    assert site.lent() == 0
+
+
 @pytest.mark.parametrize("end", ["error", "gone", "unread"])
 def test_a_stream_that_is_kept_open_and_breaks_off_is_rolled_back(site: Site, end: str) -> None:
     closed = []
