@@ -173,7 +173,7 @@ def test_settings_of_the_frameworks_become_arguments() -> None:
     )
     assert (check.prefix, check.limits.deadline, check.warn_status) == (None, 2, 429)
     with pytest.raises(ValueError, match=r"^DBPOOL_HEALTH_TTL: ttl=0 is not possible"):
-        HealthCheck.configured(dict, {"DBPOOL_HEALTH_DEADLINE": 2, "DBPOOL_HEALTH_TTL": 0})
+        HealthCheck.configured(dict, {"DBPOOL_HEALTH_WARN_STATUS": 429, "DBPOOL_HEALTH_TTL": 0})
     with pytest.raises(ValueError, match="did you mean 'DBPOOL_HEALTH_DEADLINE'"):
         HealthCheck.configured(dict, {"DBPOOL_HEALTH_DEADLIN": 1})
 

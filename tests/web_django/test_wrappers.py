@@ -200,10 +200,23 @@ def test_threads_that_outnumber_the_connections_wait_their_turn(site: Site) -> N
 def test_cursors_that_are_dropped_are_not_remembered_for_ever() -> None:
     from django.db import connection
 
+    held = [connection.cursor() for _ in range(150)]
+    del held
     for _ in range(500):
         connection.cursor().execute("SELECT 1")
     assert len(connection._dbpool_loan.cursors) <= 101
     connection.close()
+
+
+@pytest.mark.project(tables=False)
+def test_the_drivers_options_are_all_but_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.db import connection
+
+    options = {**connection.settings_dict["OPTIONS"], "sslmode": "prefer", "connect_timeout": 7}
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    given = connection.get_connection_params()
+    assert (given["sslmode"], given["connect_timeout"]) == ("prefer", 7)
+    assert "pool" not in given
 
 
 @pytest.mark.project(tables=False)
