@@ -483,3 +483,10 @@ def test_an_interrupted_request_is_counted(stub_pool: MakePool, stub: StubDriver
     stats = pool.get_stats()
     assert (stats["requests_num"], stats["requests_errors"], stats["timeouts"]) == (2, 1, 0)
     assert stats["requests_queued"] == 2
+
+
+def test_a_connect_takes_no_longer_than_its_caller_waited(stub_pool: MakePool) -> None:
+    began = time.monotonic()
+    pool = stub_pool(max_size=1, background=False)
+    use(pool)
+    assert 0.0 < pool.get_stats()["create_time"]["sum"] <= time.monotonic() - began

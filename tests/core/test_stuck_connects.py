@@ -174,6 +174,12 @@ def test_further_ones_are_tried_ever_less_often(stub_pool: MakePool) -> None:
     assert len(hanging) <= 27
 
 
+def test_two_that_hang_are_replaced_at_once_and_no_third(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=10, max_connecting=2)
+    one_more = [inside.may_join(pool, hanging, timely=1) for hanging in (1, 2, 3)]
+    assert one_more == [True, True, False]
+
+
 def test_those_of_an_old_trouble_do_not_put_off_what_a_new_one_needs(stub_pool: MakePool) -> None:
     pool = stub_pool()
     inside.outage(pool).fresh_since = 5000.0

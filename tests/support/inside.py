@@ -251,6 +251,12 @@ def wanted(pool: ConnectionPool, now: float) -> bool:
     return pool._growth.wanted(now)
 
 
+def may_join(pool: ConnectionPool, hanging: int, timely: int) -> bool:
+    """Return whether one more connect may be under way beside so many that have just begun."""
+    attempts = [Attempt(0.0, 0.0) for _ in range(hanging + timely)]
+    return _stuck.may_join(pool._store, pool._outage, attempts, timely, pool.max_size, 0.0)
+
+
 def replace_before(pool: ConnectionPool) -> float:
     return pool._growth.replace_before()
 
