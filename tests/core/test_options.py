@@ -282,3 +282,10 @@ def test_a_method_refuses_seconds_that_are_none_and_does_nothing(
 def test_the_longest_that_is_allowed_is_what_a_server_takes(option: str, pg_pool: MakePool) -> None:
     with pg_pool(**{option: 2_147_483}).connection():
         pass
+
+
+def test_methods_may_wait_for_ever(stub_pool: MakePool) -> None:
+    pool = stub_pool(min_size=1)
+    pool.wait(math.inf)
+    pool.close(math.inf)
+    assert pool.closed

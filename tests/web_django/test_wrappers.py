@@ -212,7 +212,7 @@ def test_cursors_that_are_dropped_are_not_remembered_for_ever() -> None:
 def test_the_drivers_options_are_all_but_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     from django.db import connection
 
-    options = {**connection.settings_dict["OPTIONS"], "sslmode": "prefer", "connect_timeout": 7}
+    options = {"pool": {"max_size": 2}, "sslmode": "prefer", "connect_timeout": 7}
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
     given = connection.get_connection_params()
     assert (given["sslmode"], given["connect_timeout"]) == ("prefer", 7)
