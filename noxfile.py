@@ -141,7 +141,8 @@ PSYCOPG = (
 PSYCOPG_QUICK = (
     "-k", "not psycopg2 and not sqlite",  # the tests of the drivers' contract run for each of them
     "tests/drivers",
-    "tests/core/test_fork.py",
+    "tests/core/test_fork.py::test_many_children_in_turn",
+    "tests/core/test_fork.py::test_many_children_at_once",
     "tests/web_flask/test_drivers.py", "tests/web_flask/test_commit.py",
     "tests/web_django/test_switching.py", "tests/web_django/test_transactions.py",
     "tests/web_django/test_session_state.py",

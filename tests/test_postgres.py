@@ -141,6 +141,7 @@ def test_starts_as_an_ordinary_user() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as somebody else")
+@pytest.mark.exhaustive
 def test_a_wheel_in_a_private_folder_is_copied_for_the_servers_account(tmp_path: Path) -> None:
     try:
         found = programs.find_programs("wheel")
@@ -187,6 +188,7 @@ def test_servers_are_copied_from_a_template_and_differ_from_then_on(
 
 
 @pytest.mark.parametrize("change", ["another version", "gone"])
+@pytest.mark.exhaustive
 def test_a_template_that_does_not_fit_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -245,6 +247,7 @@ def test_a_killed_runner_leaves_no_server_and_no_directory(then: str) -> None:
         runner.stdout.close()
 
 
+@pytest.mark.exhaustive
 def test_a_forked_child_that_exits_leaves_the_server_alone() -> None:
     with PostgresServer() as server:
         child = os.fork()
@@ -255,6 +258,7 @@ def test_a_forked_child_that_exits_leaves_the_server_alone() -> None:
         assert asked(server.dsn()) == 1
 
 
+@pytest.mark.exhaustive
 def test_a_server_goes_even_while_clients_and_transactions_are_open() -> None:
     with PostgresServer() as server, closing(psycopg2.connect(server.dsn())) as connection:
         connection.cursor().execute("CREATE TABLE t (n int)")
@@ -303,6 +307,7 @@ def test_kill9_refuses_new_clients_until_started_again(breakable_postgres: Postg
 
 
 @pytest.mark.outage
+@pytest.mark.exhaustive
 def test_what_was_committed_survives_kill9_under_load(breakable_postgres: PostgresServer) -> None:
     server = breakable_postgres
     server.sql("CREATE TABLE counted (n int)")
@@ -328,6 +333,7 @@ def test_what_was_committed_survives_kill9_under_load(breakable_postgres: Postgr
 
 
 @pytest.mark.outage
+@pytest.mark.exhaustive
 def test_a_server_starts_again_though_a_session_was_too_busy_to_see_it_killed(
     breakable_postgres: PostgresServer,
 ) -> None:
@@ -371,6 +377,7 @@ def test_frozen_nobody_answers_and_thawed_everybody_does(
 
 
 @pytest.mark.outage
+@pytest.mark.exhaustive
 def test_with_the_postmaster_frozen_alone_open_sessions_go_on(
     breakable_postgres: PostgresServer,
 ) -> None:
@@ -401,6 +408,7 @@ def test_a_test_finds_the_server_running_whatever_the_one_before_did(
     assert asked(server.dsn()) == 1
 
 
+@pytest.mark.exhaustive
 def test_reload_reads_changed_settings(own_postgres: PostgresServer) -> None:
     own_postgres.ensure_running()
     own_postgres.sql("ALTER SYSTEM SET work_mem = '5MB'")
@@ -416,6 +424,7 @@ def test_the_children_are_told_by_their_titles(own_postgres: PostgresServer) -> 
         assert titles[pid].startswith("postgres: postgres postgres 127.0.0.1")
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_cannot_start_shows_its_log_and_goes() -> None:
     server = PostgresServer(conf={"max_connections": "nonsense"})
     with pytest.raises(RuntimeError, match='"max_connections"'), server:
@@ -466,6 +475,7 @@ def test_nobody_gets_in_over_tcp_without_the_random_password(
         assert asked(another.dsn(unix=True, user="visitor"), "SELECT current_user") == "visitor"
 
 
+@pytest.mark.exhaustive
 def test_who_becomes_the_servers_account_cannot_lay_links_for_root() -> None:
     account = programs.account_to_run_as()
     if account is None:
@@ -491,6 +501,7 @@ def test_who_becomes_the_servers_account_cannot_lay_links_for_root() -> None:
     ("name", "write"),
     [("server.log", PostgresServer.start), ("access.conf", lambda one: one.allow("192.0.2.0/24"))],
 )
+@pytest.mark.exhaustive
 def test_a_link_where_a_file_of_the_server_should_be_is_not_followed(
     name: str, write: Callable[[PostgresServer], object], tmp_path: Path
 ) -> None:
@@ -519,6 +530,7 @@ def test_tls_with_a_certificate_that_verifies() -> None:
             assert asked(address, encrypted) is True
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_is_stopped_keeps_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the test runs beside this one, too: several go at once, each with dozens of servers."""
     first, claim = claim_port()
@@ -541,6 +553,7 @@ def test_sessions_are_counted_by_application_name(own_postgres: PostgresServer) 
             assert count_sessions(own_postgres, "counted:1") == 1
 
 
+@pytest.mark.exhaustive
 def test_the_environments_own_settings_do_not_reach_the_server(
     monkeypatch: pytest.MonkeyPatch, own_postgres: PostgresServer
 ) -> None:

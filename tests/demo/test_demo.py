@@ -120,6 +120,7 @@ def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
         wait_until(lambda: not demo.left(), 60.0, lambda: f"nothing runs: {demo.left()}")
 
 
+@pytest.mark.exhaustive
 def test_a_demo_that_is_kept_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     with running_demo(tmp_path / "output", "--seconds", "1", "--keep") as demo:
         demo.wait_for("stay open until Ctrl-C")

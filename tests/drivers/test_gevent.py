@@ -48,7 +48,7 @@ def run(function: str, driver: str, order: str, server: Postgres) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("order", [pytest.param("before", marks=pytest.mark.exhaustive), "after"])
 @pytest.mark.parametrize(
     "function",
     [

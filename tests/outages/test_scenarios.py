@@ -34,7 +34,7 @@ QUICK = {
 }
 
 
-TELLING = ("stop immediate", "demotion")  # a crash, and a server that no longer is the primary
+TELLING = ("stop immediate",)
 
 
 @pytest.mark.outage

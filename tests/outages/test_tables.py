@@ -86,6 +86,7 @@ def test_a_run_that_proves_nothing_meets_no_mark_and_says_why() -> None:
     assert missed == 2
 
 
+@pytest.mark.exhaustive
 def test_every_pool_must_have_had_connections_that_a_restart_made_stale(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
