@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from . import _values
 from ._shown import shown
-from ._unknown import nearest, unknown
+from ._unknown import ELSEWHERE, nearest, unknown
 from ._values import is_number, seconds
 
 if TYPE_CHECKING:
     from .pool import ConnectionPool
 
 __all__ = [
+    "ELSEWHERE",
     "OPTIONS",
     "Option",
     "PoolOptions",

@@ -21,6 +21,7 @@ from ._lend.acquire import Lender
 from ._lend.give_back import Returns
 from ._lend.loan import Lease, ReturningLease
 from ._lend.refusal import Refusals
+from ._lend.transaction import Transactions
 from ._lend.waiting import Waiting
 from ._runtime import forks
 from ._runtime.clock import monotonic
@@ -198,7 +199,9 @@ class ConnectionPool(_Typed[Conn]):
         self._sweep = sweep = Sweep(growth, replies)
         self._inspector = Inspector(sweep, self._cleaner, failures)
         self._lifecycle = Lifecycle(self._inspector)
-        self._waiting = Waiting(growth, Refusals(queue, outage, settings))
+        refusals = Refusals(queue, outage, settings)
+        self._waiting = Waiting(growth, refusals)
+        self._transactions = Transactions(self._cleaner, refusals)
         self._lender = Lender(self._inspector, self._waiting)
         self._returns = Returns(sweep, self._cleaner)
 
@@ -564,7 +567,8 @@ class ConnectionPool(_Typed[Conn]):
     def _at_exit(self) -> None:
         self._lifecycle.at_exit()
 
-    def _error(self, error: type[_E]) -> type[_E]:
+    def error(self, error: type[_E]) -> type[_E]:
+        """Return that class of errors as one which is also the driver's OperationalError."""
         return for_driver(error, self._driver.OperationalError)
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends import utils
 from django.db.backends.postgresql import base
 
-from dbpool._runtime.process import start_anew, unforked
-from dbpool.drivers._watched import is_watched, statement_of
+from dbpool.adapters import is_watched, start_anew, statement_of, unforked
 
 if TYPE_CHECKING:
     from ._loan import Loan

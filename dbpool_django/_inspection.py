@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbpool import options
-from dbpool._runtime import sockets as _socket
-from dbpool._runtime.clock import monotonic
+from dbpool.adapters import looks_alive, monotonic
 
 from . import _environment, _settings
 
@@ -107,8 +106,7 @@ def looks_work(wrapper: Any) -> bool:
     """Return whether a dead connection can be told from a live one without a round trip."""
     wrapper.ensure_connection()
     try:
-        fd = wrapper._dbpool_supplier().opener.fileno(wrapper.connection)
-        return fd is not None and _socket.look(_socket.poller(fd)) == _socket.ALIVE
+        return looks_alive(wrapper._dbpool_supplier().opener, wrapper.connection)
     finally:
         wrapper.close()
 

@@ -17,7 +17,7 @@ from django.db.backends import utils
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
-from dbpool._runtime.process import start_anew, unforked
+from dbpool.adapters import start_anew, unforked
 
 __all__ = ["LeanWrapper", "connects_by_djangos", "unguarded"]
 

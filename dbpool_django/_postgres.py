@@ -10,9 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
 
 from dbpool import ConnectionPool, drivers
-from dbpool._shown import shown
-from dbpool.drivers import _conninfo
-from dbpool.drivers._watched import Watched
+from dbpool.adapters import Watched, not_possible, shown
 
 from . import _settings
 from ._cursors import (
@@ -156,7 +154,7 @@ def _check_parameters(params: Mapping[str, Any], alias: str) -> None:
     Raises ImproperlyConfigured for an unknown option or an impossible port, quoting no value.
     """
     given = {name: value for name, value in params.items() if name not in _FOR_THE_DRIVER}
-    if wrong := _conninfo.not_possible(given):
+    if wrong := not_possible(given):
         key = f'["{_SETTINGS[wrong]}"]' if wrong in _SETTINGS else f'["OPTIONS"]["{wrong}"]'
         raise ImproperlyConfigured(
             f"DATABASES[{alias!r}]{key} is not possible (it is not shown here, since it may hold a "

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from dbpool._upkeep.session import SessionWatch
+from dbpool.adapters import SessionWatch
 from dbpool.drivers.base import Driver
 
 from ._opener import Opener

@@ -10,8 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from dbpool import options
-from dbpool._shown import is_word, shown
-from dbpool._unknown import ELSEWHERE
+from dbpool.adapters import is_word, shown
 
 __all__ = [
     "DEFAULTS",
@@ -46,7 +45,7 @@ _DJANGOS = frozenset(
 
 # What psycopg_pool's options, and those of other pools, are here.
 _ELSEWHERE = {
-    **ELSEWHERE,
+    **options.ELSEWHERE,
     "conninfo": "NAME, USER, HOST and the like, beside OPTIONS",
     "kwargs": 'what stands in OPTIONS beside "pool"',
     "connection_class": "what get_new_connection() of a wrapper class of your own makes",

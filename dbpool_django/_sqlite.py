@@ -9,7 +9,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from dbpool import ConnectionPool, drivers
-from dbpool.drivers import _sqlite
+from dbpool.drivers.sqlite3 import end_cursors, tracking
 
 from . import _settings
 from ._loan import Supplier
@@ -25,7 +25,7 @@ class SqliteOpener(Opener):
     def _given(self, wrapper: BaseDatabaseWrapper) -> dict[str, Any]:
         # A class of connections that a pool can see dropped, and whose cursors it can end.
         given = super()._given(wrapper)
-        factory = _sqlite.tracking(given.get("factory", sqlite3.Connection))
+        factory = tracking(given.get("factory", sqlite3.Connection))
         return {**given, "factory": factory}
 
     def _adopt(self, conn: Any) -> None:
@@ -36,7 +36,7 @@ class SqliteOpener(Opener):
 
     def discard_session(self, conn: Any) -> None:
         """Forget all session state: the connection opens its database anew, as Django does."""
-        _sqlite.end_cursors(conn)
+        end_cursors(conn)
         conn.close()
 
         def reopen(*args: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from dbpool._runtime.process import start_anew, unforked
+from dbpool.adapters import start_anew, unforked
 from dbpool.drivers.base import IDLE
 
 if TYPE_CHECKING:

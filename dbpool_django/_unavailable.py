@@ -16,7 +16,7 @@ from django.template import TemplateDoesNotExist, loader
 from django.utils.log import log_response
 
 from dbpool import PoolError
-from dbpool.health.unavailable import UNAVAILABLE, retry_after
+from dbpool.adapters import UNAVAILABLE, retry_after
 
 from ._dispatch import Afterwards, GetResponse
 

@@ -16,9 +16,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from dbpool import ConnectionPool, PoolClosed
-from dbpool._runtime.clock import monotonic
-from dbpool._runtime.frames import forget_locals
-from dbpool._runtime.process import start_anew, unforked
+from dbpool.adapters import forget_locals, monotonic, start_anew, unforked
 
 from . import _requests, _settings, pools
 from ._closed import ClosedConnection
@@ -238,10 +236,10 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
             self.connection.cursor()  # raises, before psycopg has made half a server-side cursor
         cursor = unguarded(self.create_cursor)(name)
         if loan is not None:
-            if loan.cursors is None:
+            if loan.cursors is None:  # the ordinary case, without a call
                 loan.cursors = [ref(cursor)]
             else:
-                loan.add_cursor(cursor)
+                loan.track(cursor)
         return cursor
 
     @cached_property
@@ -284,9 +282,7 @@ class PooledWrapper(TransactionEnds, LeanWrapper):
         if self.in_atomic_block:  # until that ends, as Django has it
             self.connection = ClosedConnection(self._dbpool_closed_error())
         try:
-            loan.give_back(
-                conn, self.errors_occurred, always_open=not self.settings_dict["AUTOCOMMIT"]
-            )
+            loan.end(conn, self.errors_occurred, always_open=not self.settings_dict["AUTOCOMMIT"])
         except Exception as error:
             with self.wrap_database_errors:
                 if not isinstance(error, ValueError):

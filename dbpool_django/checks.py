@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from dbpool import options
-from dbpool._shown import shown
+from dbpool.adapters import shown
 
 from . import _engine_names, _environment, _inspection, _leftovers, _settings
 

@@ -19,7 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from dbpool._runtime import forks as _fork
+from dbpool.adapters import after_fork
 from dbpool.health import HealthCheck
 
 from ._dispatch import GetResponse, Middleware
@@ -118,7 +118,7 @@ def _start_in_child() -> None:
     _executor = None  # its threads are the parent's
 
 
-_fork.on_child(_start_in_child)
+after_fork(_start_in_child)
 
 
 def _pools() -> Mapping[str, ConnectionPool]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from dbpool import ConnectionPool
-from dbpool._runtime import forks as _fork
-from dbpool._runtime.process import start_anew, unforked
+from dbpool.adapters import after_fork, start_anew, unforked
 
 from . import _settings
 
@@ -93,4 +92,4 @@ def _start_in_child() -> None:
     _lock = threading.RLock()  # a thread that does not exist here may have held the old one
 
 
-_fork.on_child(_start_in_child)
+after_fork(_start_in_child)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext, RequestContext
 
     from dbpool import ConnectionPool
-    from dbpool._upkeep.session import SessionWatch
+    from dbpool.adapters import SessionWatch
 
     from ._isolation import Isolation
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import AppGroup
 
-from dbpool._explained import explained
-from dbpool._runtime.clock import monotonic
+from dbpool.adapters import explained, monotonic
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool

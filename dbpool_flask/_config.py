@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dbpool import ConnectionPool, drivers
-from dbpool._shown import any_of, shown
-from dbpool._upkeep.session import SessionWatch
+from dbpool.adapters import SessionWatch, any_of, shown
 from dbpool.health import SETTINGS
 from dbpool.options import OPTIONS, nearest, unknown
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from dbpool._runtime.frames import forget_locals
+from dbpool.adapters import close_with, forget_locals
 from dbpool.health import HealthCheck
 from dbpool.health.wsgi import HealthEndpoint
 
@@ -15,7 +15,6 @@ from . import _config
 from ._app import AppState
 from ._commands import commands
 from ._context import current_context, slot
-from ._farewell import close_with
 from ._isolation import Isolation
 from ._marks import Mark
 from ._modes import checked
@@ -86,7 +85,7 @@ class DBPool:
         health = HealthCheck.configured(state.pools, app.config)
         state.connect(app)
         app.cli.add_command(commands(state))
-        close_with(app, pools)
+        close_with(app, app.name, pools)
         if health.prefix is not None:
             app.wsgi_app = HealthEndpoint(app.wsgi_app, health)  # type: ignore[method-assign]
         self._apps[app] = app.extensions["dbpool"] = state

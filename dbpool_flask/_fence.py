@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from dbpool._lend.left_early import left_early
-from dbpool._runtime.process import start_anew, unforked
-from dbpool.drivers._watched import statement_of
+from dbpool.adapters import left_early, start_anew, statement_of, unforked
 from dbpool.drivers.base import bare
 
 from ._errors import released

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dbpool import PoolTimeout
-from dbpool._lend.loan import check, clean_session, roll_back
-from dbpool._runtime.clock import monotonic
+from dbpool.adapters import Loan, monotonic
 from dbpool.drivers.base import ACTIVE, IDLE, INTRANS
 
 from . import _dialect
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dbpool import ConnectionPool
-    from dbpool._upkeep.session import SessionWatch
+    from dbpool.adapters import SessionWatch
 
     from ._context import Owner
 
@@ -77,10 +76,10 @@ class Pinned:
 
     def __init__(self, pool: ConnectionPool, watch: SessionWatch | None) -> None:
         self._pool = pool
-        self._watch = watch
+        self._loan = Loan(pool, watch)
         self.name = pool.name
-        self.driver = self._driver = pool.driver
-        self._error = pool._error
+        self.driver = pool.driver
+        self.error = pool.error
         # Guards _units and _threads; waited on by threads whose turn it is not.
         self._turn = threading.Condition()
         self._units: list[IsolatedLease] = []
@@ -98,10 +97,10 @@ class Pinned:
         conn, self._conn = self._conn, None
         close = True
         try:
-            close = roll_back(self._pool, conn)
-            watch = self._watch  # a rollback may not undo what statements have done
+            close = self._loan.roll_back(conn)
+            watch = self._loan.watch  # a rollback may not undo what statements have done
             if watch is not None and not close and watch.changed(conn):
-                close = not clean_session(self._pool, conn, watch)
+                close = not self._loan.clean(conn)
         finally:
             self._pool.putconn(conn, close)
 
@@ -120,7 +119,7 @@ class Pinned:
 
     def check(self) -> int:
         """Return the status of what is pinned, which the pool itself has lent; or raise."""
-        return check(self._pool, self._conn)
+        return self._loan.check_commit(self._conn)
 
     # -- units
 
@@ -134,7 +133,7 @@ class Pinned:
                     self._threads.append(me)
                     break
                 if not self._turn.wait(deadline - monotonic()):
-                    raise self._error(PoolTimeout)(
+                    raise self.error(PoolTimeout)(
                         "under db.test_isolation() another thread has an open transaction, and "
                         f"it has not ended within {self._pool.timeout:g} s: commit or roll back "
                         "what the test itself has written before it calls the app"
@@ -258,4 +257,4 @@ class IsolatedLease(ContextLease):
             self._pinned.rollback(self)
         finally:
             self.conn = None
-            close_all(self._cursors)
+            close_all(self.loan.cursors or [])

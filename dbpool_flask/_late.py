@@ -11,14 +11,14 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dbpool._runtime.clock import monotonic
+from dbpool.adapters import monotonic
 
 from ._errors import released
 from ._lease import ContextLease
 
 if TYPE_CHECKING:
     from dbpool import ConnectionPool
-    from dbpool._upkeep.session import SessionWatch
+    from dbpool.adapters import SessionWatch
 
     from ._context import Owner
     from ._hooks import Unit

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from dbpool import TransactionAborted
-from dbpool._lend.loan import check, clean_session, commit_checked, limit, roll_back
-from dbpool._runtime.process import start_anew, unforked
-from dbpool._upkeep.session import SessionWatch
+from dbpool.adapters import Loan, SessionWatch, start_anew, unforked
 from dbpool.drivers.base import IDLE, INERROR, INTRANS
 
 from . import _dialect
@@ -39,12 +36,10 @@ class ContextLease:
     """
 
     __slots__ = (
-        "_cursors",
-        "_limit",
         "_was_read_only",
         "blocks",  # the db.transaction() blocks that are open, innermost last
-        "broken",  # the connection must not be lent again
         "conn",
+        "loan",  # of the connection: its cursors, its end
         "lost",  # the link broke, and the app has rolled back: the next read takes a new one
         "name",
         "pool",
@@ -61,9 +56,8 @@ class ContextLease:
         self.unit = unit
         self.conn: Any = pool.getconn()
         self.blocks: list[Any] = []
-        self.broken = self.lost = self.torn = False
-        self._cursors: list[weakref.ref[Any]] = []
-        self._limit = 16
+        self.lost = self.torn = False
+        self.loan = Loan(pool, watch)
         self._was_read_only: Any = _NEVER
         self.watch = watch
         pool.own(self.conn, owner)
@@ -78,11 +72,7 @@ class ContextLease:
 
     def adopt(self, cursor: Any) -> Any:
         """Remember a cursor of the driver's, so that it ends with the lease."""
-        cursors = self._cursors
-        cursors.append(weakref.ref(cursor))
-        if len(cursors) > self._limit:
-            cursors[:] = [ref for ref in cursors if ref() is not None]
-            self._limit = max(16, 2 * len(cursors))
+        self.loan.track(cursor)
         if self.conn is None:  # the end came between making it and remembering it
             close_quietly(cursor)
             raise released()
@@ -97,11 +87,11 @@ class ContextLease:
     def note_error(self, error: Exception) -> None:
         """Judge an error of the driver's at once, and tell the pool if it has ended the session."""
         conn = self.conn
-        if conn is None or self.broken:
+        if conn is None or self.loan.broken:
             return
         # While it is made read-only, a refusal to write says nothing about the server.
         if self._was_read_only is _NEVER or self.pool.driver.is_disconnect(conn, error):
-            self.broken = self.pool.report(conn, error)
+            self.loan.note_error(conn, error)
 
     def status(self) -> int:
         """Return the transaction's status as libpq numbers it; no round trip."""
@@ -206,20 +196,20 @@ class ContextLease:
         try:
             if self.lost or self.status() == IDLE:
                 return False
-            with limit(self.pool, self.conn):
+            with self.loan.bounded(self.conn):
                 return self.may_have_written()
         except Exception:  # the link is gone, and with it the transaction
             return True
 
     def _check_transaction(self) -> int:
-        return check(self.pool, self.conn)
+        return self.loan.check_commit(self.conn)
 
     def _commit(self, status: int) -> None:
-        commit_checked(self.pool, self.conn, status)
+        self.loan.commit(self.conn, status)
 
     def _roll_back(self) -> bool:
         """Roll back what is open. True if the connection is of no further use."""
-        return roll_back(self.pool, self.conn)
+        return self.loan.roll_back(self.conn)
 
     def refuse_in_block(self, verb: str) -> None:
         """Raise RuntimeError if a block is open, whose transaction is its own to end."""
@@ -231,7 +221,7 @@ class ContextLease:
 
     def aborted(self, why: str, advice: str = "") -> TransactionAborted:
         """Return the error for a transaction that cannot be committed."""
-        return self.pool._error(TransactionAborted)(
+        return self.pool.error(TransactionAborted)(
             f"{why}, so nothing of this transaction can be committed: it is rolled back{advice}"
         )
 
@@ -247,7 +237,7 @@ class ContextLease:
 
     def set_writable(self, on: bool) -> None:
         """Suspend `make_read_only` for the length of a block that commits for itself."""
-        roll_back(self.pool, self.raw())  # what only has read, at the start of the block
+        self.loan.roll_back(self.raw())  # what only has read, at the start of the block
         if on:
             _dialect.restore_access(self.conn, self._was_read_only)
         else:
@@ -265,16 +255,16 @@ class ContextLease:
         conn, self.conn = self.conn, None
         close = True
         try:
-            if not (torn or self.torn or self.lost or self.broken):
-                pool = self.pool
-                close = pool._driver.transaction_status(conn) != IDLE and roll_back(pool, conn)
-                if self._cursors:
-                    close = close_all(self._cursors) or close
+            loan = self.loan
+            if not (torn or self.torn or self.lost or loan.broken):
+                close = loan.status(conn) != IDLE and loan.roll_back(conn)
+                if loan.cursors:
+                    close = close_all(loan.cursors) or close
                 if self._was_read_only is not _NEVER and not close:
                     close = not self._let_write(conn)
                 watch = self.watch
                 if watch is not None and not close and watch.changed(conn):
-                    close = not clean_session(pool, conn, watch)
+                    close = not loan.clean(conn)
         finally:
             try:
                 self.pool.putconn(conn, close)
@@ -296,13 +286,13 @@ class ContextLease:
                 self.torn = True
                 return False
             self.conn = None
-            self._cursors.clear()
+            self.loan.cursors = None
         return True
 
     def _let_write(self, conn: Any) -> bool:
         """Undo `make_read_only`, within the pool's deadline. False if that did not succeed."""
         try:
-            with limit(self.pool, conn):
+            with self.loan.bounded(conn):
                 _dialect.restore_access(conn, self._was_read_only)
         except Exception:  # the pool replaces it
             return False

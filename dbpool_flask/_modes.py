@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from dbpool._shown import shown
+from dbpool.adapters import shown
 
 from ._around import around
 from ._context import current_context

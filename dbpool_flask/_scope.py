@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dbpool._runtime.process import start_anew, unforked
-from dbpool._shown import any_of, shown
+from dbpool.adapters import any_of, shown, start_anew, unforked
 from dbpool.options import nearest
 
 from ._context import ContextOwner

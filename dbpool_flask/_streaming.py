@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import stream_with_context
 
 from dbpool import PoolError
-from dbpool._runtime.clock import monotonic
+from dbpool.adapters import monotonic
 
 if TYPE_CHECKING:
     from ._context import ContextOwner

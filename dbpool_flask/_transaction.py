@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbpool import TransactionAborted
-from dbpool._lend.left_early import left_early
+from dbpool.adapters import left_early
 from dbpool.drivers.base import IDLE, INERROR
 
 from ._errors import released
@@ -102,7 +102,7 @@ class Transaction:
         """End the block well. If it cannot be, undo it and raise."""
         if lease.status() == INERROR:
             self._undo(lease)
-            raise lease.pool._error(TransactionAborted)(
+            raise lease.pool.error(TransactionAborted)(
                 "a database error was caught inside this `with db.transaction()` block, so the "
                 "block could not be kept: it is rolled back. Let the error leave the block"
             )

@@ -11,7 +11,7 @@ from flask import Flask, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
 
 from dbpool import PoolError
-from dbpool.health.unavailable import UNAVAILABLE, retry_after
+from dbpool.adapters import UNAVAILABLE, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable

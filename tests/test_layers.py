@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import dbpool
 from dbpool import ConnectionPool
 from tests.support import inside
 
@@ -175,14 +176,45 @@ FLOORS = (
     ("_lend",),
     ("pool", "stats"),
     ("health", "_explained"),
+    ("adapters",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Files below the pool that are given all of it, by their annotations. No file joins them, and one
 # that no longer needs the pool leaves.
 WHOLE_POOL = {
-    "_lend/loan.py",
     "options.py",
 }
+
+
+# What an adapter may import of the core.
+DOORS = ("adapters", "drivers", "errors", "health", "options", "stats")
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_knows_the_doors_of_the_core_alone(adapter: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: imports {name}"
+        for path in sorted((ROOT / adapter).rglob("*.py"))
+        for line, name in imported(ast.parse(path.read_text()))
+        if name.startswith("dbpool.")
+        and (is_private(name.removeprefix("dbpool.")) or name.split(".")[1] not in DOORS)
+        and name.split(".")[1] not in dbpool.__all__
+    ]
+    assert not found, "ask dbpool.adapters instead:\n" + "\n".join(found)
+
+
+def test_an_adapter_takes_no_private_state_of_a_pool() -> None:
+    private = private_names()
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for adapter in ADAPTERS
+        for path in sorted((ROOT / adapter).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in private
+        and ast.unparse(node.value).rpartition(".")[2] in ("pool", "_pool")
+    ]
+    assert not found, "ask dbpool.adapters instead:\n" + "\n".join(found)
 
 
 def arrows(path: Path) -> Iterator[tuple[str, str]]:

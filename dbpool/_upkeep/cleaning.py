@@ -30,7 +30,8 @@ class Cleaner:
         self._seconds = settings.ping_timeout
         self._runner = runner
 
-    def _limit(self, conn: Any) -> TimeLimit:
+    def limit(self, conn: Any) -> TimeLimit:
+        """Return a context manager that bounds an operation of the pool's own."""
         return self._runner.limit(self.store.driver, conn, self._seconds)
 
     def roll_back(self, conn: Any) -> bool:
@@ -38,7 +39,7 @@ class Cleaner:
         status = self.store.driver.transaction_status(conn)
         if status in (INTRANS, INERROR):
             try:
-                with self._limit(conn):
+                with self.limit(conn):
                     self.store.driver.rollback(conn)
             except Exception:
                 return True
@@ -53,7 +54,7 @@ class Cleaner:
             return False
         if not self._settled(conn, entry.attributes):
             try:
-                with self._limit(conn):
+                with self.limit(conn):
                     self.store.driver.restore(conn, entry.attributes)
             except Exception:
                 return False
@@ -67,7 +68,7 @@ class Cleaner:
         if how is None:
             return True
         try:
-            with self._limit(conn):
+            with self.limit(conn):
                 if how == "discard":
                     self.store.driver.discard_session(conn)
                     if self._configure is not None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..drivers import _sqlite
+from ._sqlite import end_cursors, tracking
 from .base import CLOSED, CLOSED_IN_TRANSACTION, IDLE, INTRANS, LOST, UNKNOWN, Driver, bare
 
-__all__ = ["Sqlite3Driver"]
+__all__ = ["Sqlite3Driver", "end_cursors", "tracking"]
 
 BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock
 

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "_runtime/deadline.py": "has no connection: tests/core/test_deadline_of_a_request.py",
     "health/document.py": "health checks are in nobody's way: tests/health",
     "_explained.py": "as _shown.py, for an operator",
+    "adapters.py": "for the adapters, on what they have borrowed: their tests",
     "_store/settings.py": "made before there is a connection",
     "_runtime/frames.py": "empties an error's frames, before a pool is made or after it has failed",
     "_runtime/forks.py": "runs in a fork: tests/core/test_fork.py",

@@ -167,7 +167,7 @@ def entry_of(pool: ConnectionPool, conn: Any) -> Entry:
 
 
 def error(pool: ConnectionPool, kind: type[PoolError]) -> type[PoolError]:
-    return pool._error(kind)
+    return pool.error(kind)
 
 
 def upkeep(part: Any, now: float) -> float:
@@ -439,4 +439,4 @@ def _spot(name: str) -> tuple[Any, str]:
 
 def fenced_cursors(connection: Any) -> int:
     """Return how many cursors a Flask connection keeps track of."""
-    return len(connection._lease._cursors)
+    return len(connection._lease.loan.cursors)

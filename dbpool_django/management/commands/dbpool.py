@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 
-from dbpool._explained import explained
+from dbpool.adapters import explained
 from dbpool_django import _inspection
 
 __all__ = ["Command"]
