@@ -306,8 +306,8 @@ class ConnectionPool(_Typed[Conn]):
         Raises ValueError if this pool has not lent `conn`; TypeError for an owner that is none.
         """
         unforked or start_anew()
-        entry = self._store.entry_of(conn)
-        if entry is None:
+        entry = self._in_use.get(id(conn), _NOT_LENT)
+        if entry() is not conn:
             raise ValueError(f"pool {self.name!r} has not lent this connection")
         if not callable(getattr(owner, "is_alive", None)):  # callers in need of a slot would fail
             raise TypeError(
