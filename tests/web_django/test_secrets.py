@@ -31,6 +31,7 @@ def failing(*_: Any) -> Any:
 
 FAILS: dict[str, dict[str, Any]] = {
     "an unknown role": {"USER": "nobody_at_all"},
+    "a wrong password": {"PASSWORD": f"{SECRET}-of-yesterday"},
     "an unknown database": {"NAME": "nothing_at_all"},
     "a dead port": {"HOST": "127.0.0.1", "PORT": "1"},
     "a name that does not resolve": {"HOST": "no-such-host.invalid"},
