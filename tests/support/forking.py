@@ -6,6 +6,7 @@ import ctypes
 import os
 import pickle
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,7 +36,16 @@ def fork_in_c() -> int:
     until = time.monotonic() + SOON
     while inside.connects_under_way() and time.monotonic() < until:
         time.sleep(0.001)
-    return int(ctypes.PyDLL(None).fork())
+    # CPython has a thread that is asked for the GIL wait until another one has taken it. In a child
+    # that was forked just then there is no other. So nobody asks for it now: who waits for the GIL
+    # does so only after this long; who has waited for it already gets it in the sleep.
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(10 * LIMIT)
+    try:
+        time.sleep(0.02)
+        return int(ctypes.PyDLL(None).fork())
+    finally:
+        sys.setswitchinterval(usual)
 
 
 _fork = os.fork
@@ -74,8 +84,13 @@ class Child(Generic[T]):
 
     def result(self) -> T:
         """Wait for its end; return what the function returned, or fail with what it raised."""
-        with os.fdopen(self._reader, "rb") as pipe:
-            report = pipe.read()
+        try:
+            with os.fdopen(self._reader, "rb") as pipe:
+                report = pipe.read()
+        except BaseException:  # a timeout of the test outside: it must not stay behind
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
         _, status = os.waitpid(self.pid, 0)
         assert status == 0, f"the child hung or died (wait status {status})"
         raised, returned = pickle.loads(report)

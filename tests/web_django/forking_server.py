@@ -26,6 +26,7 @@ from typing import NamedTuple
 __all__ = ["ForkingServer", "Result"]
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0  # seconds
 IMPORTS = (
     "pytest", "_pytest.python", "_pytest.assertion.rewrite", "_pytest.doctest", "_pytest.junitxml",
     "psycopg2.extras", "psycopg2.extensions", "psycopg", "concurrent.futures",
@@ -75,8 +76,12 @@ class ForkingServer:
             return Result(status, output.read())
 
     def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
+        """End the process, though somebody else may still hold the other end of its pipe."""
+        try:
+            self._process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def _answer(self) -> int:
         assert self._process.stdout is not None
