@@ -76,7 +76,7 @@ _TESTS: dict[str, tuple[str, str]] = {
     "dbpool/_lend/transaction.py": (_CORE, "raw_commit tests/drivers/test_block_ends.py"),
     "dbpool/adapters.py": (
         _FLASK,
-        "setup giving_back commit tests/test_docs_adapters.py tests/web_django/test_wrappers.py",
+        "setup giving_back tests/core/test_adapters.py tests/web_django/test_wrappers.py",
     ),
     "dbpool/_runtime/time_limit.py": (_CORE, "deadlines tests/drivers/test_bounded.py keeper"),
     "dbpool/_store/attempt.py": (_CORE, "overrun stuck_connects"),
