@@ -180,10 +180,10 @@ OPTIONS: dict[str, Option] = {
     ),
     "reset": Option(
         None,
-        "what cleans a returned connection beyond its transaction: nothing, DISCARD ALL, or a "
-        "callable",
-        f'"rollback", "discard", {_values.CALLABLE}',
-        lambda v: _values.callable_or_none(v) or v in ("rollback", "discard"),
+        "what cleans a returned connection beyond its transaction: nothing, DISCARD ALL, DISCARD "
+        "ALL where a borrower has changed the session, or a callable",
+        f'"rollback", "discard", "auto", {_values.CALLABLE}',
+        lambda v: _values.callable_or_none(v) or v in ("rollback", "discard", "auto"),
     ),
     "close_returns": Option(
         False,

@@ -36,6 +36,7 @@ from ._store.settings import Settings
 from ._upkeep.cleaning import Cleaner
 from ._upkeep.lifecycle import Lifecycle, closed_error
 from ._upkeep.max_use import UseLimit
+from ._upkeep.session import SessionWatch
 from ._upkeep.sweep import Sweep
 from ._upkeep.usable import Inspector
 from .drivers.base import IDLE
@@ -124,6 +125,7 @@ class ConnectionPool(_Typed[Conn]):
             self._driver, conninfo, kwargs = drivers.accepted(conninfo, driver, kwargs)
             if values["check"] is self.check_connection:  # psycopg_pool's; the pool knows how
                 values["check"], values["validate"] = None, "ping"
+            watch = self._watch_of(values)
             self.settings = Settings.of(values, values["name"] or f"pool-{next(_numbers)}")
             if self.settings.server and not self._driver.takes_settings:
                 raise ValueError(
@@ -136,7 +138,7 @@ class ConnectionPool(_Typed[Conn]):
             raise
         finally:
             del conninfo, driver, kwargs, options_  # what follows may fail, too
-        self._reset = None if values["reset"] == "rollback" else values["reset"]
+        self._reset = watch or (None if values["reset"] == "rollback" else values["reset"])
         self._settled = self._driver.settled
         self._validate_after = self.settings.validate_after
         self._clear()
@@ -144,6 +146,19 @@ class ConnectionPool(_Typed[Conn]):
         forks.watch(self)
         if values["open"]:
             self.open()
+
+    def _watch_of(self, values: dict[str, Any]) -> SessionWatch | None:
+        """Return what `reset="auto"` needs, and have each new connection watched."""
+        if values["reset"] != "auto":
+            return None
+        if not self._driver.reports_statements:
+            raise ValueError(
+                f"reset='auto' is not possible with the driver {self._driver.name!r}, which does "
+                "not tell what its cursors execute: it takes 'rollback', 'discard' or a callable"
+            )
+        watch = SessionWatch(values["configure"])
+        values["configure"] = watch.begin
+        return watch
 
     def _build(
         self,

@@ -127,7 +127,7 @@ def _make_pool(
                 options["configure"] = watch.configure
         elif not OPTIONS["reset"].check(options["reset"]):
             raise ValueError(
-                f'reset={shown(options["reset"])} is not possible: it takes "auto", '
+                f"reset={shown(options['reset'])} is not possible: it takes "
                 f"{OPTIONS['reset'].allowed}"
             )
         return ConnectionPool(url, **options), watch

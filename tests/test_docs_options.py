@@ -20,6 +20,15 @@ sentence that names the option, the value and what is allowed.
 In Django `validate_after` is 0 if not given (every checkout looks at the socket), and a
 `CONN_MAX_AGE` above 0 becomes `max_lifetime`.
 
+`reset="auto"` is the default of the Flask extension and of the Django backends; a plain pool
+cleans nothing unless told. It watches what the connection's cursors execute, and the settings
+that the server reports by itself, and cleans a session that has been changed: `DISCARD ALL`, then
+`configure` again. An ordinary return costs no round trip for it. A borrower's own class of
+cursors is watched, too. Where a class of connections goes its own way, or a function makes the
+cursors, nobody can tell what was executed: that session is cleaned at each return. Not seen are
+cursors that are made past the connection (psycopg 3's `ClientCursor(conn)`), and what a function
+on the server changes that it does not report; `reset="discard"` cleans always.
+
 | option | default | meaning | takes |
 |---|---|---|---|
 """

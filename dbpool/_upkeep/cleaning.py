@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ..drivers.base import IDLE, INERROR, INTRANS
+from .session import SessionWatch
 
 if TYPE_CHECKING:
     from .._runtime.runner import Runner
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from .._store.entry import Entry
     from .._store.inventory import Inventory
     from .._store.settings import Settings
-    from .session import SessionWatch
 
 __all__ = ["Cleaner"]
 
@@ -63,10 +63,17 @@ class Cleaner:
     def reset(self, entry: Entry, conn: Any, how: Any) -> bool:
         """Clean the session as `how` says. False if that failed or left something open.
 
-        Arguments: `conn`, restored; `how`, as the option has it, None being "rollback".
+        Arguments: `conn`, restored; `how`, as the option has it, None being "rollback" and a
+        watch "auto".
         """
         if how is None:
             return True
+        if isinstance(how, SessionWatch):  # "auto"
+            if not how.changed(conn):
+                return True
+            if how.spoilt(conn):
+                return False
+            how = "discard"
         try:
             with self.limit(conn):
                 if how == "discard":

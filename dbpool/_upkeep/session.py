@@ -1,4 +1,4 @@
-"""`reset="auto"` of the adapters: a session that its borrower has changed is cleaned, no other.
+"""`reset="auto"`: a session that its borrower has changed is cleaned, no other.
 
 Two things tell of a change: the text of the statements, which `drivers._statements` judges, and
 what the server reports by itself. The second sees also what a function did, or code that went past
@@ -64,9 +64,9 @@ class SessionWatch:
         Where they turn out not to, because its class or a factory goes its own way, the session
         counts as changed whatever happens.
         """
-        conn.cursor_factory = self._watched(conn.cursor_factory)
+        conn.cursor_factory = self.factory(conn.cursor_factory)
         if hasattr(conn, "server_cursor_factory"):  # psycopg 3's, for those with a name
-            conn.server_cursor_factory = self._watched(conn.server_cursor_factory)
+            conn.server_cursor_factory = self.factory(conn.server_cursor_factory)
         try:
             cursor = conn.cursor()  # nothing is sent, now or when it closes
             seen = is_watched(cursor)
@@ -75,6 +75,16 @@ class SessionWatch:
             seen = False
         if not seen:
             self._unseen.add(bare(conn))
+
+    def begin(self, conn: Any) -> None:
+        """Give a connection what the user wants, and watch it from then on.
+
+        In this order: the user may give it a class of cursors.
+        """
+        if self._users_configure is not None:
+            self._users_configure(conn)
+        self.attach(conn)
+        self.remember(conn)
 
     def configure(self, conn: Any) -> None:
         """Give a connection what the user wants, and remember what it is like then."""
@@ -160,13 +170,18 @@ class SessionWatch:
         self._left.pop(key, None)
         self._held.pop(key, None)
 
-    def _watched(self, factory: Any) -> Any:
-        # One class of cursors for each of the project's, as long as a connection has it.
-        known = self._cursors.get(factory)
+    def factory(self, given: Any) -> Any:
+        """Return a class of cursors that reports; a factory that is no class as it is.
+
+        One for each of the project's classes, as long as a connection has it.
+        """
+        if getattr(given, "_dbpool_watch", None) is self:
+            return given
+        known = self._cursors.get(given)
         if known is None:
-            known = watched(factory, self)
-            if known is not factory:
-                known = self._cursors.setdefault(factory, known)
+            known = watched(given, self)
+            if known is not given:
+                known = self._cursors.setdefault(given, known)
         return known
 
     def _reports(self, conn: Any) -> tuple[Any, ...]:

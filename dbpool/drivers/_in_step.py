@@ -127,6 +127,14 @@ class InStepConnection(extensions.connection):
     ) -> Any:
         """As psycopg2's own."""
         factory = cursor_factory or self.cursor_factory
+        if cursor_factory is not None:
+            watch = getattr(self.cursor_factory, "_dbpool_watch", None)
+            if watch is not None:  # of reset="auto"
+                factory = watch.factory(cursor_factory)
+                if not hasattr(
+                    factory, "_dbpool_watch"
+                ):  # a function: of what it makes nothing is known
+                    watch.saw_raw(self)
         if name is None and not withhold and scrollable is None:  # with no more calls
             if factory is None:
                 return _new_cursor(self, None, InStepCursor)

@@ -21,6 +21,7 @@ class LibpqDriver(Driver):
 
     name_option = "application_name"
     takes_settings = True
+    reports_statements = True
     # Seconds by which a connect may give up before its connect_timeout is over: libpq counted whole
     # ones till version 16.
     early = 0.0

@@ -39,6 +39,12 @@ class Watch(Protocol):
     def closes(self, conn: Any, cursor: Any, close: Callable[[], object]) -> None:
         """Call what closes a cursor with a name."""
 
+    def saw_raw(self, conn: Any) -> None:
+        """The session is in the hands of code whose statements nobody sees."""
+
+    def factory(self, given: Any) -> Any:
+        """Return a class of cursors that reports, for one that a borrower brings along."""
+
 
 class Watched:
     """Marks a class of cursors that report by themselves all that there is to report."""
@@ -86,6 +92,7 @@ def watched(base: Any, watch: Watch) -> Any:
 
     class WatchedCursor(plain, Watched):  # type: ignore[misc]
         __slots__ = ()  # the driver's own has no dictionary either
+        _dbpool_watch = watch  # for cursors of other classes, on the same connection
 
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             unforked or start_anew()

@@ -92,6 +92,7 @@ class Driver(ABC):
     OperationalError: type[Exception]
     name_option: str = ""  # the argument of `connect` that names a session on the server
     takes_settings: bool = False  # whether `with_settings` is possible
+    reports_statements: bool = False  # whether its cursors can tell what they execute
 
     @abstractmethod
     def check_conninfo(self, conninfo: str) -> None:

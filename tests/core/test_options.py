@@ -139,7 +139,7 @@ WRONG: dict[str, list[Any]] = {
     "reconnect_failed": [coroutine, "call me", 1],
     "configure": [coroutine, "SET x = 1", 1],
     "check": [coroutine, Awaited(), "SELECT 1", True],
-    "reset": [coroutine, Awaited(), "auto", "DISCARD ALL", 1, True],
+    "reset": [coroutine, Awaited(), "automatic", "DISCARD ALL", 1, True],
     "close_returns": [0, 1, None, "no"],
     "max_use": [10**400, 0, -1, math.inf, "60", True],
     "statement_timeout": [2_147_484, 10**400, 0, -1, math.inf, "60", True],

@@ -324,7 +324,7 @@ def test_a_wrong_word_is_refused_with_those_that_are_possible(database: Database
 
     app = Flask("wrong")
     app.config.update(DBPOOL_URL=database.url, DBPOOL_OPTIONS={"reset": "auot"})
-    with pytest.raises(ValueError, match="reset='auot' is not possible: it takes \"auto\", "):
+    with pytest.raises(ValueError, match=r"reset='auot' is not possible: it takes .*auto"):
         DBPool(app)
 
 
