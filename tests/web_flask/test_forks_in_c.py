@@ -43,3 +43,23 @@ def test_a_cursor_of_the_parents_reads_no_rows_in_the_child(
         with forking_in_c():
             assert in_child(child)
         assert cursor.fetchall() == [(1,)]
+
+
+def test_the_child_goes_on_in_its_parents_context_with_a_connection_of_its_own(
+    make_site: MakeSite,
+) -> None:
+    site = make_site(DBPOOL_OPTIONS={"kwargs": {"autocommit": True}})
+
+    def ask() -> tuple[int, int]:
+        with site.db.connection.cursor() as cursor:
+            cursor.execute("SELECT 2, pg_backend_pid()")
+            two, session = cursor.fetchone()
+            return two, session
+
+    with site.app.app_context():
+        _, parents = ask()
+        with forking_in_c():
+            two, childs = in_child(ask)
+        assert two == 2
+        assert childs != parents
+        assert ask() == (2, parents)
