@@ -130,6 +130,7 @@ def test_an_owner_that_is_none_costs_no_connection(stub_pool: MakePool) -> None:
     nobody: Any = object()
     with pytest.raises(TypeError, match="it takes an object with is_alive"):
         borrow(pool, nobody)
+    assert pool.get_stats()["connections_dropped"] == 0
     expect_full_capacity(pool)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from dbpool.drivers.base import REASONS
@@ -62,4 +64,13 @@ def test_no_other_failure_is_taken_for_such_a_refusal(reason: str) -> None:
     outage.put_off(1000.0, inside.Failure(StubError(reason), reason))
     assert not outage.checking
     outage.emptied()
+    assert outage.retry_at == 0.0
+
+
+def test_when_the_last_connection_goes_no_connect_is_put_off_any_more(stub_pool: MakePool) -> None:
+    pool = stub_pool(max_size=2, background=False)
+    conn = pool.getconn()
+    outage = inside.outage(pool)
+    outage.put_off(time.monotonic() + 1000.0, inside.Failure(StubError("no"), "connect_refused"))
+    pool.putconn(conn, close=True)
     assert outage.retry_at == 0.0
