@@ -38,7 +38,10 @@ _TESTS: dict[str, tuple[str, str]] = {
     "dbpool/_runtime/forks.py": (_CORE, "fork fork_in_c fork_connect"),
     "dbpool/_runtime/fork_gate.py": (_CORE, "fork_connect fork"),
     "dbpool/_runtime/frames.py": (_CORE, "secret_frames tests/drivers/test_misconfigured.py"),
-    "dbpool/_connect/growth.py": (_CORE, "check_of_new_ones growth fill outage stuck_connects"),
+    "dbpool/_connect/growth.py": (
+        _CORE,
+        "check_of_new_ones growth fill outage stuck_connects lifetime",
+    ),
     "dbpool/_lend/holders.py": (_CORE, "holders left_early"),
     "dbpool/_runtime/scheduler.py": (
         _CORE,
@@ -86,10 +89,10 @@ _TESTS: dict[str, tuple[str, str]] = {
     "dbpool/_upkeep/sweep.py": (_CORE, "lifetime validation suspicion growth"),
     "dbpool/_upkeep/trust.py": (_CORE, "suspicion failover validation"),
     # Health.
-    "dbpool/health/document.py": (_HEALTH, "exchange words prober outages"),
+    "dbpool/health/document.py": (_HEALTH, "exchange words prober outages seconds"),
     "dbpool/health/probe.py": (_HEALTH, "prober words outages exchange"),
     "dbpool/health/prober.py": (_HEALTH, "prober seconds threads_and_forks outages exchange"),
-    "dbpool/health/status.py": (_HEALTH, "exchange prober words outages"),
+    "dbpool/health/status.py": (_HEALTH, "exchange prober words outages seconds"),
     "dbpool/health/wsgi.py": (_HEALTH, "exchange tests/web_flask/test_health.py"),
     "dbpool/health/__init__.py": (_HEALTH, "exchange words prober seconds"),
     # Flask.
@@ -138,7 +141,7 @@ _TESTS: dict[str, tuple[str, str]] = {
     "dbpool_django/_leftovers.py": (_DJANGO, "checks"),
     "dbpool_django/_loan.py": (
         _DJANGO,
-        "transactions session_state release release_transaction",
+        "transactions session_state release release_transaction wrappers",
     ),
     "dbpool_django/_opener.py": (_DJANGO, "parameters settings session_state switching"),
     "dbpool_django/_owner.py": (_DJANGO, "lost_borrowers wrappers"),
@@ -148,7 +151,7 @@ _TESTS: dict[str, tuple[str, str]] = {
     "dbpool_django/_requests.py": (_DJANGO, "signals"),
     "dbpool_django/_settings.py": (_DJANGO, "settings misconfigured secrets"),
     "dbpool_django/_sqlite.py": (_DJANGO, "sqlite"),
-    "dbpool_django/_transactions.py": (_DJANGO, "transactions release_transaction"),
+    "dbpool_django/_transactions.py": (_DJANGO, "transactions release_transaction forks"),
     "dbpool_django/_unavailable.py": (_DJANGO, "unavailable"),
     "dbpool_django/_validation.py": (_DJANGO, "checks"),
     "dbpool_django/_wrapper.py": (

@@ -19,9 +19,9 @@ from cosmic_ray.work_db import WorkDB, use_db
 from tests.mutants.files import ROOT
 
 FOR_TYPE_CHECKERS = {"overload", "final", "override"}
-# `==` and `is` are the same for what is compared here: small integers, words of our own, None.
+# `==` and `is` are the same for most of what is compared here: small integers, words of our own.
 # Where they are not, another mistake in the same place shows whether a test looks.
-THE_SAME = ("Eq_Is", "NotEq_IsNot")
+THE_SAME = ("_Eq_Is", "_NotEq_IsNot")
 
 
 class Mistake(NamedTuple):
